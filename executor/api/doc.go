@@ -1,0 +1,15 @@
+// Package api is the contract between Airlock's processes: the messages that the driver, the host and the
+// executor exchange. The same messages travel over two transports: ttrpc between driver and host
+// (executor/api/hostpb), gRPC between host and executor plugin (executor/api/executorpb).
+//
+// It is a leaf: it imports nothing of Airlock but fault. The driver pays for every import here at each of
+// its about twelve starts per job, so nothing heavy belongs in it.
+package api
+
+// ProtocolVersion is the version of the executor contract (messages and their meaning). The host asks for it
+// by the Version call before any other and refuses an executor that speaks another one.
+const ProtocolVersion = 1
+
+// MaxChunk is the largest payload, in bytes, of one data frame (stdin, stdout, stderr, script, job response).
+// It stays far below ttrpc's limit of 4 MiB a message so that a slow reader holds little memory.
+const MaxChunk = 64 << 10

@@ -1,0 +1,85 @@
+// Package config is the administrator's configuration, /etc/airlock/config.toml: its keys, defaults and
+// checks. Keys that GitLab Runner has too carry GitLab Runner's names.
+//
+// It is strict: an unknown key, a wrong type or a value out of range is one error that names the file, line,
+// column, key and remedy. It reads files and nothing else; the executor and the commands are its callers.
+package config
+
+import (
+	"time"
+
+	"github.com/airlock-ci/airlock/isolation"
+)
+
+// DefaultPath is where the configuration is looked for when no path is given.
+const DefaultPath = "/etc/airlock/config.toml"
+
+// Config is the whole configuration, defaults filled in.
+type Config struct {
+	// Isolation is the level of every job, until rules say more.
+	Isolation isolation.Level
+
+	// Image is used for jobs without image:. Empty: such jobs are refused.
+	Image string
+	// HelperImage is the image of the helper root. Empty: the runner's own stages run in the job's image.
+	HelperImage string
+	// AllowedImages are doublestar patterns, "!" negates; empty allows all.
+	AllowedImages []string
+	// PullPolicies is pull_policy: "always", "if-not-present", "never"; the first is the default.
+	PullPolicies []string
+	// AllowedPullPolicies bound what image:pull_policy may ask for; default: PullPolicies.
+	AllowedPullPolicies []string
+
+	// Limits are memory, cpus, pids_limit and scratch_size.
+	Limits isolation.Limits
+
+	// NetworkMode is "nat" or "none".
+	NetworkMode string
+	// DNS, DNSSearch and ExtraHosts are GitLab Runner's dns, dns_search and extra_hosts.
+	DNS, DNSSearch, ExtraHosts []string
+	Network                    Network
+
+	Cache Cache
+
+	// StateDir holds what must survive a reboot (images, caches); default /var/lib/airlock.
+	StateDir string
+	// RunDir holds what must not (sockets, scratches' mounts, the journal); default /run/airlock.
+	RunDir string
+	// Group may use the driver's socket; default "gitlab-runner" if that group exists, else root only.
+	Group string
+	// Runtime is the OCI runtime: "crun" or "runc", by name or absolute path; default: crun, else runc.
+	Runtime string
+	// CgroupParent is the cgroup below which every sandbox has its own; default "airlock".
+	CgroupParent string
+	// GracefulKillTimeout is how long a cancelled stage has between SIGTERM and SIGKILL; default 10 s.
+	GracefulKillTimeout time.Duration
+	// ReapInterval is the time between two passes of the reaper; default 1 min.
+	ReapInterval time.Duration
+	// LogLevel is zerolog's: "debug", "info", "warn", "error"; default "info". LogFormat is "json" or "text".
+	LogLevel, LogFormat string
+	// ListenAddress serves metrics when not empty, "127.0.0.1:9402".
+	ListenAddress string
+}
+
+// Network is [network].
+type Network struct {
+	// Bridge is the bridge's name, 1 to 11 bytes; default "airlock0". The nftables table carries it too.
+	Bridge string
+	// Subnet is the IPv4 network of the sandboxes, the bridge has its first address; default 172.29.0.0/16.
+	Subnet string
+	// Allow are exceptions from "nothing but the internet": "10.1.2.3:443", "10.0.0.0/8", "[fd00::1]:53".
+	Allow []string
+}
+
+// Cache is [cache].
+type Cache struct {
+	// DiskLimit bounds the unpacked images, in bytes; the least recently used go first. 0: no bound.
+	DiskLimit int64
+	// Scope is "project" (a job finds the caches that its project's jobs of the same protection left on this
+	// host) or "job" (nothing is kept).
+	Scope string
+	// InsecureRegistries are hosts, with port, that may be talked to by plain HTTP.
+	InsecureRegistries []string
+	// PullTimeout bounds one pull; default 30 min.
+	PullTimeout time.Duration
+}

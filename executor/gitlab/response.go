@@ -1,0 +1,117 @@
+// Package gitlab is GitLab Runner's custom-executor protocol as pure functions: the job response file, the
+// stages and whose code they are, the environment a runner sets, config's reply. It does no I/O, keeps no
+// state and imports nothing heavy, because the driver uses it at each of its starts.
+package gitlab
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"path"
+	"strings"
+)
+
+// MaxJobResponse is the largest job response accepted, in bytes. GitLab's own limit on a job's
+// configuration is far below; the bound protects the executor from a file that is none.
+const MaxJobResponse = 16 << 20
+
+// JobResponse is what GitLab answered to the runner's request for a job (JOB_RESPONSE_FILE, runner >= 14.1),
+// as far as Airlock reads it. A pointer is nil when the key was absent or null: absent means unknown, and
+// unknown is never trusted.
+type JobResponse struct {
+	ID      int64   `json:"id"`
+	JobInfo JobInfo `json:"job_info"`
+	GitInfo GitInfo `json:"git_info"`
+	// Image and Services are claimed: the job's author writes them.
+	Image       Image         `json:"image"`
+	Services    []Image       `json:"services"`
+	Credentials []Credentials `json:"credentials"`
+	RunnerInfo  RunnerInfo    `json:"runner_info"`
+}
+
+// JobInfo says which project and pipeline the job belongs to. Name and Stage are claimed, the rest attested.
+type JobInfo struct {
+	Name            string  `json:"name"`
+	Stage           string  `json:"stage"`
+	ProjectID       *int64  `json:"project_id"`
+	ProjectFullPath *string `json:"project_full_path"`
+	PipelineID      *int64  `json:"pipeline_id"`
+	UserID          *int64  `json:"user_id"`
+}
+
+// GitInfo says what is built. All of it is attested by GitLab. RepoURL contains the job token.
+type GitInfo struct {
+	RepoURL   string  `json:"repo_url"`
+	Ref       *string `json:"ref"`
+	RefType   *string `json:"ref_type"`
+	SHA       *string `json:"sha"`
+	Protected *bool   `json:"protected"`
+}
+
+// RunnerInfo carries the job's time-out in seconds.
+type RunnerInfo struct {
+	Timeout *int64 `json:"timeout"`
+}
+
+// Image is an image: or services: entry, expanded.
+type Image struct {
+	Name         string   `json:"name"`
+	Alias        string   `json:"alias"`
+	Entrypoint   []string `json:"entrypoint"`
+	PullPolicies []string `json:"pull_policy"`
+}
+
+// Credentials are a registry's.
+type Credentials struct {
+	Type     string `json:"type"`
+	URL      string `json:"url"`
+	Username string `json:"username"`
+	Password string `json:"password"`
+}
+
+// String hides the password, so that no format verb can leak it.
+func (c Credentials) String() string { return c.Type + " credentials for " + c.URL }
+
+// GoString is String, for %#v.
+func (c Credentials) GoString() string { return c.String() }
+
+// ParseJobResponse parses a job response file. Errors never quote its content.
+func ParseJobResponse(data []byte) (*JobResponse, error) {
+	if len(data) > MaxJobResponse {
+		return nil, fmt.Errorf("the job response is larger than %d bytes", MaxJobResponse)
+	}
+	var job JobResponse
+	if err := json.Unmarshal(data, &job); err != nil {
+		return nil, fmt.Errorf("the job response is not valid: %s", describeJSONError(err))
+	}
+	if job.ID <= 0 {
+		return nil, fmt.Errorf("the job response has no positive job id")
+	}
+	return &job, nil
+}
+
+// describeJSONError tells where a document is wrong without quoting it: it may hold secrets.
+func describeJSONError(err error) string {
+	switch e := err.(type) {
+	case *json.SyntaxError:
+		return fmt.Sprintf("JSON syntax error at byte %d", e.Offset)
+	case *json.UnmarshalTypeError:
+		return fmt.Sprintf("the value of %q is of the wrong type", e.Field)
+	default:
+		return "unreadable JSON"
+	}
+}
+
+// ProjectDir returns the directory below buildsDir that the runner clones into: the path of the repository's
+// URL. It is empty when the job has no repository or its URL would lead elsewhere.
+func (j *JobResponse) ProjectDir(buildsDir string) string {
+	u, err := url.Parse(j.GitInfo.RepoURL)
+	if err != nil || j.GitInfo.RepoURL == "" {
+		return ""
+	}
+	p := path.Join(buildsDir, path.Clean("/"+strings.TrimSuffix(u.Path, ".git")))
+	if p == buildsDir {
+		return ""
+	}
+	return p
+}

@@ -1,0 +1,235 @@
+// Package isolation says what a sandbox is: the two levels, what one is made of (Spec), and the interfaces
+// that every runtime implements (Runtime, Sandbox, Process).
+//
+// It holds types and interfaces only. The runtimes stand below it: isolation/oci (Linux, process level),
+// isolation/microvm (Linux, hypervisor level), isolation/hcs (Windows, both). Package jobs is their caller;
+// every runtime passes the same conformance suite, testing/conformance.
+package isolation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+// Level is how strongly a sandbox is isolated. Levels are ordered: ProcessLevel < HypervisorLevel. The zero value is
+// no level at all, so that a forgotten field can never mean the weaker one.
+type Level int
+
+const (
+	// ProcessLevel shares the host's kernel: an OCI container on Linux, a Windows Server Container on Windows.
+	ProcessLevel Level = iota + 1
+	// HypervisorLevel has a kernel of its own: a microVM on Linux, a Hyper-V container on Windows.
+	HypervisorLevel
+)
+
+// String returns "process" or "hypervisor", the names that the configuration uses.
+func (l Level) String() string {
+	switch l {
+	case ProcessLevel:
+		return "process"
+	case HypervisorLevel:
+		return "hypervisor"
+	default:
+		return fmt.Sprintf("isolation.Level(%d)", int(l))
+	}
+}
+
+// ParseLevel returns the level of a configuration name. Any other name, the empty one included, is an error.
+func ParseLevel(name string) (Level, error) {
+	switch name {
+	case "process":
+		return ProcessLevel, nil
+	case "hypervisor":
+		return HypervisorLevel, nil
+	default:
+		return 0, fmt.Errorf("unknown isolation %q: use \"process\" or \"hypervisor\"", name)
+	}
+}
+
+// Paths inside every Linux sandbox. They are the same at both levels, because the agent is.
+const (
+	// Dir is Airlock's own directory in a sandbox: a tmpfs that holds the agent, the stages' scripts and the
+	// helper root's mount point.
+	Dir = "/.airlock"
+	// AgentPath is where the agent is bound, read-only.
+	AgentPath = Dir + "/agent"
+	// HelperPath is where the helper root is attached, read-only.
+	HelperPath = Dir + "/helper"
+	// ScriptDir is where the agent writes a stage's script, in whichever root runs it. It is a tmpfs of
+	// that root, mode 0711; a script is readable by the stage's user alone and removed with the stage.
+	ScriptDir = Dir + "/scripts"
+	// HomeDir is the home of helper stages, in the helper root's tmpfs: the helper root itself is read-only.
+	HomeDir = Dir + "/home"
+	// BuildsDir and CacheDir are the job's builds_dir and cache_dir, shared by both roots.
+	BuildsDir = "/builds"
+	CacheDir  = "/cache"
+)
+
+// Limits bound what a sandbox may use. Zero means "no limit" for each, which only tests should ask for.
+type Limits struct {
+	// Memory in bytes; swap is not granted beyond it.
+	Memory int64
+	// CPUs in cores: 1.5 is one and a half. At the hypervisor level it is rounded up to whole vCPUs.
+	CPUs float64
+	// PIDs is the number of processes and threads, the agent's included.
+	PIDs int64
+	// Scratch in bytes: everything the job writes to disk, image changes and builds together.
+	Scratch int64
+}
+
+// Root is one root file system of a sandbox: a base, in the form that the level needs, and what its image's
+// configuration says.
+type Root struct {
+	// Layers are host directories with unpacked layers, upper-most first, as overlayfs wants them. Process level.
+	Layers []string
+	// Disk is a read-only disk image with the same content. Hypervisor level.
+	Disk string
+	// Config is the image's configuration, as far as a sandbox needs it.
+	Config ImageConfig
+}
+
+// ImageConfig is the part of an OCI image configuration that stages inherit.
+type ImageConfig struct {
+	// Env are "KEY=value" pairs.
+	Env []string
+	// User is "", "name", "uid", "name:group" or "uid:gid", resolved against the image's own passwd file.
+	User string
+	// WorkingDir is an absolute path or empty.
+	WorkingDir string
+}
+
+// Spec is all a runtime needs to make one sandbox. Everything it names exists already and belongs to the
+// caller: a runtime destroys only what it made itself.
+type Spec struct {
+	// ID is unique on this host, also across restarts: it names the container, its cgroup and the reaper's
+	// finds. It matches [a-z0-9-]{1,40}.
+	ID string
+	// Hostname is the sandbox's own host name.
+	Hostname string
+	// Image is the root of the author's stages; writable, its changes go to the scratch.
+	Image Root
+	// Helper is the root of the runner's own stages; read-only. Nil when none is configured: then those stages
+	// run in Image.
+	Helper *Root
+	// ScratchDir is a host directory for this job alone, its size already bounded (process level).
+	ScratchDir string
+	// ScratchDisk is a disk image for this job alone (hypervisor level).
+	ScratchDisk string
+	// CacheDir is a host directory to appear at CacheDir in the sandbox; empty means a directory of the scratch.
+	CacheDir string
+	// Network is what the sandbox is attached to.
+	Network Network
+	// Limits bound the sandbox as a whole.
+	Limits Limits
+}
+
+// Network is an attachment that package network made. The zero value is no network but loopback.
+type Network struct {
+	// NetNS is a path that leads to the sandbox's network namespace (process level).
+	NetNS string
+	// Tap, MAC and Address configure a guest's interface (hypervisor level).
+	Tap, MAC, Address, Gateway string
+	// Nameservers, Search and Options make the sandbox's resolv.conf; all empty writes an empty one.
+	Nameservers, Search, Options []string
+	// Hosts are extra lines of /etc/hosts, "address name...".
+	Hosts []string
+}
+
+// Errors that every runtime returns, wrapped or not.
+var (
+	// ErrSandboxGone says that the sandbox ended under a call: destroyed, killed or out of memory.
+	ErrSandboxGone = errors.New("the sandbox is gone")
+	// ErrUnsupported says that this host cannot run the level.
+	ErrUnsupported = errors.New("not supported on this host")
+)
+
+// Runtime makes sandboxes of one level on one operating system. Its methods may be called concurrently.
+type Runtime interface {
+	// Name is the runtime's name for logs and for the job's author: "crun", "qemu-kvm".
+	Name() string
+	// Level is the level that every sandbox of this runtime has.
+	Level() Level
+	// Create makes a sandbox and returns when its agent answers. When it fails, nothing is left.
+	// The context bounds the creation only, not the sandbox's life.
+	Create(ctx context.Context, spec Spec) (Sandbox, error)
+	// List returns the ids of all sandboxes that exist on this host in whatever state, those of earlier
+	// processes included, as far as they carry this runtime's marks.
+	List(ctx context.Context) ([]string, error)
+	// Destroy removes whatever is left of a sandbox, by id alone: processes, mounts, cgroups, state. It
+	// succeeds when nothing is left, also when there was nothing. It never signals a bare process id.
+	Destroy(ctx context.Context, id string) error
+}
+
+// Sandbox is one running sandbox.
+type Sandbox interface {
+	// ID is the Spec's.
+	ID() string
+	// Start starts a process. The context bounds the start only.
+	Start(ctx context.Context, spec ProcessSpec) (Process, error)
+	// Stats reads the current use of resources.
+	Stats(ctx context.Context) (Stats, error)
+	// Done is closed when the sandbox has ended, for whatever reason.
+	Done() <-chan struct{}
+	// Destroy ends every process and removes all that Create made. It may be called beside anything else,
+	// any number of times; Wait of living processes then returns ErrSandboxGone.
+	Destroy(ctx context.Context) error
+}
+
+// ProcessSpec says what to start in a sandbox: a stage's script or a command.
+type ProcessSpec struct {
+	// Script, when not nil, is written to a file and run by the root's bash, else sh; stdin is empty then.
+	Script []byte
+	// Args is the command when there is no script. Args[0] is looked up in the PATH of Env. With neither
+	// script nor args, the detected shell itself is started.
+	Args []string
+	// Helper runs it in the helper root, if the sandbox has one, else in the image.
+	Helper bool
+	// Env are "KEY=value" pairs, added to the root's ImageConfig.Env; later ones win.
+	Env []string
+	// Dir is the working directory if it exists in the sandbox; else the job's builds_dir.
+	Dir string
+	// User overrides the ImageConfig's User when not empty.
+	User string
+	// Interactive marks an administrator's session: the end of a stage does not end it.
+	Interactive bool
+	// TTY gives it a terminal of Rows x Columns; stdout then carries both streams.
+	TTY           bool
+	Rows, Columns uint16
+	// Stdin may be nil (empty). Stdout and Stderr may be nil (discarded). Writes to them may block: the
+	// process is then held back, never buffered without bound.
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+}
+
+// Process is one started process with all its descendants.
+type Process interface {
+	// Wait returns when the process and its descendants have ended and their output was written in full.
+	// A write error of Stdout or Stderr does not end it: output is discarded from then on. Every error means
+	// that the status is unknown; it wraps ErrSandboxGone when the sandbox ended under it.
+	Wait() (Exit, error)
+	// Signal sends a signal number to the whole process tree. 9 ends it for certain, whatever it does.
+	Signal(ctx context.Context, signal int) error
+	// Resize sets the size of the terminal.
+	Resize(ctx context.Context, rows, columns uint16) error
+}
+
+// Exit is how a process ended.
+type Exit struct {
+	// Code is its status, 0 to 255; 128 plus the signal when a signal ended it.
+	Code int
+	// Signal is the signal's number, or 0.
+	Signal int
+	// OOM says that the sandbox's memory limit killed something while the process ran.
+	OOM bool
+}
+
+// Stats is what a sandbox uses now.
+type Stats struct {
+	Memory   int64         // bytes
+	PIDs     int64         // processes and threads
+	CPU      time.Duration // consumed since the start
+	OOMKills int64         // processes killed by the memory limit since the start
+}

@@ -1,0 +1,141 @@
+package jobs
+
+import (
+	"context"
+	"io"
+
+	"github.com/airlock-ci/airlock/executor/gitlab"
+	"github.com/airlock-ci/airlock/isolation"
+)
+
+// The interfaces that a job's life needs, as small as it needs them. Concrete types meet them only in
+// cmd/airlock-executor.
+
+// Policy turns the facts of a job into a decision.
+type Policy interface {
+	// Decide returns the decision, or a refusal: an error of class admin whose message the author sees.
+	Decide(ctx context.Context, facts Facts) (Decision, error)
+}
+
+// Facts is what is known about a job, by who vouches for it.
+type Facts struct {
+	// Job is the parsed job response: its attested part and its claimed part are told apart by its fields.
+	Job *gitlab.JobResponse
+	// RunnerClass is the administrator's --runner-class argument; empty when there was none.
+	RunnerClass string
+	// Requested is the level an administrator asked for in `airlock run`, or zero.
+	Requested isolation.Level
+	// Network is the network an administrator asked for in `airlock run`, or empty.
+	Network string
+}
+
+// Decision is what the policy allows a job.
+type Decision struct {
+	Level isolation.Level
+	// Reason names, for the job log, the rule that decided.
+	Reason string
+	Limits isolation.Limits
+	// Network is "nat" or "none".
+	Network string
+	// AllowedImages are doublestar patterns; empty allows every image.
+	AllowedImages []string
+	// PullPolicies are the allowed ones, the first is the default.
+	PullPolicies []string
+	// CacheScope is "project" (kept between the jobs of one project) or "job".
+	CacheScope string
+}
+
+// Layers gives bases and scratches: package cache.
+type Layers interface {
+	// Base resolves, authorises, and if necessary pulls and unpacks an image, and leases it to holder until
+	// Release. It writes progress for the job log to progress.
+	Base(ctx context.Context, req BaseRequest, progress io.Writer) (Base, error)
+	// Release ends every lease of a holder. It cannot fail: unknown holders have none.
+	Release(holder string)
+	// NewScratch makes the scratch of one sandbox.
+	NewScratch(ctx context.Context, req ScratchRequest) (Scratch, error)
+	// DestroyScratch removes a scratch with all it holds; it succeeds when there is none.
+	DestroyScratch(ctx context.Context, id string) error
+	// Scratches lists the ids of all scratches there are, those of earlier processes included.
+	Scratches(ctx context.Context) ([]string, error)
+	// CacheVolume returns the host directory that keeps what the jobs of one scope cache, made when missing.
+	CacheVolume(ctx context.Context, scope string) (string, error)
+}
+
+// BaseRequest asks for the base of an image.
+type BaseRequest struct {
+	Image      string
+	PullPolicy string // "always", "if-not-present" or "never"
+	Holder     string // the sandbox id
+	Level      isolation.Level
+	// Credentials are the job's registry credentials; they are used for this request and not kept.
+	Credentials []gitlab.Credentials
+}
+
+// Base is the leased base of an image.
+type Base struct {
+	Image  string // as asked for
+	Digest string // of the manifest, "sha256:..."
+	Root   isolation.Root
+	Pulled bool  // false: it was in the cache
+	Bytes  int64 // transferred for this request
+}
+
+// ScratchRequest asks for a scratch.
+type ScratchRequest struct {
+	ID    string
+	Size  int64 // bytes
+	Level isolation.Level
+}
+
+// Scratch is a job's writable layer: a mounted directory (process level) or a disk image.
+type Scratch struct {
+	Dir, Disk string
+}
+
+// Networks attaches sandboxes: package isolation/network.
+type Networks interface {
+	// Attach makes the sandbox's network and returns what its runtime needs. When it fails, nothing is left.
+	Attach(ctx context.Context, id, mode string, level isolation.Level) (isolation.Network, error)
+	// Detach removes it; it succeeds when there is none.
+	Detach(ctx context.Context, id string) error
+	// Attached lists the sandbox ids that have something attached, those of earlier processes included.
+	Attached(ctx context.Context) ([]string, error)
+}
+
+// Journal records intents before effects, so that a successor can undo them: package jobs/store.
+type Journal interface {
+	// Begin records that a sandbox is about to be made for a job.
+	Begin(ctx context.Context, rec Record) error
+	// Intend records, before it happens, that the sandbox id is about to own the effect.
+	Intend(ctx context.Context, id string, effect Effect) error
+	// End forgets the sandbox: everything it owned is gone. Unknown ids are fine.
+	End(ctx context.Context, id string) error
+	// Records returns all sandboxes not ended, oldest first.
+	Records(ctx context.Context) ([]Record, error)
+}
+
+// Effect is a kind of thing a sandbox owns on the host; its name is the sandbox's id.
+type Effect string
+
+// The effects, in the order in which a job acquires them. They are undone in reverse.
+const (
+	EffectLease     Effect = "lease"
+	EffectScratch   Effect = "scratch"
+	EffectNetwork   Effect = "network"
+	EffectContainer Effect = "sandbox"
+	// EffectRunnerDir is the runner's temporary directory with the job response in it (its name is the path).
+	EffectRunnerDir Effect = "runner-dir"
+)
+
+// Record is the journal's entry of one sandbox. It never holds a secret.
+type Record struct {
+	ID          string          `json:"id"`
+	JobID       int64           `json:"job_id"`
+	Handle      string          `json:"handle"` // hash of the handle, never the handle itself
+	Level       isolation.Level `json:"level"`
+	Executor    string          `json:"executor"` // instance of the executor process
+	RunnerDir   string          `json:"runner_dir,omitempty"`
+	CreatedUnix int64           `json:"created_unix"`
+	Effects     []Effect        `json:"effects"`
+}
