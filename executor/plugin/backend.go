@@ -1,0 +1,40 @@
+// Package plugin is the executor's side of the go-plugin boundary: handshake, versions, TLS, the gRPC server
+// with its interceptors, and the translation of frames into calls on a Backend.
+//
+// It owns the wire and nothing behind it: what a call means is the Backend's (package jobs). It never writes
+// to stdout or stderr, which belong to go-plugin.
+package plugin
+
+import (
+	"context"
+	"io"
+
+	"github.com/airlock-ci/airlock/executor/api"
+)
+
+// Backend does what callers ask for. Every error is classified (package fault); its message reaches the job
+// log or the administrator. The context of a call is cancelled, with a cause, when its caller disappears.
+type Backend interface {
+	Version() *api.VersionReply
+	// Prepare makes a job's sandbox from the job response; it writes the job log's lines to log.
+	Prepare(ctx context.Context, req *api.Prepare, jobResponse []byte, log io.Writer) error
+	// Run executes a stage's script and returns its status.
+	Run(ctx context.Context, req *api.Run, script []byte, streams api.Streams) (status int32, err error)
+	// Cleanup destroys the job's sandbox; it is fine when there is none.
+	Cleanup(ctx context.Context, req *api.Cleanup) error
+	// Sandbox makes a sandbox, runs one command in it and destroys it.
+	Sandbox(ctx context.Context, req *api.Sandbox, streams api.Streams) (status int32, err error)
+	// Shell runs an interactive command in a living sandbox.
+	Shell(ctx context.Context, req *api.Shell, streams api.Streams) (status int32, err error)
+	PullImage(ctx context.Context, req *api.PullImage, progress io.Writer) error
+	ImportImage(ctx context.Context, req *api.ImportImage, tar io.Reader, progress io.Writer) error
+
+	List(ctx context.Context) ([]*api.SandboxInfo, error)
+	Inspect(ctx context.Context, job string) (*api.SandboxInfo, error)
+	// Events calls emit with each kept log line, then, if follow, with each new one until ctx ends.
+	Events(ctx context.Context, job string, follow bool, emit func(json []byte) error) error
+	Images(ctx context.Context) (*api.ImagesReply, error)
+	RemoveImage(ctx context.Context, image string) (freed int64, err error)
+	Reap(ctx context.Context, dryRun bool) ([]*api.Leftover, error)
+	Reload(ctx context.Context) error
+}
