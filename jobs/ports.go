@@ -23,9 +23,11 @@ type Facts struct {
 	Job *gitlab.JobResponse
 	// RunnerClass is the administrator's --runner-class argument; empty when there was none.
 	RunnerClass string
-	// Requested is the level an administrator asked for in `airlock run`, or zero.
+	// Administrator says that this is no job but `airlock run`: what is asked for is attested then.
+	Administrator bool
+	// Requested is the level that was asked for, or zero.
 	Requested isolation.Level
-	// Network is the network an administrator asked for in `airlock run`, or empty.
+	// Network is the network that was asked for, or empty.
 	Network string
 }
 
@@ -70,6 +72,8 @@ type BaseRequest struct {
 	Level      isolation.Level
 	// Credentials are the job's registry credentials; they are used for this request and not kept.
 	Credentials []gitlab.Credentials
+	// Trusted says that the administrator named the image: only then may it be a path on the host.
+	Trusted bool
 }
 
 // Base is the leased base of an image.

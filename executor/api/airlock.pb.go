@@ -414,7 +414,9 @@ type Prepare struct {
 	RunnerClass string `protobuf:"bytes,2,opt,name=runner_class,json=runnerClass,proto3" json:"runner_class,omitempty"`
 	// runner_dir is the driver's working directory, a temporary directory of the runner's that holds
 	// the job response; the reaper removes it when its runner is gone.
-	RunnerDir     string `protobuf:"bytes,3,opt,name=runner_dir,json=runnerDir,proto3" json:"runner_dir,omitempty"`
+	RunnerDir string `protobuf:"bytes,3,opt,name=runner_dir,json=runnerDir,proto3" json:"runner_dir,omitempty"`
+	// runner_pid is the process that started the driver: once it is dead, nobody will clean up after the job.
+	RunnerPid     int64 `protobuf:"varint,4,opt,name=runner_pid,json=runnerPid,proto3" json:"runner_pid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -470,11 +472,20 @@ func (x *Prepare) GetRunnerDir() string {
 	return ""
 }
 
+func (x *Prepare) GetRunnerPid() int64 {
+	if x != nil {
+		return x.RunnerPid
+	}
+	return 0
+}
+
 // Run executes one stage in the job's sandbox. The data that follows is the stage's script.
 type Run struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Handle        string                 `protobuf:"bytes,1,opt,name=handle,proto3" json:"handle,omitempty"`
-	Stage         string                 `protobuf:"bytes,2,opt,name=stage,proto3" json:"stage,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Handle string                 `protobuf:"bytes,1,opt,name=handle,proto3" json:"handle,omitempty"`
+	Stage  string                 `protobuf:"bytes,2,opt,name=stage,proto3" json:"stage,omitempty"`
+	// runner_pid is the process that started the driver.
+	RunnerPid     int64 `protobuf:"varint,3,opt,name=runner_pid,json=runnerPid,proto3" json:"runner_pid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -521,6 +532,13 @@ func (x *Run) GetStage() string {
 		return x.Stage
 	}
 	return ""
+}
+
+func (x *Run) GetRunnerPid() int64 {
+	if x != nil {
+		return x.RunnerPid
+	}
+	return 0
 }
 
 // Cleanup destroys the job's sandbox. It succeeds when there is none.
@@ -2089,15 +2107,19 @@ const file_executor_api_airlock_proto_rawDesc = "" +
 	"\x06stdout\x18\x01 \x01(\fH\x00R\x06stdout\x12\x18\n" +
 	"\x06stderr\x18\x02 \x01(\fH\x00R\x06stderr\x12,\n" +
 	"\x06result\x18\x03 \x01(\v2\x12.airlock.v1.ResultH\x00R\x06resultB\x06\n" +
-	"\x04kind\"c\n" +
+	"\x04kind\"\x82\x01\n" +
 	"\aPrepare\x12\x16\n" +
 	"\x06handle\x18\x01 \x01(\tR\x06handle\x12!\n" +
 	"\frunner_class\x18\x02 \x01(\tR\vrunnerClass\x12\x1d\n" +
 	"\n" +
-	"runner_dir\x18\x03 \x01(\tR\trunnerDir\"3\n" +
+	"runner_dir\x18\x03 \x01(\tR\trunnerDir\x12\x1d\n" +
+	"\n" +
+	"runner_pid\x18\x04 \x01(\x03R\trunnerPid\"R\n" +
 	"\x03Run\x12\x16\n" +
 	"\x06handle\x18\x01 \x01(\tR\x06handle\x12\x14\n" +
-	"\x05stage\x18\x02 \x01(\tR\x05stage\"!\n" +
+	"\x05stage\x18\x02 \x01(\tR\x05stage\x12\x1d\n" +
+	"\n" +
+	"runner_pid\x18\x03 \x01(\x03R\trunnerPid\"!\n" +
 	"\aCleanup\x12\x16\n" +
 	"\x06handle\x18\x01 \x01(\tR\x06handle\"\xbd\x01\n" +
 	"\aSandbox\x12\x14\n" +

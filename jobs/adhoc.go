@@ -1,0 +1,71 @@
+package jobs
+
+import (
+	"context"
+	"io"
+	"strings"
+
+	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/executor/gitlab"
+	"github.com/airlock-ci/airlock/isolation"
+)
+
+// Sandbox is `airlock run`: a sandbox without GitLab for one command, gone when the command has ended. It
+// takes the way of a job, with what the administrator asks for as its facts.
+func (s *Service) Sandbox(ctx context.Context, req *api.Sandbox, streams api.Streams) (status int32, err error) {
+	facts := Facts{Job: &gitlab.JobResponse{Image: gitlab.Image{Name: req.GetImage()}}, Administrator: true, Network: req.GetNetwork()}
+	if name := req.GetIsolation(); name != "" {
+		if facts.Requested, err = isolation.ParseLevel(name); err != nil {
+			return 0, fault.Adminf("%w", err)
+		}
+	}
+	sess := s.newSession("", nil)
+	if err := s.register(sess); err != nil {
+		return 0, err
+	}
+	defer sess.enter("run", 0)()
+	// The command's own output is all that a script expects of `airlock run`: only a pull is worth a word.
+	if err := s.build(ctx, sess, facts, "", &pullNotes{w: streams.Stderr}); err != nil {
+		return 0, err
+	}
+	defer func() {
+		if endErr := s.end(context.WithoutCancel(ctx), sess, errFinished); endErr != nil && err == nil {
+			err = endErr
+		}
+	}()
+	exit, err := s.execute(ctx, sess, isolation.ProcessSpec{
+		Args: req.GetCommand(), Env: req.GetEnv(),
+		TTY: req.GetTty(), Rows: uint16(req.GetSize().GetRows()), Columns: uint16(req.GetSize().GetColumns()),
+		Stdin: streams.Stdin, Stdout: streams.Stdout, Stderr: streams.Stderr,
+	}, streams)
+	return int32(exit.Code), err
+}
+
+// Shell runs an interactive command in a living sandbox, beside whatever runs there.
+func (s *Service) Shell(ctx context.Context, req *api.Shell, streams api.Streams) (int32, error) {
+	sess, err := s.find(req.GetJob())
+	if err != nil {
+		return 0, err
+	}
+	if req.GetHelper() && !sess.helper {
+		return 0, fault.Adminf("sandbox %s has no helper root: no helper_image is configured", sess.id)
+	}
+	sess.log.Info().Bool("helper", req.GetHelper()).Msg("an administrator opens a shell")
+	exit, err := s.execute(ctx, sess, isolation.ProcessSpec{
+		Args: req.GetCommand(), Helper: req.GetHelper(), Dir: sess.dir, Interactive: true,
+		TTY: req.GetTty(), Rows: uint16(req.GetSize().GetRows()), Columns: uint16(req.GetSize().GetColumns()),
+		Stdin: streams.Stdin, Stdout: streams.Stdout, Stderr: streams.Stderr,
+	}, streams)
+	return int32(exit.Code), err
+}
+
+// pullNotes lets only the notes of a pull through.
+type pullNotes struct{ w io.Writer }
+
+func (p *pullNotes) Write(b []byte) (int, error) {
+	if strings.HasPrefix(string(b), "Pull") {
+		return p.w.Write(b)
+	}
+	return len(b), nil
+}

@@ -1,0 +1,100 @@
+package jobs
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/airlock-ci/airlock/executor/gitlab"
+	"github.com/airlock-ci/airlock/isolation"
+)
+
+// announce tells the job's author, in plain lines, what they got: level and why, image and digest, from cache
+// or pulled, limits, and how long each step took.
+func (s *Service) announce(sess *session, log io.Writer) {
+	d := sess.decision
+	fmt.Fprintf(log, "Airlock %s: %s, because %s\n", s.version, describeLevel(d.Level, sess.runtime.Name()), d.Reason)
+	source := "from cache"
+	if sess.base.Pulled {
+		source = "pulled, " + FormatBytes(sess.base.Bytes)
+	}
+	fmt.Fprintf(log, "Image %s, %s (%s)\n", sess.base.Image, sess.base.Digest, source)
+	fmt.Fprintf(log, "Limits: %s; network %s\n", describeLimits(d.Limits), d.Network)
+	var steps []string
+	for _, step := range sess.steps {
+		steps = append(steps, fmt.Sprintf("%s %s", step.Name, round(time.Duration(step.Nanoseconds))))
+	}
+	fmt.Fprintf(log, "Sandbox %s ready in %s (%s)\n", sess.id, round(time.Since(sess.created)), strings.Join(steps, ", "))
+	event := sess.log.Info().Str("isolation", d.Level.String()).Str("reason", d.Reason).
+		Str("image", sess.base.Image).Str("digest", sess.base.Digest).Bool("pulled", sess.base.Pulled)
+	for _, step := range sess.steps {
+		event = event.Dur(step.Name+"_ms", time.Duration(step.Nanoseconds))
+	}
+	event.Dur("ready_ms", time.Since(sess.created)).Msg("sandbox ready")
+}
+
+// warnServices says what GitLab would let an author expect: it hands jobs with services: to every runner.
+func warnServices(log io.Writer, job *gitlab.JobResponse) {
+	if len(job.Services) == 0 {
+		return
+	}
+	names := make([]string, 0, len(job.Services))
+	for _, service := range job.Services {
+		names = append(names, service.Name)
+	}
+	fmt.Fprintf(log, "WARNING: services are not started by this runner: %s\n", strings.Join(names, ", "))
+}
+
+func describeLevel(level isolation.Level, runtime string) string {
+	if level == isolation.HypervisorLevel {
+		return "hypervisor isolation (own kernel, " + runtime + ")"
+	}
+	return "process isolation (container sharing the host's kernel, " + runtime + ")"
+}
+
+func describeLimits(l isolation.Limits) string {
+	var parts []string
+	if l.Memory > 0 {
+		parts = append(parts, FormatBytes(l.Memory)+" memory")
+	}
+	if l.CPUs > 0 {
+		parts = append(parts, fmt.Sprintf("%g CPUs", l.CPUs))
+	}
+	if l.PIDs > 0 {
+		parts = append(parts, fmt.Sprintf("%d processes", l.PIDs))
+	}
+	if l.Scratch > 0 {
+		parts = append(parts, FormatBytes(l.Scratch)+" disk")
+	}
+	if len(parts) == 0 {
+		return "none"
+	}
+	return strings.Join(parts, ", ")
+}
+
+// FormatBytes writes a size for people, in binary units: "512 B", "1.5 MiB".
+func FormatBytes(n int64) string {
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	value, units := float64(n), "KMGTPE"
+	i := -1
+	for value >= 1024 && i < len(units)-1 {
+		value /= 1024
+		i++
+	}
+	return strings.Replace(fmt.Sprintf("%.1f %ciB", value, units[i]), ".0 ", " ", 1)
+}
+
+// round drops the digits nobody reads.
+func round(d time.Duration) time.Duration {
+	switch {
+	case d >= time.Second:
+		return d.Round(10 * time.Millisecond)
+	case d >= 10*time.Millisecond:
+		return d.Round(time.Millisecond)
+	default:
+		return d.Round(10 * time.Microsecond)
+	}
+}

@@ -1,0 +1,259 @@
+package jobs
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/bmatcuk/doublestar/v4"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/executor/api/failpoint"
+	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/executor/gitlab"
+	"github.com/airlock-ci/airlock/isolation"
+)
+
+// Prepare makes the sandbox of a job: record, decide, authorise the image, lease its base, make scratch and
+// network, start the sandbox. It tells the job's author in a few lines what was decided and how long it took.
+// When it fails nothing is left, and the error says whose fault it is.
+func (s *Service) Prepare(ctx context.Context, req *api.Prepare, response []byte, log io.Writer) error {
+	handle, err := gitlab.ParseHandle(req.GetHandle())
+	if err != nil {
+		return fault.Systemf("prepare was called with a bad %s: %w", gitlab.HandleVariable, err)
+	}
+	job, err := gitlab.ParseJobResponse(response)
+	if err != nil {
+		return fault.Systemf("%w", err)
+	}
+	if handle.JobID() != job.ID {
+		return fault.Systemf("the handle belongs to job %d, the job response to job %d", handle.JobID(), job.ID)
+	}
+	sess := s.newSession(handle, job)
+	if err := s.register(sess); err != nil {
+		return err
+	}
+	defer sess.enter("prepare", req.GetRunnerPid())()
+	facts := Facts{Job: job, RunnerClass: req.GetRunnerClass()}
+	if err := s.build(ctx, sess, facts, req.GetRunnerDir(), log); err != nil {
+		return err
+	}
+	warnServices(log, job)
+	return nil
+}
+
+// build takes a registered session from nothing to a ready sandbox, or back to nothing.
+func (s *Service) build(ctx context.Context, sess *session, facts Facts, runnerDir string, log io.Writer) (err error) {
+	settings := *s.settings.Load()
+	sess.grace = settings.GracefulKillTimeout
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// A cleanup beside this prepare must not wait for a pull to end.
+	stop := context.AfterFunc(sess.ctx, func() { cancel(context.Cause(sess.ctx)) })
+	defer stop()
+	defer func() {
+		close(sess.prepared)
+		if err == nil {
+			return
+		}
+		if cause := context.Cause(ctx); cause != nil && ctx.Err() != nil {
+			err = fault.Systemf("preparing was interrupted (%w): %w", cause, err)
+		}
+		sess.log.Warn().Err(err).Str("failure_class", fault.ClassOf(err).String()).Msg("prepare failed")
+		if endErr := s.end(context.WithoutCancel(ctx), sess, errFailed); endErr != nil {
+			sess.log.Error().Err(endErr).Msg("a failed prepare left something for the reaper")
+		}
+	}()
+
+	if err := s.journal.Begin(ctx, Record{
+		ID: sess.id, JobID: sess.jobID, Handle: sess.handle, Executor: s.instance,
+		RunnerDir: runnerDir, CreatedUnix: sess.created.Unix(),
+	}); err != nil {
+		return fault.Systemf("recording the job: %w", err)
+	}
+	if err := failpoint.Hit("prepare/recorded"); err != nil {
+		return err
+	}
+	if err := sess.step("policy", func() error { return s.decide(ctx, sess, settings, facts) }); err != nil {
+		return err
+	}
+	spec := isolation.Spec{ID: sess.id, Hostname: hostname(sess), Limits: sess.decision.Limits}
+	if err := sess.step("image", func() error { return s.lease(ctx, sess, settings, facts.Job, &spec, log) }); err != nil {
+		return err
+	}
+	if err := s.furnish(ctx, sess, facts.Job, &spec); err != nil {
+		return err
+	}
+	if err := sess.step("sandbox", func() error { return s.start(ctx, sess, spec) }); err != nil {
+		return err
+	}
+	s.announce(sess, log)
+	return nil
+}
+
+// decide asks the policy and finds the runtime of the level it chose.
+func (s *Service) decide(ctx context.Context, sess *session, settings Settings, facts Facts) (err error) {
+	if sess.decision, err = settings.Policy.Decide(ctx, facts); err != nil {
+		return err
+	}
+	sess.runtime, err = s.runtime(sess.decision.Level)
+	return err
+}
+
+// lease finds out which image the job may use and leases its base, and the helper root's.
+func (s *Service) lease(ctx context.Context, sess *session, settings Settings, job *gitlab.JobResponse, spec *isolation.Spec, log io.Writer) error {
+	image, fromAdmin := job.Image.Name, false
+	if image == "" {
+		image, fromAdmin = settings.Image, true
+	}
+	if image == "" {
+		return fault.WithRemedy(fault.Authorf("the job names no image and the runner has no default"),
+			"add image: to the job, or image = to the runner's Airlock configuration")
+	}
+	if !fromAdmin && !imageAllowed(sess.decision.AllowedImages, image) {
+		return fault.Adminf("the image %q is not one of the allowed images: %s", image, strings.Join(sess.decision.AllowedImages, ", "))
+	}
+	pullPolicy, err := choosePullPolicy(sess.decision.PullPolicies, job.Image.PullPolicies)
+	if err != nil {
+		return err
+	}
+	if err := s.intend(ctx, sess, EffectLease); err != nil {
+		return err
+	}
+	sess.base, err = s.layers.Base(ctx, BaseRequest{
+		Image: image, PullPolicy: pullPolicy, Holder: sess.id, Level: sess.decision.Level,
+		Credentials: job.Credentials, Trusted: fromAdmin,
+	}, log)
+	if err != nil {
+		return err
+	}
+	spec.Image = sess.base.Root
+	if settings.HelperImage == "" {
+		return nil
+	}
+	helper, err := s.layers.Base(ctx, BaseRequest{
+		Image: settings.HelperImage, PullPolicy: "if-not-present", Holder: sess.id, Level: sess.decision.Level, Trusted: true,
+	}, log)
+	if err != nil {
+		return fault.Systemf("the helper image of this runner: %w", err)
+	}
+	spec.Helper, sess.helper = &helper.Root, true
+	return nil
+}
+
+// furnish makes scratch and network side by side: neither needs the other, and the job waits for both.
+func (s *Service) furnish(ctx context.Context, sess *session, job *gitlab.JobResponse, spec *isolation.Spec) error {
+	for _, effect := range []Effect{EffectScratch, EffectNetwork} {
+		if err := s.intend(ctx, sess, effect); err != nil {
+			return err
+		}
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return sess.step("scratch", func() error {
+			scratch, err := s.layers.NewScratch(ctx, ScratchRequest{ID: sess.id, Size: sess.decision.Limits.Scratch, Level: sess.decision.Level})
+			if err != nil {
+				return fmt.Errorf("making the scratch: %w", err)
+			}
+			spec.ScratchDir, spec.ScratchDisk = scratch.Dir, scratch.Disk
+			if scope := cacheScope(sess.decision, job); scope != "" {
+				if spec.CacheDir, err = s.layers.CacheVolume(ctx, scope); err != nil {
+					return fmt.Errorf("opening the project's cache: %w", err)
+				}
+			}
+			return failpoint.Hit("prepare/scratch-made")
+		})
+	})
+	group.Go(func() error {
+		return sess.step("network", func() error {
+			network, err := s.networks.Attach(ctx, sess.id, sess.decision.Network, sess.decision.Level)
+			if err != nil {
+				return fmt.Errorf("attaching the network: %w", err)
+			}
+			spec.Network, sess.network = network, network
+			return failpoint.Hit("prepare/network-made")
+		})
+	})
+	return group.Wait()
+}
+
+// start makes the sandbox itself.
+func (s *Service) start(ctx context.Context, sess *session, spec isolation.Spec) error {
+	if err := s.intend(ctx, sess, EffectContainer); err != nil {
+		return err
+	}
+	sandbox, err := sess.runtime.Create(ctx, spec)
+	if err != nil {
+		return fmt.Errorf("starting the sandbox: %w", err)
+	}
+	sess.mu.Lock()
+	sess.sandbox = sandbox
+	sess.mu.Unlock()
+	return failpoint.Hit("prepare/sandbox-made")
+}
+
+// intend journals an effect before it happens.
+func (s *Service) intend(ctx context.Context, sess *session, effect Effect) error {
+	if err := s.journal.Intend(ctx, sess.id, effect); err != nil {
+		return fault.Systemf("recording the intent to make a %s: %w", effect, err)
+	}
+	return failpoint.Hit("prepare/intended-" + string(effect))
+}
+
+// imageAllowed applies GitLab Runner's allowed_images: any pattern may allow, any pattern with ! forbids.
+func imageAllowed(patterns []string, image string) bool {
+	if len(patterns) == 0 {
+		return true
+	}
+	allowed, onlyNegative := false, true
+	for _, pattern := range patterns {
+		negated := strings.HasPrefix(pattern, "!")
+		match, err := doublestar.Match(strings.TrimPrefix(pattern, "!"), image)
+		if err != nil || (match && negated) {
+			return false // a pattern that cannot be read allows nothing
+		}
+		onlyNegative = onlyNegative && negated
+		allowed = allowed || match
+	}
+	return allowed || onlyNegative
+}
+
+// choosePullPolicy takes the first policy that the job asks for, if the administrator allows all it names.
+func choosePullPolicy(allowed, requested []string) (string, error) {
+	if len(requested) == 0 {
+		if len(allowed) == 0 {
+			return "always", nil
+		}
+		return allowed[0], nil
+	}
+	for _, p := range requested {
+		if !slices.Contains(allowed, p) {
+			return "", fault.Adminf("the pull policy %q of the job's image is not one of the allowed ones: %s", p, strings.Join(allowed, ", "))
+		}
+	}
+	return requested[0], nil
+}
+
+// cacheScope names what may share a cache with the job: jobs of the same project, as GitLab attests it, and of
+// the same protection. An unprotected job can then never write what a protected one will read.
+func cacheScope(decision Decision, job *gitlab.JobResponse) string {
+	if decision.CacheScope != "project" || job.JobInfo.ProjectID == nil || job.GitInfo.Protected == nil {
+		return ""
+	}
+	protection := "unprotected"
+	if *job.GitInfo.Protected {
+		protection = "protected"
+	}
+	return fmt.Sprintf("project-%d-%s", *job.JobInfo.ProjectID, protection)
+}
+
+// hostname is what scripts print as "Running on ...".
+func hostname(sess *session) string {
+	if sess.jobID == 0 {
+		return sess.id
+	}
+	return fmt.Sprintf("job-%d-%s", sess.jobID, strings.TrimPrefix(sess.id, "al-")[:6])
+}

@@ -1,0 +1,113 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/executor/api/failpoint"
+	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/executor/gitlab"
+	"github.com/airlock-ci/airlock/isolation"
+)
+
+// Run executes one stage's script in the job's sandbox and returns its status. The runner's own stages run in
+// the helper root, the author's in the image. An error means that the status is not known, or that the
+// sandbox ended under the stage.
+func (s *Service) Run(ctx context.Context, req *api.Run, script []byte, streams api.Streams) (int32, error) {
+	handle, err := gitlab.ParseHandle(req.GetHandle())
+	if err != nil {
+		return 0, fault.Systemf("run was called with a bad %s: %w", gitlab.HandleVariable, err)
+	}
+	sess := s.byHandle(handle)
+	if sess == nil {
+		return 0, fault.Systemf("job %d has no sandbox: it was cleaned up, or the executor has restarted since it was prepared", handle.JobID())
+	}
+	defer sess.enter(req.GetStage(), req.GetRunnerPid())()
+	sess.log.Debug().Str("stage", req.GetStage()).Int("script_bytes", len(script)).Msg("stage starts")
+	exit, err := s.execute(ctx, sess, isolation.ProcessSpec{
+		Script: nonNil(script),
+		Helper: gitlab.IsRunnersStage(req.GetStage()),
+		Dir:    sess.dir,
+		Stdout: streams.Stdout, Stderr: streams.Stderr,
+	}, streams)
+	if err != nil {
+		sess.log.Warn().Err(err).Str("stage", req.GetStage()).Msg("stage failed")
+		return 0, err
+	}
+	sess.log.Info().Str("stage", req.GetStage()).Int("status", exit.Code).Bool("oom", exit.OOM).Msg("stage ended")
+	if err := failpoint.Hit("run/stage-ended"); err != nil {
+		return 0, err
+	}
+	return int32(exit.Code), nil
+}
+
+// execute runs one process in a session's sandbox, from its start until it and its descendants are gone. It
+// ends them when ctx ends (the driver vanished), when the session ends, or when a signal asks for it.
+func (s *Service) execute(ctx context.Context, sess *session, spec isolation.ProcessSpec, streams api.Streams) (isolation.Exit, error) {
+	sandbox, err := sess.usable()
+	if err != nil {
+		return isolation.Exit{}, err
+	}
+	process, err := sandbox.Start(ctx, spec)
+	if err != nil {
+		return isolation.Exit{}, sess.explain(err)
+	}
+	if err := failpoint.Hit("run/stage-started"); err != nil {
+		return isolation.Exit{}, err
+	}
+	ended := make(chan struct{})
+	steered := make(chan struct{})
+	go func() {
+		defer close(steered)
+		sess.steer(ctx, process, streams, ended)
+	}()
+	exit, err := process.Wait()
+	close(ended)
+	<-steered
+	if err != nil {
+		return exit, sess.explain(err)
+	}
+	if exit.OOM {
+		fmt.Fprintf(streams.Stderr, "airlock: the memory limit of %s was reached, and the kernel ended a process of this job for it\n",
+			FormatBytes(sess.decision.Limits.Memory))
+	}
+	return exit, nil
+}
+
+// usable returns the session's sandbox if it may still be used.
+func (sess *session) usable() (isolation.Sandbox, error) {
+	select {
+	case <-sess.prepared:
+	default:
+		return nil, fault.Systemf("the job's sandbox is not ready yet")
+	}
+	if sess.ctx.Err() != nil {
+		return nil, fault.Systemf("the job's sandbox is gone: %w", context.Cause(sess.ctx))
+	}
+	return sess.sandbox, nil
+}
+
+// explain says why a sandbox ended under a call: by the job's end, or by its own fault.
+func (sess *session) explain(err error) error {
+	if sess.ctx.Err() != nil {
+		return fault.Systemf("the stage was ended: %w", context.Cause(sess.ctx))
+	}
+	var classified *fault.Error
+	if errors.As(err, &classified) {
+		return err
+	}
+	if errors.Is(err, isolation.ErrSandboxGone) {
+		return fault.Systemf("the sandbox ended by itself: %w", err)
+	}
+	return err
+}
+
+// nonNil keeps an empty script a script.
+func nonNil(script []byte) []byte {
+	if script == nil {
+		return []byte{}
+	}
+	return script
+}
