@@ -134,12 +134,23 @@ const (
 
 // Record is the journal's entry of one sandbox. It never holds a secret.
 type Record struct {
-	ID          string          `json:"id"`
-	JobID       int64           `json:"job_id"`
-	Handle      string          `json:"handle"` // hash of the handle, never the handle itself
-	Level       isolation.Level `json:"level"`
-	Executor    string          `json:"executor"` // instance of the executor process
-	RunnerDir   string          `json:"runner_dir,omitempty"`
-	CreatedUnix int64           `json:"created_unix"`
-	Effects     []Effect        `json:"effects"`
+	ID        string          `json:"id"`
+	JobID     int64           `json:"job_id"`
+	Handle    string          `json:"handle"` // hash of the handle, never the handle itself
+	Level     isolation.Level `json:"level"`
+	Executor  string          `json:"executor"` // instance of the executor process
+	RunnerDir string          `json:"runner_dir,omitempty"`
+	// RunnerUID owns RunnerDir: the reaper removes no directory of another user.
+	RunnerUID   uint32   `json:"runner_uid,omitempty"`
+	CreatedUnix int64    `json:"created_unix"`
+	Effects     []Effect `json:"effects"`
+	// EarlierBoot says that the host was started again since: what the kernel held for the sandbox
+	// is gone, only files can be left. The journal fills it in.
+	EarlierBoot bool `json:"-"`
+}
+
+// RunnerTempDir is a directory in which GitLab Runner makes its temporary ones, and the user it does so as.
+type RunnerTempDir struct {
+	Path string
+	UID  uint32
 }

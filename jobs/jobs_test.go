@@ -1,0 +1,292 @@
+package jobs_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/executor/gitlab"
+	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/isolation/policy"
+	"github.com/airlock-ci/airlock/jobs"
+	"github.com/airlock-ci/airlock/jobs/store"
+	"github.com/airlock-ci/airlock/testing/fakes"
+)
+
+const response = `{"id": 7, "job_info": {"project_id": 42, "project_full_path": "group/project"},
+	"git_info": {"repo_url": "http://gitlab-ci-token:secret@gitlab.example/group/project.git", "protected": true},
+	"image": {"name": "busybox"}, "services": [{"name": "postgres:16"}]}`
+
+type fixture struct {
+	*jobs.Service
+	world   *fakes.World
+	journal jobs.Journal
+	handle  gitlab.Handle
+	log     bytes.Buffer
+}
+
+func newFixture(t *testing.T, change ...func(*jobs.Options)) *fixture {
+	t.Helper()
+	t.Cleanup(func() { goleak.VerifyNone(t) })
+	f := &fixture{world: fakes.NewWorld(), journal: store.NewMemory(), handle: gitlab.NewHandle(7)}
+	options := jobs.Options{
+		Settings: jobs.Settings{
+			Policy:              policy.Fixed{Level: isolation.ProcessLevel, Network: "nat", CacheScope: "project"},
+			HelperImage:         "helper",
+			GracefulKillTimeout: 50 * time.Millisecond,
+			IdleTimeout:         time.Hour, OrphanTimeout: time.Hour,
+		},
+		Layers: f.world, Networks: f.world, Journal: f.journal, Logger: zerolog.Nop(),
+		Runtimes: []isolation.Runtime{f.world.Runtime(isolation.ProcessLevel)},
+		Version:  "test", Instance: "test",
+	}
+	for _, c := range change {
+		c(&options)
+	}
+	f.Service = jobs.New(options)
+	t.Cleanup(func() {
+		require.NoError(t, f.Close(context.Background()))
+		f.requireNothingLeft(t)
+	})
+	return f
+}
+
+func (f *fixture) prepare() error {
+	return f.Prepare(context.Background(), &api.Prepare{Handle: string(f.handle), RunnerPid: int64(os.Getpid())}, []byte(response), &f.log)
+}
+
+func (f *fixture) run(ctx context.Context, stage string, streams api.Streams) (int32, error) {
+	if streams.Stdout == nil {
+		streams.Stdout, streams.Stderr = io.Discard, io.Discard
+	}
+	return f.Run(ctx, &api.Run{Handle: string(f.handle), Stage: stage, RunnerPid: int64(os.Getpid())}, []byte("true"), streams)
+}
+
+func (f *fixture) cleanup() error {
+	return f.Cleanup(context.Background(), &api.Cleanup{Handle: string(f.handle)})
+}
+
+func (f *fixture) requireNothingLeft(t *testing.T) {
+	t.Helper()
+	require.Empty(t, f.world.Leftovers())
+	records, err := f.journal.Records(context.Background())
+	require.NoError(t, err)
+	require.Empty(t, records)
+	require.Empty(t, f.Live())
+}
+
+func TestAJobFromPrepareToCleanup(t *testing.T) {
+	f := newFixture(t)
+	require.NoError(t, f.prepare())
+	log := f.log.String()
+	require.Contains(t, log, "process isolation")
+	require.Contains(t, log, `because isolation = "process" in the runner's configuration`)
+	require.Contains(t, log, "Image busybox, sha256:fake (pulled, 1.5 KiB)")
+	require.Contains(t, log, "services are not started by this runner: postgres:16")
+
+	f.world.Script = func(_ context.Context, spec isolation.ProcessSpec) int {
+		require.Equal(t, "/builds/group/project", spec.Dir)
+		if spec.Helper {
+			return 11
+		}
+		return 22
+	}
+	for stage, want := range map[string]int32{"get_sources": 11, "build_script": 22, "step_script": 22, "anything_new": 22} {
+		status, err := f.run(context.Background(), stage, api.Streams{})
+		require.NoError(t, err)
+		require.Equal(t, want, status, stage)
+	}
+	info, err := f.Inspect(context.Background(), "7")
+	require.NoError(t, err)
+	require.Equal(t, "idle", info.State)
+	require.Equal(t, "process", info.Isolation)
+	require.EqualValues(t, 1<<20, info.MemoryBytes)
+
+	require.NoError(t, f.cleanup())
+	f.requireNothingLeft(t)
+	require.NoError(t, f.cleanup(), "a second cleanup has nothing to do")
+	_, err = f.run(context.Background(), "after_script", api.Streams{})
+	require.ErrorContains(t, err, "job 7 has no sandbox")
+	require.Equal(t, fault.System, fault.ClassOf(err))
+}
+
+func TestAFailedPrepareLeavesNothingAndTellsWhoseFaultItIs(t *testing.T) {
+	for operation, cause := range map[string]error{
+		"base":    fault.Authorf("image not found"),
+		"scratch": fault.Systemf("no space"),
+		"network": fault.Systemf("no address"),
+		"create":  errors.New("unclassified"),
+	} {
+		t.Run(operation, func(t *testing.T) {
+			f := newFixture(t)
+			f.world.Fail[operation] = cause
+			err := f.prepare()
+			require.ErrorIs(t, err, cause)
+			require.Equal(t, fault.ClassOf(cause), fault.ClassOf(err))
+			f.requireNothingLeft(t)
+
+			delete(f.world.Fail, operation) // the runner tries again, with a new handle
+			f.handle = gitlab.NewHandle(7)
+			require.NoError(t, f.prepare())
+		})
+	}
+}
+
+func TestAMissingRuntimeIsNeverReplacedByAWeakerOne(t *testing.T) {
+	f := newFixture(t, func(o *jobs.Options) { o.Settings.Policy = policy.Fixed{Level: isolation.HypervisorLevel} })
+	err := f.prepare()
+	require.ErrorContains(t, err, "no runtime for hypervisor isolation")
+	require.Equal(t, fault.System, fault.ClassOf(err))
+	f.requireNothingLeft(t)
+}
+
+func TestImagesAndPullPoliciesAreTheAdministrators(t *testing.T) {
+	cases := map[string]struct {
+		allowed, pull []string
+		response      string
+		want          string
+	}{
+		"not allowed":         {allowed: []string{"registry.example/**"}, want: `the image "busybox" is not one of the allowed images`},
+		"negated":             {allowed: []string{"**", "!busybox"}, want: "not one of the allowed images"},
+		"allowed":             {allowed: []string{"busy*"}},
+		"only negations":      {allowed: []string{"!evil/**"}},
+		"unreadable pattern":  {allowed: []string{"[", "**"}, want: "not one of the allowed images"},
+		"pull policy refused": {pull: []string{"never"}, response: `{"id":7,"image":{"name":"busybox","pull_policy":["always"]}}`, want: `the pull policy "always"`},
+		"no image":            {response: `{"id":7}`, want: "names no image"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, func(o *jobs.Options) {
+				o.Settings.Policy = policy.Fixed{Level: isolation.ProcessLevel, AllowedImages: c.allowed, PullPolicies: c.pull}
+			})
+			if c.response == "" {
+				c.response = response
+			}
+			err := f.Prepare(context.Background(), &api.Prepare{Handle: string(f.handle)}, []byte(c.response), io.Discard)
+			if c.want == "" {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorContains(t, err, c.want)
+			require.Equal(t, fault.ExitBuildFailure, fault.ExitCode(err), "a retry cannot help")
+		})
+	}
+}
+
+func TestCancelEndsTheStageAndLeavesTheSandbox(t *testing.T) {
+	f := newFixture(t)
+	require.NoError(t, f.prepare())
+	f.world.Script = func(ctx context.Context, _ isolation.ProcessSpec) int { <-ctx.Done(); return 0 }
+
+	signals := make(chan int, 1)
+	signals <- 15
+	status, err := f.run(context.Background(), "build_script", api.Streams{Signals: signals, Stdout: io.Discard, Stderr: io.Discard})
+	require.NoError(t, err)
+	require.EqualValues(t, 143, status)
+
+	f.world.Script = func(context.Context, isolation.ProcessSpec) int { return 0 }
+	status, err = f.run(context.Background(), "after_script", api.Streams{})
+	require.NoError(t, err)
+	require.Zero(t, status)
+}
+
+func TestAVanishedDriverEndsItsStage(t *testing.T) {
+	f := newFixture(t)
+	require.NoError(t, f.prepare())
+	f.world.Script = func(ctx context.Context, _ isolation.ProcessSpec) int { <-ctx.Done(); return 0 }
+	ctx, vanish := context.WithCancelCause(context.Background())
+	time.AfterFunc(10*time.Millisecond, func() { vanish(errors.New("connection lost")) })
+	status, err := f.run(ctx, "build_script", api.Streams{})
+	require.NoError(t, err)
+	require.EqualValues(t, 137, status)
+}
+
+func TestCleanupBesideARunningStage(t *testing.T) {
+	f := newFixture(t)
+	require.NoError(t, f.prepare())
+	started := make(chan struct{})
+	f.world.Script = func(ctx context.Context, _ isolation.ProcessSpec) int { close(started); <-ctx.Done(); return 0 }
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, err := f.run(context.Background(), "build_script", api.Streams{})
+		require.ErrorContains(t, err, "the job was cleaned up")
+		require.Equal(t, fault.System, fault.ClassOf(err))
+	})
+	<-started
+	wg.Go(func() { require.NoError(t, f.cleanup()) })
+	require.NoError(t, f.cleanup())
+	wg.Wait()
+	f.requireNothingLeft(t)
+}
+
+func TestWhatCannotBeDestroyedStaysJournaled(t *testing.T) {
+	f := newFixture(t)
+	require.NoError(t, f.prepare())
+	f.world.Fail["detach"] = errors.New("busy")
+	err := f.cleanup()
+	require.ErrorContains(t, err, "detaching the network: busy")
+	require.Len(t, f.world.Leftovers(), 1, "all that can go is gone")
+	records, _ := f.journal.Records(context.Background())
+	require.Len(t, records, 1)
+	require.Equal(t, []jobs.Effect{jobs.EffectLease, jobs.EffectScratch, jobs.EffectNetwork, jobs.EffectContainer}, records[0].Effects)
+	require.NotContains(t, fmt.Sprint(records), string(f.handle))
+
+	delete(f.world.Fail, "detach") // what the reaper will do
+	require.NoError(t, f.world.Detach(context.Background(), records[0].ID))
+	require.NoError(t, f.journal.End(context.Background(), records[0].ID))
+}
+
+func TestHandlesAreTheOnlyKey(t *testing.T) {
+	f := newFixture(t)
+	require.NoError(t, f.prepare())
+	require.ErrorContains(t, f.prepare(), "prepared already")
+	stranger := gitlab.NewHandle(7) // the right job id, another nonce
+	_, err := f.Run(context.Background(), &api.Run{Handle: string(stranger)}, nil, api.Streams{})
+	require.ErrorContains(t, err, "has no sandbox")
+	require.NoError(t, f.Cleanup(context.Background(), &api.Cleanup{Handle: string(stranger)}))
+	require.Len(t, f.Live(), 1)
+	for _, bad := range []string{"", "7", "7-zz", "7-" + strings.Repeat("0", 32) + "\n"} {
+		_, err := f.Run(context.Background(), &api.Run{Handle: bad}, nil, api.Streams{})
+		require.ErrorContains(t, err, "AIRLOCK_JOB_HANDLE")
+	}
+	err = f.Prepare(context.Background(), &api.Prepare{Handle: string(gitlab.NewHandle(8))}, []byte(response), io.Discard)
+	require.ErrorContains(t, err, "belongs to job 8")
+}
+
+func TestOrphansAreEnded(t *testing.T) {
+	f := newFixture(t, func(o *jobs.Options) { o.Settings.OrphanTimeout = 0 })
+	require.NoError(t, f.prepare())
+	f.SweepNow(time.Now().Add(time.Minute))
+	require.Len(t, f.Live(), 1, "its runner, this process, lives")
+	_, err := f.Run(context.Background(), &api.Run{Handle: string(f.handle), RunnerPid: 1 << 30}, nil, api.Streams{Stdout: io.Discard, Stderr: io.Discard})
+	require.NoError(t, err)
+	f.SweepNow(time.Now().Add(time.Minute))
+	require.Empty(t, f.Live(), "its runner is gone")
+}
+
+func TestASandboxWithoutGitLab(t *testing.T) {
+	f := newFixture(t)
+	var got isolation.ProcessSpec
+	f.world.Script = func(_ context.Context, spec isolation.ProcessSpec) int { got = spec; return 3 }
+	var stderr bytes.Buffer
+	status, err := f.Sandbox(context.Background(), &api.Sandbox{Image: "busybox", Command: []string{"id"}, Env: []string{"A=b"}},
+		api.Streams{Stdout: io.Discard, Stderr: &stderr})
+	require.NoError(t, err)
+	require.EqualValues(t, 3, status)
+	require.Equal(t, []string{"id"}, got.Args)
+	require.Equal(t, "Pulled busybox\nPulled helper\n", stderr.String(), "of Airlock's own lines only the pull is told")
+	f.requireNothingLeft(t)
+}
