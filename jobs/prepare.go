@@ -70,7 +70,7 @@ func (s *Service) build(ctx context.Context, sess *session, facts Facts, runnerD
 
 	if err := s.journal.Begin(ctx, Record{
 		ID: sess.id, JobID: sess.jobID, Handle: sess.handle, Executor: s.instance,
-		RunnerDir: runnerDir, CreatedUnix: sess.created.Unix(),
+		RunnerDir: runnerDir, RunnerUID: ownerOf(runnerDir), CreatedUnix: sess.created.Unix(),
 	}); err != nil {
 		return fault.Systemf("recording the job: %w", err)
 	}

@@ -16,24 +16,27 @@ const DefaultPath = "/etc/airlock/config.toml"
 
 // Config is the whole configuration, defaults filled in.
 type Config struct {
-	// Isolation is the level of every job, until rules say more.
+	// Isolation is the level of every job, until rules say more; default hypervisor: who says nothing gets
+	// the stronger one.
 	Isolation isolation.Level
 
 	// Image is used for jobs without image:. Empty: such jobs are refused.
 	Image string
 	// HelperImage is the image of the helper root. Empty: the runner's own stages run in the job's image.
 	HelperImage string
-	// AllowedImages are doublestar patterns, "!" negates; empty allows all.
+	// AllowedImages are doublestar patterns, "!" negates; empty, the default, allows all.
 	AllowedImages []string
-	// PullPolicies is pull_policy: "always", "if-not-present", "never"; the first is the default.
+	// PullPolicies is pull_policy: "always", "if-not-present", "never"; the first is the default; default
+	// if-not-present.
 	PullPolicies []string
 	// AllowedPullPolicies bound what image:pull_policy may ask for; default: PullPolicies.
 	AllowedPullPolicies []string
 
-	// Limits are memory, cpus, pids_limit and scratch_size.
+	// Limits are memory (default 4 GiB), cpus (default 0: all of the host's), pids_limit (default 4096) and
+	// scratch_size (default 20 GiB).
 	Limits isolation.Limits
 
-	// NetworkMode is "nat" or "none".
+	// NetworkMode is "nat" (default) or "none".
 	NetworkMode string
 	// DNS, DNSSearch and ExtraHosts are GitLab Runner's dns, dns_search and extra_hosts.
 	DNS, DNSSearch, ExtraHosts []string
@@ -67,19 +70,24 @@ type Network struct {
 	Bridge string
 	// Subnet is the IPv4 network of the sandboxes, the bridge has its first address; default 172.29.0.0/16.
 	Subnet string
-	// Allow are exceptions from "nothing but the internet": "10.1.2.3:443", "10.0.0.0/8", "[fd00::1]:53".
+	// Allow are exceptions from "nothing but the internet": "10.1.2.3:443", "10.0.0.0/8"; IPv4, as the
+	// sandboxes have no IPv6.
 	Allow []string
 }
 
 // Cache is [cache].
 type Cache struct {
-	// DiskLimit bounds the unpacked images, in bytes; the least recently used go first. 0: no bound.
+	// DiskLimit bounds the unpacked images, in bytes; the least recently used go first. 0: no bound; default
+	// 50 GiB.
 	DiskLimit int64
-	// Scope is "project" (a job finds the caches that its project's jobs of the same protection left on this
+	// Scope is "project" (default: a job finds the caches that its project's jobs of the same protection left on this
 	// host) or "job" (nothing is kept).
 	Scope string
 	// InsecureRegistries are hosts, with port, that may be talked to by plain HTTP.
 	InsecureRegistries []string
 	// PullTimeout bounds one pull; default 30 min.
 	PullTimeout time.Duration
+	// Scratch is how a scratch is bounded to scratch_size: "loop" (an ext4 image on a loop device; default),
+	// "tmpfs" (in memory) or "directory" (not bounded at all).
+	Scratch string
 }

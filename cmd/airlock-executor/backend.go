@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"io"
+	"strings"
+
+	"github.com/airlock-ci/airlock/cache"
+	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/executor/config"
+	"github.com/airlock-ci/airlock/executor/plugin"
+	"github.com/airlock-ci/airlock/jobs"
+	"github.com/airlock-ci/airlock/jobs/reaper"
+)
+
+// backend adds to the jobs what only administrators ask for: images, events, the reaper, a reload.
+type backend struct {
+	*jobs.Service
+	parts      *parts
+	reaper     *reaper.Reaper
+	events     *plugin.EventLog
+	configPath string
+	version    *api.VersionReply
+}
+
+var _ plugin.Backend = (*backend)(nil)
+
+func (b *backend) Version() *api.VersionReply { return b.version }
+
+func (b *backend) Events(ctx context.Context, job string, follow bool, emit func([]byte) error) error {
+	return b.events.Events(ctx, job, follow, emit)
+}
+
+func (b *backend) PullImage(ctx context.Context, req *api.PullImage, progress io.Writer) error {
+	_, err := b.parts.cache.Pull(ctx, cache.Request{Image: req.GetImage(), PullPolicy: cache.PullAlways, AllowLocal: true}, progress)
+	return err
+}
+
+func (b *backend) ImportImage(ctx context.Context, req *api.ImportImage, tar io.Reader, progress io.Writer) error {
+	_, err := b.parts.cache.Import(ctx, req.GetName(), tar, progress)
+	return err
+}
+
+func (b *backend) Images(ctx context.Context) (*api.ImagesReply, error) {
+	images, err := b.parts.cache.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	reply := &api.ImagesReply{}
+	reply.UsedBytes, reply.LimitBytes = b.parts.cache.Usage()
+	for _, image := range images {
+		reply.Images = append(reply.Images, &api.ImageInfo{
+			Name: strings.Join(image.Names, ", "), Digest: image.Digest, SizeBytes: image.Size,
+			CreatedUnixNano: image.Created.UnixNano(), LastUsedUnixNano: image.LastUsed.UnixNano(),
+			Leases: int32(image.Leases), Private: image.Private,
+		})
+	}
+	return reply, nil
+}
+
+func (b *backend) RemoveImage(ctx context.Context, image string) (int64, error) {
+	return b.parts.cache.Remove(ctx, image)
+}
+
+func (b *backend) Reap(ctx context.Context, dryRun bool) ([]*api.Leftover, error) {
+	leftovers, err := b.reaper.Pass(ctx, dryRun)
+	var list []*api.Leftover
+	for _, l := range leftovers {
+		entry := &api.Leftover{Kind: l.Kind, Name: l.Name, Sandbox: l.Sandbox, Removed: l.Removed}
+		if l.Err != nil {
+			entry.Error = l.Err.Error()
+		}
+		list = append(list, entry)
+	}
+	return list, err
+}
+
+// Reload puts a new configuration in force for jobs prepared from now on. What only a start can change (paths,
+// network, runtime) stays as it was.
+func (b *backend) Reload(context.Context) error {
+	cfg, err := config.Load(b.configPath)
+	if err != nil {
+		return err
+	}
+	b.Apply(settings(cfg))
+	return nil
+}

@@ -1,0 +1,115 @@
+// Command airlock-executor is the go-plugin executor: the long-lived process that owns every sandbox of this
+// host. `airlock serve` starts it; it is no command for people. This package is the only place where the
+// concrete parts meet: configuration, cache, network, runtimes, journal, reaper.
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/executor/config"
+	"github.com/airlock-ci/airlock/executor/plugin"
+	"github.com/airlock-ci/airlock/isolation/mountns"
+)
+
+// version is set by the linker.
+var version = "development"
+
+const (
+	keptEvents     = 5000
+	keptEventBytes = 8 << 20
+	closeTimeout   = 3 * time.Minute
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		log.Fatalf("airlock-executor: %v", err) // before go-plugin took stderr over, or after it let it go
+	}
+}
+
+// run is the executor's life: alone on its state, recover what a predecessor left, serve, end every job.
+func run(arguments []string) error {
+	args, err := plugin.ParseArgs(arguments)
+	if err != nil {
+		return err
+	}
+	// First of all: it executes the program again, in the new namespace.
+	if err := mountns.Enter(); err != nil {
+		return err
+	}
+	cfg, err := config.Load(args.Config)
+	if err != nil {
+		return err
+	}
+	lock, err := plugin.Begin(args)
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+
+	events := plugin.NewEventLog(keptEvents, keptEventBytes, os.Stderr)
+	defer events.Close()
+	logger, err := newLogger(cfg, events)
+	if err != nil {
+		return err
+	}
+	parts, err := assemble(cfg, logger)
+	if err != nil {
+		logger.Error().Err(err).Msg("the executor cannot start")
+		return err
+	}
+	instance := rand.Text()
+	service := parts.service(cfg, logger, instance)
+	backend := &backend{
+		Service: service, parts: parts, events: events, configPath: args.Config,
+		version: &api.VersionReply{Protocol: api.ProtocolVersion, Version: version, Instance: instance, ConfigPath: args.Config},
+	}
+	if backend.reaper, err = parts.reaper(service, logger); err != nil {
+		return err
+	}
+
+	// The first job should not pay for the bridge, and an administrator should hear of a network that cannot
+	// work before a job does. Each job's attachment tries again.
+	if err := parts.networks.Prepare(context.Background()); err != nil {
+		logger.Error().Err(err).Msg("the network of the sandboxes cannot be made yet")
+	}
+
+	// What a predecessor left goes before anything new is made; then every minute.
+	background, stop := context.WithCancelCause(context.Background())
+	backgroundDone := make(chan struct{})
+	go func() {
+		defer close(backgroundDone)
+		go backend.reaper.Run(background, cfg.ReapInterval)
+		service.SweepOrphans(background)
+	}()
+	serveErr := plugin.Serve(background, plugin.Options{Backend: backend, Logger: logger, TLSDir: args.TLSDir})
+	stop(errors.New("the executor is stopping"))
+	<-backgroundDone
+
+	ctx, cancel := context.WithTimeoutCause(context.Background(), closeTimeout, errors.New("the jobs did not end in time"))
+	defer cancel()
+	if err := service.Close(ctx); err != nil {
+		logger.Error().Err(err).Msg("a job left something for the reaper")
+	}
+	if err := parts.close(ctx); err != nil {
+		logger.Error().Err(err).Msg("not everything was given back")
+	}
+	return serveErr
+}
+
+// newLogger writes JSON lines with a time to the event log, at the configured level.
+func newLogger(cfg *config.Config, events *plugin.EventLog) (zerolog.Logger, error) {
+	level, err := zerolog.ParseLevel(cfg.LogLevel)
+	if err != nil {
+		return zerolog.Logger{}, fmt.Errorf("log_level: %w", err)
+	}
+	return zerolog.New(events).Level(level).With().Timestamp().Logger(), nil
+}

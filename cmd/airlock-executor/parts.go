@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/airlock-ci/airlock/cache"
+	"github.com/airlock-ci/airlock/executor/config"
+	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/isolation/network"
+	"github.com/airlock-ci/airlock/isolation/oci"
+	"github.com/airlock-ci/airlock/isolation/policy"
+	"github.com/airlock-ci/airlock/jobs"
+	"github.com/airlock-ci/airlock/jobs/reaper"
+	"github.com/airlock-ci/airlock/jobs/store"
+)
+
+const (
+	// A runner calls stage after stage; the pauses between are its own work, seconds at most.
+	idleTimeout   = 30 * time.Minute
+	orphanTimeout = time.Minute
+)
+
+// parts are the concrete things behind jobs' interfaces.
+type parts struct {
+	cache    *cache.Cache
+	networks *network.Manager
+	runtime  *oci.Runtime
+	journal  *store.Journal
+}
+
+// assemble opens everything that has state. When it fails, what was opened is closed again.
+func assemble(cfg *config.Config, logger zerolog.Logger) (p *parts, err error) {
+	p = &parts{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.close(context.Background()))
+		}
+	}()
+	for _, dir := range []string{cfg.StateDir, cfg.RunDir} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	component := func(name string) zerolog.Logger { return logger.With().Str("component", name).Logger() }
+	if p.journal, err = store.Open(filepath.Join(cfg.RunDir, "journal.db"), store.Options{Logger: component("journal")}); err != nil {
+		return nil, err
+	}
+	if p.networks, err = network.New(network.Options{
+		Bridge: cfg.Network.Bridge, Subnet: cfg.Network.Subnet, Allow: cfg.Network.Allow,
+		DNS: cfg.DNS, DNSSearch: cfg.DNSSearch, ExtraHosts: cfg.ExtraHosts, Logger: component("network"),
+	}); err != nil {
+		return nil, err
+	}
+	if p.cache, err = cache.New(cache.Options{
+		Dir: filepath.Join(cfg.StateDir, "cache"), RunDir: cfg.RunDir, DiskLimit: cfg.Cache.DiskLimit,
+		InsecureRegistries: cfg.Cache.InsecureRegistries, PullTimeout: cfg.Cache.PullTimeout,
+		Scratch: cache.ScratchKind(cfg.Cache.Scratch), ScratchSize: cfg.Limits.Scratch, Logger: component("cache"),
+	}); err != nil {
+		return nil, err
+	}
+	agent, err := sibling("airlock-agent")
+	if err != nil {
+		return nil, err
+	}
+	p.runtime, err = oci.New(oci.Options{
+		Runtime: cfg.Runtime, AgentPath: agent, RunDir: filepath.Join(cfg.RunDir, "oci"),
+		CgroupParent: cfg.CgroupParent, Logger: component("oci"),
+	})
+	return p, err
+}
+
+// sibling is the path of another of our binaries: they are installed side by side.
+func sibling(name string) (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(filepath.Dir(self), name), nil
+}
+
+func (p *parts) service(cfg *config.Config, logger zerolog.Logger, instance string) *jobs.Service {
+	return jobs.New(jobs.Options{
+		Settings: settings(cfg), Layers: layers{p.cache}, Networks: p.networks,
+		Runtimes: []isolation.Runtime{p.runtime}, Journal: p.journal,
+		Logger: logger, Version: version, Instance: instance,
+	})
+}
+
+// settings is what a reload may change.
+func settings(cfg *config.Config) jobs.Settings {
+	return jobs.Settings{
+		Policy: policy.Fixed{
+			Level: cfg.Isolation, Limits: cfg.Limits, Network: cfg.NetworkMode, AllowedImages: cfg.AllowedImages,
+			PullPolicies: pullPolicies(cfg), CacheScope: cfg.Cache.Scope,
+		},
+		Image: cfg.Image, HelperImage: cfg.HelperImage, GracefulKillTimeout: cfg.GracefulKillTimeout,
+		IdleTimeout: idleTimeout, OrphanTimeout: orphanTimeout,
+	}
+}
+
+// pullPolicies puts the default first and lets jobs ask for the allowed ones.
+func pullPolicies(cfg *config.Config) []string {
+	policies := append([]string{}, cfg.PullPolicies...)
+	return append(policies, cfg.AllowedPullPolicies...)
+}
+
+func (p *parts) reaper(service *jobs.Service, logger zerolog.Logger) (*reaper.Reaper, error) {
+	return reaper.New(reaper.Options{
+		Journal: p.journal, Live: service.Live, Logger: logger.With().Str("component", "reaper").Logger(),
+		Resources: []reaper.Resource{
+			resource{jobs.EffectContainer, p.runtime.List, p.runtime.Destroy},
+			resource{jobs.EffectNetwork, p.networks.Attached, p.networks.Detach},
+			resource{jobs.EffectScratch, p.cache.Scratches, p.cache.DestroyScratch},
+			resource{jobs.EffectLease, func(context.Context) ([]string, error) { return nil, nil }, p.release},
+			reaper.NewRunnerDirs(p.journal, reaper.RunnerDirsOptions{}),
+		},
+	})
+}
+
+// release ends leases: they live in this process only, so a predecessor left none.
+func (p *parts) release(_ context.Context, holder string) error {
+	p.cache.Release(holder)
+	return nil
+}
+
+// close gives everything back that a stopped executor should not hold: bridge and rules, files, locks.
+func (p *parts) close(ctx context.Context) error {
+	var errs []error
+	if p.networks != nil {
+		errs = append(errs, p.networks.Remove(ctx))
+	}
+	if p.cache != nil {
+		errs = append(errs, p.cache.Close())
+	}
+	if p.journal != nil {
+		errs = append(errs, p.journal.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// resource makes a reaper.Resource of an owner's two methods.
+type resource struct {
+	kind    jobs.Effect
+	list    func(context.Context) ([]string, error)
+	destroy func(context.Context, string) error
+}
+
+func (r resource) Kind() string                                   { return string(r.kind) }
+func (r resource) List(ctx context.Context) ([]string, error)     { return r.list(ctx) }
+func (r resource) Destroy(ctx context.Context, name string) error { return r.destroy(ctx, name) }

@@ -1,0 +1,75 @@
+package config
+
+import (
+	"time"
+
+	"github.com/airlock-ci/airlock/isolation"
+)
+
+// key is one key of the file: its dotted name and what sets it.
+type key struct {
+	name string
+	set  func(c *Config, r *reading)
+}
+
+// keys returns all keys, in the order of the example. Ranges stand here and nowhere else.
+func keys() []key {
+	return []key{
+		{"isolation", setIsolation},
+		{"image", func(c *Config, r *reading) { r.text(&c.Image, isImage) }},
+		{"helper_image", func(c *Config, r *reading) { r.text(&c.HelperImage, isImage) }},
+		{"allowed_images", func(c *Config, r *reading) { r.list(&c.AllowedImages, isImagePattern) }},
+		{"pull_policy", func(c *Config, r *reading) { r.oneOrMore(&c.PullPolicies, isPullPolicy) }},
+		{"allowed_pull_policies", func(c *Config, r *reading) { r.oneOrMore(&c.AllowedPullPolicies, isPullPolicy) }},
+
+		{"memory", func(c *Config, r *reading) { r.size(&c.Limits.Memory, 16<<20, 1<<50) }},
+		{"cpus", setCPUs},
+		{"pids_limit", func(c *Config, r *reading) { r.integer(&c.Limits.PIDs, 16, 4<<20) }},
+		{"scratch_size", func(c *Config, r *reading) { r.size(&c.Limits.Scratch, 16<<20, 1<<50) }},
+
+		{"network_mode", func(c *Config, r *reading) { r.choice(&c.NetworkMode, "nat", "none") }},
+		{"dns", func(c *Config, r *reading) { r.list(&c.DNS, isServer) }},
+		{"dns_search", func(c *Config, r *reading) { r.list(&c.DNSSearch, isDomain) }},
+		{"extra_hosts", func(c *Config, r *reading) { r.list(&c.ExtraHosts, isExtraHost) }},
+
+		{"state_dir", func(c *Config, r *reading) { r.text(&c.StateDir, isDirectory) }},
+		{"run_dir", func(c *Config, r *reading) { r.text(&c.RunDir, isDirectory) }},
+		{"group", func(c *Config, r *reading) { r.text(&c.Group, isGroup) }},
+		{"runtime", func(c *Config, r *reading) { r.text(&c.Runtime, isRuntime) }},
+		{"cgroup_parent", func(c *Config, r *reading) { r.text(&c.CgroupParent, isCgroup) }},
+		{"graceful_kill_timeout", func(c *Config, r *reading) { r.duration(&c.GracefulKillTimeout, time.Second, time.Hour) }},
+		{"reap_interval", func(c *Config, r *reading) { r.duration(&c.ReapInterval, time.Second, 24*time.Hour) }},
+		{"log_level", func(c *Config, r *reading) { r.choice(&c.LogLevel, "debug", "info", "warn", "error") }},
+		{"log_format", func(c *Config, r *reading) { r.choice(&c.LogFormat, "json", "text") }},
+		{"listen_address", func(c *Config, r *reading) { r.text(&c.ListenAddress, isListenAddress) }},
+
+		{"network.bridge", func(c *Config, r *reading) { r.text(&c.Network.Bridge, isBridge) }},
+		{"network.subnet", func(c *Config, r *reading) { r.text(&c.Network.Subnet, isSubnet) }},
+		{"network.allow", func(c *Config, r *reading) { r.list(&c.Network.Allow, isDestination) }},
+
+		{"cache.disk_limit", func(c *Config, r *reading) { r.size(&c.Cache.DiskLimit, 0, 1<<60) }},
+		{"cache.scope", func(c *Config, r *reading) { r.choice(&c.Cache.Scope, "project", "job") }},
+		{"cache.insecure_registries", func(c *Config, r *reading) { r.list(&c.Cache.InsecureRegistries, isRegistry) }},
+		{"cache.pull_timeout", func(c *Config, r *reading) { r.duration(&c.Cache.PullTimeout, time.Second, 24*time.Hour) }},
+		{"cache.scratch", func(c *Config, r *reading) { r.choice(&c.Cache.Scratch, "loop", "tmpfs", "directory") }},
+	}
+}
+
+func setIsolation(c *Config, r *reading) {
+	var name string
+	r.choice(&name, isolation.ProcessLevel.String(), isolation.HypervisorLevel.String())
+	if level, err := isolation.ParseLevel(name); err == nil {
+		c.Isolation = level
+	}
+}
+
+// setCPUs takes GitLab Runner's form, a string, and a plain number, which it is mistaken for.
+func setCPUs(c *Config, r *reading) {
+	const least, most = 0.01, 1024
+	cpus, ok := r.number()
+	if ok && (cpus == 0 || cpus >= least && cpus <= most) {
+		c.Limits.CPUs = cpus
+		return
+	}
+	r.wrong("%s is not a number of cores", `write a number from 0.01 to 1024, as in cpus = "1.5", or "0" for all cores`)
+}

@@ -1,0 +1,112 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"slices"
+	"time"
+
+	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/isolation"
+)
+
+// maxSize is the largest file that is read, in bytes: a configuration has some hundred lines.
+const maxSize = 1 << 20
+
+// Load reads the configuration from path. A missing file is an error unless path is DefaultPath: then the
+// defaults hold. Every error is the administrator's (fault.Admin); for what is wrong in the file it wraps an
+// *Error.
+func Load(path string) (*Config, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) && path == DefaultPath {
+		return Default(), nil
+	}
+	if err != nil {
+		return nil, fault.WithRemedy(fault.Adminf("reading the configuration: %w", err),
+			"make the file readable for the service's user, or name another one with --config")
+	}
+	return Parse(data, path)
+}
+
+// Parse reads a configuration from data; path is for messages only. Every error is the administrator's and
+// wraps an *Error with all that is wrong.
+func Parse(data []byte, path string) (*Config, error) {
+	if len(data) > maxSize {
+		return nil, fault.Adminf("%s is larger than %d bytes, too large for a configuration; name the right file with --config", path, maxSize)
+	}
+	all := &Error{Path: path}
+	entries := readDocument(data, all)
+	c := Default()
+	given := apply(c, entries, all)
+	settle(c, given, all)
+	if len(all.Problems) > 0 {
+		slices.SortStableFunc(all.Problems, func(a, b Problem) int { return a.position().compare(b.position()) })
+		return nil, fault.Adminf("%w", all)
+	}
+	return c, nil
+}
+
+// Default returns the configuration of an empty file. It suits hosts of 2 to 64 cores; nothing in it weakens
+// a job's isolation.
+func Default() *Config {
+	return &Config{
+		Isolation:           isolation.HypervisorLevel,
+		PullPolicies:        []string{"if-not-present"},
+		AllowedPullPolicies: []string{"if-not-present"},
+		Limits:              isolation.Limits{Memory: 4 << 30, PIDs: 4096, Scratch: 20 << 30},
+		NetworkMode:         "nat",
+		Network:             Network{Bridge: "airlock0", Subnet: "172.29.0.0/16"},
+		Cache:               Cache{DiskLimit: 50 << 30, Scope: "project", PullTimeout: 30 * time.Minute, Scratch: "loop"},
+		StateDir:            "/var/lib/airlock",
+		RunDir:              "/run/airlock",
+		Group:               defaultGroup(),
+		CgroupParent:        "airlock",
+		GracefulKillTimeout: 10 * time.Second,
+		ReapInterval:        time.Minute,
+		LogLevel:            "info",
+		LogFormat:           "json",
+	}
+}
+
+// defaultGroup returns the group that GitLab Runner's packages make, if this host has it.
+func defaultGroup() string {
+	const name = "gitlab-runner"
+	if _, err := user.LookupGroup(name); err != nil {
+		return ""
+	}
+	return name
+}
+
+// apply hands every entry to its key and returns the entries of known keys, by key.
+func apply(c *Config, entries []entry, all *Error) map[string]entry {
+	table := keys()
+	given := map[string]entry{}
+	for _, e := range entries {
+		i := slices.IndexFunc(table, func(k key) bool { return k.name == e.key })
+		if i < 0 {
+			all.add(e.keyAt, e.key, "unknown key", suggest(e.key, table))
+			continue
+		}
+		given[e.key] = e
+		table[i].set(c, &reading{entry: e, all: all})
+	}
+	return given
+}
+
+// settle fills in and checks what depends on more than one key.
+func settle(c *Config, given map[string]entry, all *Error) {
+	allowed, ok := given["allowed_pull_policies"]
+	if !ok {
+		c.AllowedPullPolicies = slices.Clone(c.PullPolicies)
+		return
+	}
+	for _, policy := range c.PullPolicies {
+		if len(c.AllowedPullPolicies) > 0 && !slices.Contains(c.AllowedPullPolicies, policy) {
+			all.add(allowed.at, allowed.key, fmt.Sprintf("it does not contain %q, which pull_policy uses", policy),
+				"add it here, or set pull_policy to allowed ones")
+		}
+	}
+}

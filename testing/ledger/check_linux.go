@@ -1,0 +1,87 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+)
+
+// TB is what Check needs of a testing.TB.
+type TB interface {
+	Helper()
+	Errorf(format string, args ...any)
+	Fatalf(format string, args ...any)
+	Cleanup(f func())
+}
+
+// Check opens a ledger for a test: when the test has ended, clean-ups registered later included, the host must
+// be as it is now, the files below dirs included. Call it before anything is started.
+func Check(t TB, dirs ...string) {
+	t.Helper()
+	CheckWith(t, Options{Dirs: dirs})
+}
+
+// CheckWith is Check with all options.
+func CheckWith(t TB, o Options) {
+	t.Helper()
+	before, err := Take(o)
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	t.Cleanup(func() {
+		t.Helper()
+		_, diffs, err := Wait(context.Background(), before, o)
+		if err != nil {
+			t.Errorf("%v", err)
+		}
+		if len(diffs) > 0 {
+			var b strings.Builder
+			PrintDiffs(&b, diffs)
+			t.Errorf("the leak ledger is not empty:\n%s", b.String())
+		}
+	})
+}
+
+// Print writes how many things of each kind there were before and are after, and the differences.
+func Print(w io.Writer, before, after Snapshot, diffs []Diff) {
+	t := newTable(w)
+	t.AppendHeader(table.Row{"kind", "before", "after", "left over", "missing"})
+	for _, look := range looks() {
+		leaked, missing := 0, 0
+		for _, d := range diffs {
+			if d.Kind == look.kind {
+				leaked += max(d.Change, 0)
+				missing -= min(d.Change, 0)
+			}
+		}
+		t.AppendRow(table.Row{look.kind, before.Count(look.kind), after.Count(look.kind), leaked, missing})
+	}
+	t.Render()
+	if len(diffs) > 0 {
+		PrintDiffs(w, diffs)
+	}
+}
+
+// PrintDiffs writes the differences, one a line.
+func PrintDiffs(w io.Writer, diffs []Diff) {
+	t := newTable(w)
+	t.AppendHeader(table.Row{"kind", "change", "thing", "detail"})
+	for _, d := range diffs {
+		change := fmt.Sprintf("left over (%+d)", d.Change)
+		if d.Change < 0 {
+			change = fmt.Sprintf("missing (%+d)", d.Change)
+		}
+		t.AppendRow(table.Row{d.Kind, change, d.Thing, d.Detail})
+	}
+	t.Render()
+}
+
+func newTable(w io.Writer) table.Writer {
+	t := table.NewWriter()
+	t.SetOutputMirror(w)
+	t.SetStyle(table.StyleLight)
+	return t
+}

@@ -1,0 +1,338 @@
+package ledger_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/airlock-ci/airlock/testing/ledger"
+)
+
+// leak makes one thing and returns what removes it again.
+type leak struct {
+	name string
+	kind ledger.Kind
+	// thing is part of what the ledger must call it.
+	thing string
+	make  func(t *testing.T, dir string) (remove func())
+}
+
+func leaks() []leak {
+	return []leak{
+		{"a mount", ledger.Mount, "/mounted (tmpfs from ledger-test)", mountLeak},
+		{"a second mount in the same place", ledger.Mount, "/mounted (tmpfs from ledger-test)", func(t *testing.T, dir string) func() {
+			first := mountLeak(t, dir)
+			second := mountLeak(t, dir)
+			return func() { second(); first() }
+		}},
+		{"a link", ledger.Link, "ledgertest0 (bridge)", linkLeak},
+		{"an nftables table", ledger.NFTables, "table ip ledger-test", tableLeak},
+		{"an nftables rule", ledger.NFTables, "table ip ledger-test chain c rule *expr.Counter", tableLeak},
+		{"an nftables set's element", ledger.NFTables, "table ip ledger-test set s element c0000207", tableLeak},
+		{"a cgroup", ledger.Cgroup, "/ledger-test/deep", cgroupLeak},
+		{"a child", ledger.Process, ": sleep", func(t *testing.T, _ string) func() { return start(t, exec.Command("sleep", "60")) }},
+		{"an orphan of Airlock's", ledger.Process, ": airlock-leak", orphanLeak},
+		{"a process in other namespaces", ledger.Namespace, "net:[", func(t *testing.T, _ string) func() {
+			return start(t, exec.Command("unshare", "--net", "sleep", "60"))
+		}},
+		{"a namespace that is only held open", ledger.Namespace, "net:[", heldNamespaceLeak},
+		{"a namespace kept by a mount", ledger.Mount, "/netns (nsfs from nsfs)", boundNamespaceLeak},
+		{"a loop device", ledger.Loop, "/backing", loopLeak},
+		{"a file", ledger.File, "/watched/a/b", func(t *testing.T, dir string) func() {
+			require.NoError(t, os.MkdirAll(filepath.Join(dir, "watched", "a", "b"), 0o755))
+			return func() { require.NoError(t, os.RemoveAll(filepath.Join(dir, "watched", "a"))) }
+		}},
+		{"a runner's directory", ledger.File, "/custom-executor", func(t *testing.T, _ string) func() {
+			path, err := os.MkdirTemp("", "custom-executor")
+			require.NoError(t, err)
+			return func() { require.NoError(t, os.Remove(path)) }
+		}},
+	}
+}
+
+// TestEveryKindOfLeakIsFound makes each leak on purpose: the ledger has it while it is there and not after.
+// Other programs may change this host meanwhile, so only the leak itself is looked for.
+func TestEveryKindOfLeakIsFound(t *testing.T) {
+	for _, l := range leaks() {
+		t.Run(l.name, func(t *testing.T) {
+			dir := t.TempDir()
+			o := ledger.Options{
+				Dirs:     []string{filepath.Join(dir, "watched"), filepath.Join(dir, "missing")},
+				Ignore:   func(d ledger.Diff) bool { return d.Kind != l.kind || !strings.Contains(d.Thing, l.thing) },
+				Patience: 300 * time.Millisecond,
+			}
+			before, err := ledger.Take(o)
+			require.NoError(t, err)
+			remove := l.make(t, dir)
+			_, diffs, err := ledger.Wait(t.Context(), before, o)
+			require.NoError(t, err)
+			require.NotEmpty(t, diffs)
+			require.Positive(t, diffs[0].Change)
+
+			remove()
+			o.Patience = 5 * time.Second
+			_, diffs, err = ledger.Wait(t.Context(), before, o)
+			require.NoError(t, err)
+			require.Empty(t, diffs)
+		})
+	}
+}
+
+func mountLeak(t *testing.T, dir string) func() {
+	point := filepath.Join(dir, "mounted")
+	require.NoError(t, os.MkdirAll(point, 0o755))
+	require.NoError(t, unix.Mount("ledger-test", point, "tmpfs", 0, "size=4k"))
+	return func() { require.NoError(t, unix.Unmount(point, 0)) }
+}
+
+func linkLeak(t *testing.T, _ string) func() {
+	link := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "ledgertest0"}}
+	require.NoError(t, netlink.LinkAdd(link))
+	return func() { require.NoError(t, netlink.LinkDel(link)) }
+}
+
+func tableLeak(t *testing.T, _ string) func() { return makeTable(t, 5) }
+
+// makeTable makes a table with a rule, whose counter starts at packets, and a set.
+func makeTable(t *testing.T, packets uint64) (remove func()) {
+	conn, err := nftables.New()
+	require.NoError(t, err)
+	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "ledger-test"})
+	chain := conn.AddChain(&nftables.Chain{Table: table, Name: "c"})
+	conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+		&expr.Counter{Packets: packets}, &expr.Verdict{Kind: expr.VerdictDrop},
+	}})
+	set := &nftables.Set{Table: table, Name: "s", KeyType: nftables.TypeIPAddr}
+	require.NoError(t, conn.AddSet(set, []nftables.SetElement{{Key: net.IPv4(192, 0, 2, 7).To4()}}))
+	require.NoError(t, conn.Flush())
+	return func() {
+		conn.DelTable(table)
+		require.NoError(t, conn.Flush())
+	}
+}
+
+func cgroupLeak(t *testing.T, _ string) func() {
+	hierarchies, err := filepath.Glob("/sys/fs/cgroup/*/cgroup.procs")
+	require.NoError(t, err)
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.procs"); err == nil {
+		hierarchies = []string{"/sys/fs/cgroup/cgroup.procs"}
+	}
+	require.NotEmpty(t, hierarchies)
+	parent := filepath.Join(filepath.Dir(hierarchies[len(hierarchies)-1]), "ledger-test")
+	require.NoError(t, os.MkdirAll(filepath.Join(parent, "deep"), 0o755))
+	return func() {
+		require.NoError(t, os.Remove(filepath.Join(parent, "deep")))
+		require.NoError(t, os.Remove(parent))
+	}
+}
+
+func start(t *testing.T, cmd *exec.Cmd) func() {
+	require.NoError(t, cmd.Start())
+	return func() {
+		require.NoError(t, cmd.Process.Kill())
+		_ = cmd.Wait()
+	}
+}
+
+// orphanLeak starts a program named like Airlock's whose parent has ended, as a daemon's has.
+func orphanLeak(t *testing.T, dir string) func() {
+	sleep, err := exec.LookPath("sleep")
+	require.NoError(t, err)
+	program := filepath.Join(dir, "airlock-leak")
+	content, err := os.ReadFile(sleep)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(program, content, 0o755))
+	out, err := exec.Command("sh", "-c", `"$0" 60 >/dev/null 2>&1 & echo $!`, program).Output()
+	require.NoError(t, err)
+	var pid int
+	_, err = fmt.Sscan(string(out), &pid)
+	require.NoError(t, err)
+	return func() { require.NoError(t, unix.Kill(pid, unix.SIGKILL)) }
+}
+
+// inNewNetNS calls f on a thread that is in a network namespace of its own and ends after it.
+func inNewNetNS(t *testing.T, f func()) {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread must not be used again
+		err := unix.Unshare(unix.CLONE_NEWNET)
+		if err == nil {
+			f()
+		}
+		done <- err
+	}()
+	require.NoError(t, <-done)
+}
+
+func heldNamespaceLeak(t *testing.T, _ string) func() {
+	var held *os.File
+	inNewNetNS(t, func() { held, _ = os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid())) })
+	require.NotNil(t, held)
+	return func() { require.NoError(t, held.Close()) }
+}
+
+func boundNamespaceLeak(t *testing.T, dir string) func() {
+	point := filepath.Join(dir, "netns")
+	require.NoError(t, os.WriteFile(point, nil, 0o600))
+	var err error
+	inNewNetNS(t, func() {
+		err = unix.Mount(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), point, "", unix.MS_BIND, "")
+	})
+	require.NoError(t, err)
+	return func() { require.NoError(t, unix.Unmount(point, 0)) }
+}
+
+func loopLeak(t *testing.T, dir string) func() {
+	backing := filepath.Join(dir, "backing")
+	require.NoError(t, os.WriteFile(backing, make([]byte, 1<<20), 0o600))
+	out, err := exec.Command("losetup", "--find", "--show", backing).CombinedOutput()
+	require.NoError(t, err, string(out))
+	device := strings.TrimSpace(string(out))
+	return func() { require.NoError(t, exec.Command("losetup", "--detach", device).Run()) }
+}
+
+// TestDamageIsFound removes what was there before.
+func TestDamageIsFound(t *testing.T) {
+	dir := t.TempDir()
+	remove := mountLeak(t, dir)
+	before, err := ledger.Take(ledger.Options{})
+	require.NoError(t, err)
+	remove()
+	after, err := ledger.Take(ledger.Options{})
+	require.NoError(t, err)
+	diffs := slices.DeleteFunc(before.Compare(after), func(d ledger.Diff) bool { return !strings.Contains(d.Thing, "ledger-test") })
+	require.Len(t, diffs, 1)
+	require.Equal(t, -1, diffs[0].Change)
+}
+
+func TestTrafficIsNoDifference(t *testing.T) {
+	o := ledger.Options{
+		Ignore:   func(d ledger.Diff) bool { return !strings.Contains(d.Thing, "ledger-test") },
+		Patience: time.Nanosecond,
+	}
+	remove := makeTable(t, 5)
+	before, err := ledger.Take(o)
+	require.NoError(t, err)
+	remove()
+	defer makeTable(t, 999)()
+	_, diffs, err := ledger.Wait(t.Context(), before, o)
+	require.NoError(t, err)
+	require.Empty(t, diffs)
+}
+
+func TestProcessesAreChosen(t *testing.T) {
+	var seen []string
+	_, err := ledger.Take(ledger.Options{Process: func(p ledger.ProcessInfo) bool {
+		seen = append(seen, p.Program)
+		return false
+	}})
+	require.NoError(t, err)
+	require.NotEmpty(t, seen)
+	require.NotContains(t, seen, "kthreadd")
+	for program, suspect := range map[string]bool{"airlock-executor": true, "crun": true, "compile": false, "bash": false} {
+		require.Equal(t, suspect, ledger.Suspects(ledger.ProcessInfo{Program: program}), program)
+	}
+	require.True(t, ledger.Suspects(ledger.ProcessInfo{Program: "bash", ForeignPIDs: true}))
+}
+
+func TestWaitGivesTeardownTime(t *testing.T) {
+	dir := t.TempDir()
+	o := ledger.Options{Dirs: []string{dir}, Ignore: func(d ledger.Diff) bool { return !strings.HasPrefix(d.Thing, dir) }}
+	before, err := ledger.Take(o)
+	require.NoError(t, err)
+	late := filepath.Join(dir, "late")
+	require.NoError(t, os.WriteFile(late, nil, 0o600))
+	time.AfterFunc(300*time.Millisecond, func() { _ = os.Remove(late) })
+	_, diffs, err := ledger.Wait(t.Context(), before, o)
+	require.NoError(t, err)
+	require.Empty(t, diffs)
+
+	require.NoError(t, os.WriteFile(late, nil, 0o600))
+	stop := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(stop)
+	_, diffs, err = ledger.Wait(ctx, before, o)
+	require.ErrorIs(t, err, stop)
+	require.Len(t, diffs, 1)
+}
+
+// book records what a test's ledger reports.
+type book struct {
+	cleanups []func()
+	errors   []string
+}
+
+func (b *book) Helper() {}
+func (b *book) Errorf(format string, args ...any) {
+	b.errors = append(b.errors, fmt.Sprintf(format, args...))
+}
+func (b *book) Fatalf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
+func (b *book) Cleanup(f func())                  { b.cleanups = append(b.cleanups, f) }
+
+func (b *book) end() {
+	for _, f := range slices.Backward(b.cleanups) {
+		f()
+	}
+}
+
+func TestCheckFailsItsTest(t *testing.T) {
+	dir := t.TempDir()
+	o := ledger.Options{
+		Dirs: []string{dir}, Patience: 50 * time.Millisecond,
+		Ignore: func(d ledger.Diff) bool { return !strings.HasPrefix(d.Thing, dir) },
+	}
+	clean := &book{}
+	ledger.CheckWith(clean, o)
+	clean.end()
+	require.Empty(t, clean.errors)
+
+	leaking := &book{}
+	ledger.CheckWith(leaking, o)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "forgotten"), nil, 0o600))
+	leaking.end()
+	require.Len(t, leaking.errors, 1)
+	require.Contains(t, leaking.errors[0], "the leak ledger is not empty")
+	require.Regexp(t, `file +│ left over \(\+1\) │ `+filepath.Join(dir, "forgotten"), leaking.errors[0])
+
+	plain := &book{}
+	ledger.Check(plain, dir)
+	require.Len(t, plain.cleanups, 1)
+}
+
+func TestPrint(t *testing.T) {
+	dir := t.TempDir()
+	o := ledger.Options{Dirs: []string{dir}}
+	before, err := ledger.Take(o)
+	require.NoError(t, err)
+	var empty bytes.Buffer
+	ledger.Print(&empty, before, before, before.Compare(before))
+	for _, kind := range []ledger.Kind{
+		ledger.Mount, ledger.Link, ledger.NFTables, ledger.Cgroup, ledger.Process, ledger.Namespace, ledger.Loop, ledger.File,
+	} {
+		require.Regexp(t, string(kind)+` +│ +\d+ │ +\d+ │ +0 │ +0 │`, empty.String())
+	}
+	require.Positive(t, before.Count(ledger.Mount))
+	require.Positive(t, before.Count(ledger.Cgroup))
+	require.Positive(t, before.Count(ledger.Namespace))
+
+	var full bytes.Buffer
+	ledger.Print(&full, before, before, []ledger.Diff{{Kind: ledger.File, Thing: "/x", Change: 1}, {Kind: ledger.Link, Thing: "eth0", Change: -1}})
+	require.Contains(t, full.String(), "/x")
+	require.Contains(t, full.String(), "missing (-1)")
+}

@@ -1,0 +1,244 @@
+// Package system starts a whole Airlock, real binaries and all, in a temporary prefix of its own: for the
+// end-to-end tests, the demo and the benchmarks. Two systems on one host share nothing but the kernel.
+package system
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Options say what to start.
+type Options struct {
+	// Bin is the directory of the built binaries (Build makes one).
+	Bin string
+	// Config is added to the generated configuration: top-level keys only; Tables is added at its end.
+	Config, Tables string
+	// Env is added to the service's environment: failpoints.
+	Env []string
+	// Isolation is the configured level; default "process".
+	Isolation string
+}
+
+// System is a running Airlock.
+type System struct {
+	// Dir is the prefix; state, run directories and configuration are below it.
+	Dir, Bin, ConfigPath, Socket string
+
+	options Options
+	mu      sync.Mutex
+	host    *exec.Cmd
+	exited  chan struct{}
+	log     lockedBuffer
+}
+
+// Build compiles the four binaries into dir as `make build` does.
+func Build(ctx context.Context, dir string) error {
+	root, err := ModuleRoot()
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{"airlock", "airlock-driver", "airlock-executor", "airlock-agent"} {
+		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w -X main.version=test", "-o", filepath.Join(dir, name), "./cmd/"+name)
+		cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("building %s: %w\n%s", name, err, out)
+		}
+	}
+	return nil
+}
+
+// ModuleRoot is the directory of go.mod, whichever package's test runs.
+func ModuleRoot() (string, error) {
+	out, err := exec.Command("go", "env", "GOMOD").Output()
+	if err != nil {
+		return "", fmt.Errorf("finding the module: %w", err)
+	}
+	return filepath.Dir(strings.TrimSpace(string(out))), nil
+}
+
+// Start writes a configuration and starts the service; it returns when the executor answers.
+func Start(ctx context.Context, o Options) (*System, error) {
+	dir, err := os.MkdirTemp("", "airlock-") // short: socket paths have 107 bytes
+	if err != nil {
+		return nil, err
+	}
+	if o.Isolation == "" {
+		o.Isolation = "process"
+	}
+	s := &System{Dir: dir, Bin: o.Bin, ConfigPath: filepath.Join(dir, "config.toml"), Socket: filepath.Join(dir, "run/host/host.sock"), options: o}
+	tag := strings.TrimPrefix(filepath.Base(dir), "airlock-")
+	number, _ := strconv.ParseUint(tag, 10, 64)
+	config := fmt.Sprintf("isolation = %q\nstate_dir = %q\nrun_dir = %q\ngroup = \"root\"\ncgroup_parent = \"airlock-%s\"\nlog_level = \"debug\"\nreap_interval = \"2s\"\n%s\n[network]\nbridge = \"al%s\"\nsubnet = %q\n%s\n",
+		o.Isolation, filepath.Join(dir, "state"), filepath.Join(dir, "run"), tag, o.Config, shorten(tag), subnet(number), o.Tables)
+	if err := os.WriteFile(s.ConfigPath, []byte(config), 0o644); err != nil {
+		return nil, err
+	}
+	if err := s.StartHost(ctx); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return s, nil
+}
+
+// shorten makes a bridge name's tail: the name has 11 bytes at the most.
+func shorten(tag string) string {
+	if len(tag) > 8 {
+		return tag[len(tag)-8:]
+	}
+	return tag
+}
+
+// subnet picks one of 1,024 networks of 62 sandboxes below 10.231.0.0/16 by number, so that systems side
+// by side rarely meet; when they do, the second says so at its start.
+func subnet(number uint64) string {
+	n := number % 1024
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 231, byte(n >> 2), byte(n&3) << 6}), 26).String()
+}
+
+// StartHost starts the service, also after its end, and waits until the executor answers.
+func (s *System) StartHost(ctx context.Context) error {
+	cmd := exec.Command(filepath.Join(s.Bin, "airlock"), "serve", "--config", s.ConfigPath, "--stop-executor-on-exit")
+	cmd.Env = append(os.Environ(), s.options.Env...)
+	cmd.Stdout, cmd.Stderr = &s.log, &s.log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.WaitDelay = 5 * time.Second // the executor holds the pipe when it outlives the host
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	exited := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(exited) }()
+	s.mu.Lock()
+	s.host, s.exited = cmd, exited
+	s.mu.Unlock()
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		out, err := s.Airlock("ps", "--json").CombinedOutput()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-exited:
+			return fmt.Errorf("the service ended at its start:\n%s", s.Log())
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(20 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the service does not answer: %w: %s\n%s", err, out, s.Log())
+		}
+	}
+}
+
+// Airlock returns a command line of the administrator's for this system.
+func (s *System) Airlock(args ...string) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(s.Bin, "airlock"), args...)
+	cmd.Env = append(os.Environ(), "AIRLOCK_SOCKET="+s.Socket)
+	return cmd
+}
+
+// DriverArgs are the driver's path and the arguments that follow its verb.
+func (s *System) DriverArgs() (path string, args []string) {
+	return filepath.Join(s.Bin, "airlock-driver"), []string{"--socket", s.Socket}
+}
+
+// Log is what the service logged so far.
+func (s *System) Log() string { return s.log.String() }
+
+// HostPID is the service's process id.
+func (s *System) HostPID() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.host.Process.Pid
+}
+
+// ExecutorPID is the executor's process id: this system's only airlock-executor.
+func (s *System) ExecutorPID() (int, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return 0, err
+	}
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		cmdline, err := os.ReadFile(filepath.Join("/proc", entry.Name(), "cmdline"))
+		if err == nil && bytes.Contains(cmdline, []byte("airlock-executor")) && bytes.Contains(cmdline, []byte(s.Dir)) {
+			return pid, nil
+		}
+	}
+	return 0, fmt.Errorf("no executor of %s runs", s.Dir)
+}
+
+// KillHost ends the service as a crash would.
+func (s *System) KillHost() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_ = s.host.Process.Kill()
+	<-s.exited
+	return nil
+}
+
+// WaitHost returns when the service has ended.
+func (s *System) WaitHost(timeout time.Duration) error {
+	s.mu.Lock()
+	exited := s.exited
+	s.mu.Unlock()
+	select {
+	case <-exited:
+		return nil
+	case <-time.After(timeout):
+		return fmt.Errorf("the service still runs after %s", timeout)
+	}
+}
+
+// Stop ends service and executor in good order, and keeps the prefix for a look.
+func (s *System) Stop() error {
+	s.mu.Lock()
+	host := s.host
+	s.mu.Unlock()
+	select {
+	case <-s.exited:
+		return nil
+	default:
+	}
+	if err := host.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	if err := s.WaitHost(60 * time.Second); err != nil {
+		return errors.Join(err, s.KillHost())
+	}
+	return nil
+}
+
+// Close stops the system and removes its prefix.
+func (s *System) Close() error {
+	return errors.Join(s.Stop(), os.RemoveAll(s.Dir))
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
