@@ -5,7 +5,9 @@ package gitlab
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"path"
 	"strings"
@@ -75,13 +77,18 @@ func (c Credentials) String() string { return c.Type + " credentials for " + c.U
 // GoString is String, for %#v.
 func (c Credentials) GoString() string { return c.String() }
 
-// ParseJobResponse parses a job response file. Errors never quote its content.
+// ParseJobResponse parses a job response file. It takes keys literally, as GitLab Runner writes them, and
+// refuses a document with doubled keys, more than one value, or anything but UTF-8. Errors never quote it.
 func ParseJobResponse(data []byte) (*JobResponse, error) {
 	if len(data) > MaxJobResponse {
 		return nil, fmt.Errorf("the job response is larger than %d bytes", MaxJobResponse)
 	}
+	document, err := normalise(data)
+	if err != nil {
+		return nil, fmt.Errorf("the job response is not valid: %s", describeJSONError(err))
+	}
 	var job JobResponse
-	if err := json.Unmarshal(data, &job); err != nil {
+	if err := json.Unmarshal(document, &job); err != nil {
 		return nil, fmt.Errorf("the job response is not valid: %s", describeJSONError(err))
 	}
 	if job.ID <= 0 {
@@ -92,13 +99,17 @@ func ParseJobResponse(data []byte) (*JobResponse, error) {
 
 // describeJSONError tells where a document is wrong without quoting it: it may hold secrets.
 func describeJSONError(err error) string {
-	switch e := err.(type) {
-	case *json.SyntaxError:
-		return fmt.Sprintf("JSON syntax error at byte %d", e.Offset)
-	case *json.UnmarshalTypeError:
-		return fmt.Sprintf("the value of %q is of the wrong type", e.Field)
+	var syntax *json.SyntaxError
+	var mismatch *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &syntax):
+		return fmt.Sprintf("JSON syntax error at byte %d", syntax.Offset)
+	case errors.As(err, &mismatch):
+		return fmt.Sprintf("the value of %q is of the wrong type", mismatch.Field)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "it ends too early"
 	default:
-		return "unreadable JSON"
+		return err.Error() // normalise's own, which quote nothing
 	}
 }
 

@@ -3,8 +3,7 @@ package gitlab
 import (
 	"crypto/rand"
 	"encoding/hex"
-	"fmt"
-	"regexp"
+	"errors"
 	"strconv"
 	"strings"
 )
@@ -36,22 +35,27 @@ type Handle string
 // HandleVariable is the job_env key that carries the handle.
 const HandleVariable = "AIRLOCK_JOB_HANDLE"
 
-var handlePattern = regexp.MustCompile(`^[0-9]{1,20}-[0-9a-f]{32}$`)
+// handleNonce is the length of a handle's nonce, in hex digits.
+const handleNonce = 32
 
 // NewHandle returns a fresh handle for a job id.
 func NewHandle(jobID int64) Handle {
-	var nonce [16]byte
+	var nonce [handleNonce / 2]byte
 	_, _ = rand.Read(nonce[:]) // never fails (crypto/rand)
 	return Handle(strconv.FormatInt(jobID, 10) + "-" + hex.EncodeToString(nonce[:]))
 }
 
 // ParseHandle checks a handle's form.
 func ParseHandle(s string) (Handle, error) {
-	if !handlePattern.MatchString(s) {
-		return "", fmt.Errorf("not a job handle: want <job id>-<32 hex digits>")
+	id, nonce, _ := strings.Cut(s, "-")
+	if id == "" || len(id) > 20 || !consistsOf(id, "0123456789") ||
+		len(nonce) != handleNonce || !consistsOf(nonce, "0123456789abcdef") {
+		return "", errors.New("not a job handle: want <job id>-<32 hex digits>")
 	}
 	return Handle(s), nil
 }
+
+func consistsOf(s, characters string) bool { return strings.Trim(s, characters) == "" }
 
 // JobID returns the job id that the handle was made for.
 func (h Handle) JobID() int64 {

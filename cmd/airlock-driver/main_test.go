@@ -1,0 +1,67 @@
+package main
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// allowed are the modules and packages that the driver may link, beside the standard library. Its start-up is
+// paid about twelve times a job: think twice before adding one.
+var allowed = []string{
+	"github.com/airlock-ci/airlock/cmd/airlock-driver",
+	"github.com/airlock-ci/airlock/executor/api",
+	"github.com/airlock-ci/airlock/executor/api/failpoint",
+	"github.com/airlock-ci/airlock/executor/api/fault",
+	"github.com/airlock-ci/airlock/executor/api/hostpb",
+	"github.com/airlock-ci/airlock/executor/driver",
+	"github.com/airlock-ci/airlock/executor/gitlab",
+	"github.com/airlock-ci/airlock/isolation",
+	"github.com/Microsoft/go-winio/...", // Windows only
+	"github.com/containerd/log",
+	"github.com/containerd/ttrpc",
+	"github.com/sirupsen/logrus", // of ttrpc
+	"gitlab.com/gitlab-org/gitlab-runner/executors/custom/api",
+	"golang.org/x/sys/...",
+	"google.golang.org/genproto/googleapis/rpc/status",
+	"google.golang.org/grpc/codes", // of ttrpc: codes and status, not gRPC
+	"google.golang.org/grpc/connectivity",
+	"google.golang.org/grpc/grpclog/...",
+	"google.golang.org/grpc/internal",
+	"google.golang.org/grpc/internal/status",
+	"google.golang.org/grpc/serviceconfig",
+	"google.golang.org/grpc/status",
+	"google.golang.org/protobuf/...",
+}
+
+// heavy are packages of the standard library that the driver does without.
+var heavy = []string{"net/http", "crypto/tls", "crypto/x509", "html/template", "text/template", "database/sql"}
+
+func TestDriverLinksLittle(t *testing.T) {
+	for _, system := range []string{"linux", "windows"} {
+		list := exec.Command("go", "list", "-deps", ".")
+		list.Env = append(list.Environ(), "GOOS="+system, "CGO_ENABLED=0")
+		out, err := list.Output()
+		require.NoError(t, err)
+		for _, pkg := range strings.Fields(string(out)) {
+			first, _, _ := strings.Cut(pkg, "/")
+			if strings.Contains(first, ".") {
+				require.True(t, isAllowed(pkg), "%s: %s is not on the list of what the driver may link", system, pkg)
+			} else {
+				require.NotContains(t, heavy, pkg, system)
+			}
+		}
+	}
+}
+
+func isAllowed(pkg string) bool {
+	for _, entry := range allowed {
+		prefix, tree := strings.CutSuffix(entry, "/...")
+		if pkg == prefix || tree && strings.HasPrefix(pkg, prefix+"/") {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,145 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containerd/ttrpc"
+
+	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/executor/api/hostpb"
+)
+
+const (
+	// dialPatience bounds the wait for a host that does not listen: it may be restarting, which takes about a
+	// second, and a job should not fail for that.
+	dialPatience = 5 * time.Second
+	// dialInterval is the pause between two tries.
+	dialInterval = 50 * time.Millisecond
+	// answerPatience bounds the wait for the first answer: behind the host, the executor may be recovering.
+	answerPatience = 30 * time.Second
+)
+
+// errSignalled is the cause of a call that was given up because the runner ended it before it began.
+var errSignalled = errors.New("the runner ended the call before the Airlock service took it")
+
+// connection is one connection to the host, for one call.
+type connection struct {
+	gate  *gate
+	wire  *ttrpc.Client
+	host  hostpb.HostClient
+	close func()
+}
+
+// connect reaches the host and makes sure that both speak the same protocol.
+func (d *Driver) connect(ctx context.Context) (*connection, error) {
+	ctx, stop := d.untilSignalled(ctx)
+	conn, err := d.reach(ctx)
+	if stop() { // then conn's own error, if any, is but a consequence
+		if err == nil {
+			conn.close()
+		}
+		return nil, fault.Systemf("%w", errSignalled)
+	}
+	return conn, err
+}
+
+// untilSignalled returns a context that ends with the first signal, and a function that stops watching and
+// tells whether one came.
+func (d *Driver) untilSignalled(ctx context.Context) (context.Context, func() bool) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	watched := make(chan struct{})
+	signalled := false
+	go func() {
+		defer close(watched)
+		select {
+		case <-d.Signals:
+			signalled = true
+			cancel(errSignalled)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() bool {
+		cancel(nil)
+		<-watched
+		return signalled
+	}
+}
+
+// reach dials until the host answers or patience ends. A host that is restarting may also accept a connection
+// and drop it before its first answer.
+func (d *Driver) reach(ctx context.Context) (*connection, error) {
+	deadline := time.Now().Add(dialPatience)
+	for {
+		conn, err := d.open(ctx)
+		if err == nil {
+			return conn, nil
+		}
+		if !restarting(err) || time.Now().After(deadline) {
+			return nil, d.unreachable(err)
+		}
+		select {
+		case <-time.After(dialInterval):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+func (d *Driver) open(ctx context.Context) (*connection, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, answerPatience, fmt.Errorf("no answer within %s", answerPatience))
+	defer cancel()
+	raw, err := dial(ctx, d.Socket)
+	if err != nil {
+		return nil, err
+	}
+	g := newGate(raw)
+	wire := ttrpc.NewClient(g)
+	conn := &connection{gate: g, wire: wire, host: hostpb.NewHostClient(wire)}
+	conn.close = sync.OnceFunc(func() {
+		g.open()
+		_ = wire.Close()
+	})
+	version, err := conn.host.Version(ctx, &api.VersionRequest{})
+	if err != nil {
+		conn.close()
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		return nil, err
+	}
+	if version.GetProtocol() != api.ProtocolVersion {
+		conn.close()
+		return nil, fault.WithRemedy(fault.Adminf("the Airlock service at %s speaks protocol %d, this driver speaks %d",
+			d.Socket, version.GetProtocol(), api.ProtocolVersion),
+			"install airlock and airlock-driver of one release and restart the service")
+	}
+	return conn, nil
+}
+
+// restarting tells whether an error may pass within a moment.
+func restarting(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, ttrpc.ErrClosed)
+}
+
+// unreachable explains why no host answers.
+func (d *Driver) unreachable(err error) error {
+	var classified *fault.Error
+	switch {
+	case errors.As(err, &classified):
+		return err
+	case errors.Is(err, fs.ErrPermission):
+		return fault.WithRemedy(fault.Systemf("the runner's user %d may not use %s", os.Getuid(), d.Socket),
+			"add the user that runs gitlab-runner to the group that the key group of /etc/airlock/config.toml names, then restart gitlab-runner")
+	default:
+		return fault.WithRemedy(fault.Systemf("the Airlock service does not answer at %s: %w", d.Socket, err), startService)
+	}
+}

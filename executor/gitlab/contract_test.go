@@ -1,0 +1,95 @@
+package gitlab_test
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"gitlab.com/gitlab-org/gitlab-runner/executors/custom/api"
+
+	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/executor/gitlab"
+)
+
+func TestReadEnvironment(t *testing.T) {
+	read := func(env map[string]string) gitlab.Environment {
+		return gitlab.ReadEnvironment(func(key string) string { return env[key] })
+	}
+	require.Equal(t, gitlab.Environment{
+		JobResponseFile: "/t/response.json", ExitCodeFile: "/t/build_exit_code", BuildFailure: 11, SystemFailure: 22, Handle: "h",
+	}, read(map[string]string{
+		"JOB_RESPONSE_FILE": "/t/response.json", "BUILD_EXIT_CODE_FILE": "/t/build_exit_code",
+		"BUILD_FAILURE_EXIT_CODE": "11", "SYSTEM_FAILURE_EXIT_CODE": "22", "AIRLOCK_JOB_HANDLE": "h",
+		"CUSTOM_ENV_AIRLOCK_JOB_HANDLE": "forged", "CUSTOM_ENV_BUILD_FAILURE_EXIT_CODE": "0",
+	}))
+	for _, nonsense := range []string{"", "0", "-1", "256", "one"} {
+		env := read(map[string]string{"BUILD_FAILURE_EXIT_CODE": nonsense, "SYSTEM_FAILURE_EXIT_CODE": nonsense})
+		require.Equal(t, 1, env.BuildFailure, nonsense)
+		require.Equal(t, 2, env.SystemFailure, nonsense)
+	}
+	err := read(nil).CheckJobResponseFile()
+	require.ErrorContains(t, err, "needs GitLab Runner 14.1 or newer")
+	require.Equal(t, fault.Admin, fault.ClassOf(err))
+}
+
+// The runner decodes config's reply into its own type; nothing may get lost on the way.
+func TestConfigReplyIsWhatTheRunnerReads(t *testing.T) {
+	handle := gitlab.NewHandle(12)
+	text, err := json.Marshal(gitlab.ConfigReply(gitlab.Settings{
+		Version: "1.2", BuildsDir: "/builds", CacheDir: "/cache", Shell: "bash", Handle: handle,
+	}))
+	require.NoError(t, err)
+	var read api.ConfigExecOutput
+	require.NoError(t, json.Unmarshal(text, &read))
+	require.Equal(t, "airlock", *read.Driver.Name)
+	require.Equal(t, "1.2", *read.Driver.Version)
+	require.Equal(t, "/builds", *read.BuildsDir)
+	require.Equal(t, "/cache", *read.CacheDir)
+	require.False(t, *read.BuildsDirIsShared)
+	require.Equal(t, "bash", *read.Shell)
+	require.Nil(t, read.Hostname)
+	require.Equal(t, map[string]string{"AIRLOCK_JOB_HANDLE": string(handle)}, *read.JobEnv)
+}
+
+func TestHandle(t *testing.T) {
+	handle := gitlab.NewHandle(9007199254740993)
+	parsed, err := gitlab.ParseHandle(string(handle))
+	require.NoError(t, err)
+	require.EqualValues(t, 9007199254740993, parsed.JobID())
+	require.NotEqual(t, handle, gitlab.NewHandle(9007199254740993))
+	for _, bad := range []string{"", "1", "1-", "1-xyz", "../1-" + strings.Repeat("0", 32), "1-" + strings.Repeat("0", 33), "1-" + strings.Repeat("A", 32), string(handle) + "\n"} {
+		_, err := gitlab.ParseHandle(bad)
+		require.Error(t, err, bad)
+	}
+}
+
+// The author's stages are exactly those that run what the author wrote.
+func TestStagesOfTheRecordedRunner(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join(filepath.Dir(recorded), "*-run-*.script"))
+	require.NoError(t, err)
+	require.Len(t, files, 8)
+	name := regexp.MustCompile(`^\d+-run-(.*)\.script$`)
+	for _, file := range files {
+		stage := name.FindStringSubmatch(filepath.Base(file))[1]
+		script, err := os.ReadFile(file)
+		require.NoError(t, err)
+		authors := strings.Contains(string(script), `\necho hello\n`) || strings.Contains(string(script), `\necho after\n`)
+		require.Equal(t, !authors, gitlab.IsRunnersStage(stage), stage)
+	}
+}
+
+func TestUnknownStagesAreTheAuthors(t *testing.T) {
+	for _, stage := range []string{"build_script", "step_script", "step_release", "after_script", "boot_verify_probes", "", "GET_SOURCES", "get_sources ", "new_in_20"} {
+		require.False(t, gitlab.IsRunnersStage(stage), stage)
+	}
+	for _, stage := range []string{
+		"prepare_script", "get_sources", "clear_worktree", "restore_cache", "download_artifacts", "archive_cache",
+		"archive_cache_on_failure", "upload_artifacts_on_success", "upload_artifacts_on_failure", "cleanup_file_variables",
+	} {
+		require.True(t, gitlab.IsRunnersStage(stage), stage)
+	}
+}

@@ -1,0 +1,20 @@
+package oci
+
+import (
+	"testing"
+
+	"github.com/airlock-ci/airlock/testing/conformance"
+)
+
+func TestConformanceCrun(t *testing.T) {
+	conformance.TestRuntime(t, func(t *testing.T) conformance.RuntimeEnv { return newBench(t, "crun").conformance() })
+}
+
+// TestConformanceRunc is for hosts without crun.
+func TestConformanceRunc(t *testing.T) {
+	conformance.TestRuntime(t, func(t *testing.T) conformance.RuntimeEnv {
+		env := newBench(t, "runc").conformance()
+		env.Core = true
+		return env
+	})
+}

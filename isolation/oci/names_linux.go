@@ -1,0 +1,44 @@
+package oci
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/airlock-ci/airlock/isolation"
+)
+
+// namesFiles returns what tells a root who it is and whom to ask: resolv.conf(5), hosts(5), hostname(5), by
+// their paths in the root.
+func namesFiles(spec isolation.Spec) map[string]string {
+	return map[string]string{
+		"etc/resolv.conf": resolvConf(spec.Network),
+		"etc/hosts":       hosts(spec),
+		"etc/hostname":    spec.Hostname + "\n",
+	}
+}
+
+func resolvConf(network isolation.Network) string {
+	var b strings.Builder
+	for _, server := range network.Nameservers {
+		fmt.Fprintf(&b, "nameserver %s\n", server)
+	}
+	if len(network.Search) > 0 {
+		fmt.Fprintf(&b, "search %s\n", strings.Join(network.Search, " "))
+	}
+	if len(network.Options) > 0 {
+		fmt.Fprintf(&b, "options %s\n", strings.Join(network.Options, " "))
+	}
+	return b.String()
+}
+
+func hosts(spec isolation.Spec) string {
+	var b strings.Builder
+	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+	if spec.Hostname != "" {
+		fmt.Fprintf(&b, "127.0.1.1\t%s\n", spec.Hostname)
+	}
+	for _, line := range spec.Network.Hosts {
+		b.WriteString(line + "\n")
+	}
+	return b.String()
+}

@@ -1,0 +1,169 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	runc "github.com/containerd/go-runc"
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
+	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/isolation"
+)
+
+// Options is what a Runtime needs to know about its host.
+type Options struct {
+	// Runtime is "crun", "runc" or the absolute path of one of them. Empty: crun, else runc.
+	Runtime string
+	// AgentPath is the host path of the airlock-agent binary, linked statically.
+	AgentPath string
+	// RunDir keeps what lives as long as a sandbox: bundles and the OCI runtime's state. Made when missing.
+	RunDir string
+	// CgroupParent is the cgroup below which every sandbox has its own, seen from the root of the hierarchy.
+	CgroupParent string
+	// Logger receives what a sandbox's caller cannot be told.
+	Logger zerolog.Logger
+}
+
+// Runtime makes sandboxes of the process level: an isolation.Runtime.
+type Runtime struct {
+	name      string
+	command   *runc.Runc
+	agentPath string
+	stateDir  string // the OCI runtime's own state, a directory per sandbox
+	bundleDir string // our bundles, a directory per sandbox
+	shellDir  string // the helper root's upper-most layer, shared
+	cgroups   cgroups
+	profile   profile
+	filter    compiledFilter
+	logger    zerolog.Logger
+	locks     keyedLock
+}
+
+var _ isolation.Runtime = (*Runtime)(nil)
+
+// Sandbox ids as isolation.Spec promises them; they become names of files and cgroups.
+var validID = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)
+
+// removalTimeout bounds the removal of one sandbox. Processes in uninterruptible sleep and kernels that are
+// slow to release a cgroup decide how long it takes; a second is usual for the worst of them.
+const removalTimeout = 30 * time.Second
+
+// New checks the host and returns a Runtime. Its errors are of class admin and name the remedy.
+func New(options Options) (*Runtime, error) {
+	if err := checkHost(options); err != nil {
+		return nil, err
+	}
+	path, err := findRuntime(options.Runtime)
+	if err != nil {
+		return nil, err
+	}
+	groups, err := newCgroups(options.CgroupParent)
+	if err != nil {
+		return nil, err
+	}
+	profile, err := newProfile()
+	if err != nil {
+		return nil, err
+	}
+	r := &Runtime{
+		name:      filepath.Base(path),
+		agentPath: options.AgentPath,
+		stateDir:  filepath.Join(options.RunDir, "state"),
+		bundleDir: filepath.Join(options.RunDir, "bundles"),
+		shellDir:  filepath.Join(options.RunDir, "helper"),
+		cgroups:   groups,
+		profile:   profile,
+		logger:    options.Logger,
+	}
+	r.command = &runc.Runc{Command: path, Root: r.stateDir, LogFormat: runc.JSON, Setpgid: true}
+	for _, dir := range []string{r.stateDir, r.bundleDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fault.Adminf("making the run directory: %w", err)
+		}
+	}
+	if err := makeHelperShell(r.shellDir); err != nil {
+		return nil, fault.Adminf("making the helper root's mount points: %w", err)
+	}
+	return r, nil
+}
+
+// checkHost refuses hosts and options that cannot work.
+func checkHost(options Options) error {
+	if os.Geteuid() != 0 {
+		return fault.WithRemedy(fault.Adminf("containers need root, this process has uid %d", os.Geteuid()),
+			"run airlock serve as root")
+	}
+	if major, minor := kernelVersion(); major < 5 || major == 5 && minor < 10 {
+		return fault.WithRemedy(fault.Adminf("Linux %d.%d is too old for the process level: %w", major, minor, isolation.ErrUnsupported),
+			"use Linux 5.10 or newer")
+	}
+	if !filepath.IsAbs(options.RunDir) {
+		return fault.Adminf("the run directory %q is not an absolute path", options.RunDir)
+	}
+	info, err := os.Stat(options.AgentPath)
+	if err != nil || !filepath.IsAbs(options.AgentPath) || !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
+		return fault.WithRemedy(fault.Adminf("the agent %q is not an executable file at an absolute path", options.AgentPath),
+			"install airlock-agent beside airlock-executor")
+	}
+	return nil
+}
+
+func kernelVersion() (major, minor int) {
+	var name unix.Utsname
+	if unix.Uname(&name) == nil {
+		_, _ = fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor)
+	}
+	return major, minor
+}
+
+// findRuntime returns the absolute path of the OCI runtime.
+func findRuntime(name string) (string, error) {
+	candidates := []string{name}
+	if name == "" {
+		candidates = []string{"crun", "runc"} // crun makes a container about six times faster
+	}
+	for _, candidate := range candidates {
+		if path, err := exec.LookPath(candidate); err == nil && filepath.IsAbs(path) {
+			return path, nil
+		}
+	}
+	return "", fault.WithRemedy(
+		fault.Adminf("no OCI runtime: %s is not an executable: %w", strings.Join(candidates, " or "), isolation.ErrUnsupported),
+		"install the package crun, or set runtime to the absolute path of crun or runc")
+}
+
+// Name is "crun" or "runc": the base name of the program.
+func (r *Runtime) Name() string { return r.name }
+
+// Level is isolation.ProcessLevel.
+func (r *Runtime) Level() isolation.Level { return isolation.ProcessLevel }
+
+// List returns the ids of all sandboxes that left a mark on this host, sorted: a bundle, the OCI runtime's state
+// or a cgroup.
+func (r *Runtime) List(context.Context) ([]string, error) {
+	var ids []string
+	for _, dir := range append([]string{r.stateDir, r.bundleDir}, r.cgroups.parents()...) {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("listing sandboxes: %w", err)
+		}
+		for _, entry := range entries {
+			if entry.IsDir() && validID.MatchString(entry.Name()) {
+				ids = append(ids, entry.Name())
+			}
+		}
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids), nil
+}

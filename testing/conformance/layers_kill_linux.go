@@ -1,0 +1,134 @@
+package conformance
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/airlock-ci/airlock/executor/api/failpoint"
+)
+
+// layersChild makes a test binary play a process that is killed; its value is the image to take.
+const layersChild = "AIRLOCK_CONFORMANCE_LAYERS_CHILD"
+
+const childSandbox = "al-killed"
+
+// playLayersChild takes a base and a scratch, says so, and waits to be killed.
+func playLayersChild(t *testing.T, open func(LayersOptions) (Layers, error)) {
+	layers, err := open(LayersOptions{Dir: os.Getenv("LAYERS_DIR"), RunDir: os.Getenv("LAYERS_RUN_DIR")})
+	require.NoError(t, err)
+	_, _, err = layers.Base(t.Context(), os.Getenv(layersChild), "always", childSandbox, io.Discard)
+	require.NoError(t, err)
+	dir, err := layers.NewScratch(t.Context(), childSandbox, scratchSize)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "f"), make([]byte, 1<<20), 0o600))
+	fmt.Println("\nREADY") // go test's own lines come before
+	select {}
+}
+
+// child starts the process that will be killed.
+func (w *layersWorld) child(image string, ownNamespace bool, environment ...string) (*exec.Cmd, *bytes.Buffer, io.Reader) {
+	ctx, cancel := context.WithTimeoutCause(w.Context(), time.Minute, errors.New("the child took longer than a minute"))
+	w.Cleanup(cancel)
+	top, _, _ := strings.Cut(w.Name(), "/")
+	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+regexp.QuoteMeta(top)+"$", "-test.v")
+	cmd.Env = append(os.Environ(), layersChild+"="+image, "LAYERS_DIR="+w.options.Dir, "LAYERS_RUN_DIR="+w.options.RunDir)
+	cmd.Env = append(cmd.Env, environment...)
+	if ownNamespace {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+	}
+	said := &bytes.Buffer{}
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(w, err)
+	cmd.Stderr = said
+	require.NoError(w, cmd.Start())
+	return cmd, said, stdout
+}
+
+func (w *layersWorld) kill(cmd *exec.Cmd) {
+	require.NoError(w, cmd.Process.Kill())
+	_ = cmd.Wait() // it was killed
+}
+
+func layersKilledInPull(w *layersWorld) {
+	image := w.registry.push("half", layersLayer(w.T, "small", "x"), layersLayer(w.T, "large", incompressible(4<<20)))
+	reached := w.registry.stallLayers()
+	cmd, said, _ := w.child(image, true)
+	select {
+	case <-reached:
+	case <-time.After(30 * time.Second):
+		w.kill(cmd)
+		require.Fail(w, "the child did not pull", said.String())
+	}
+	time.Sleep(50 * time.Millisecond) // let it unpack what it has
+	w.kill(cmd)
+	w.registry.stopStalling()
+
+	layers := w.start()
+	n, err := layers.Images(w.Context())
+	require.NoError(w, err)
+	require.Zero(w, n)
+	require.Zero(w, layers.Used())
+	_, _, err = layers.Base(w.Context(), image, "never", "al-1", io.Discard)
+	require.Error(w, err, "half an image is none")
+	require.Eventually(w, func() bool { return !holdsFile(w.options.Dir, "large") }, 10*time.Second, 10*time.Millisecond)
+	dirs := w.base(layers, image, "al-1")
+	require.FileExists(w, filepath.Join(dirs[0], "large"))
+	require.FileExists(w, filepath.Join(dirs[1], "small"))
+}
+
+func layersKilledWithScratch(w *layersWorld, ownNamespace bool) {
+	cmd, said, stdout := w.child(w.registry.push("image", layersLayer(w.T, "f", "x")), ownNamespace)
+	scanner := bufio.NewScanner(stdout)
+	for scanner.Scan() && scanner.Text() != "READY" {
+		fmt.Fprintln(said, scanner.Text())
+	}
+	w.kill(cmd)
+	require.NoError(w, scanner.Err(), said.String())
+
+	layers := w.start()
+	ids, err := layers.Scratches(w.Context())
+	require.NoError(w, err)
+	require.Equal(w, []string{childSandbox}, ids, said.String())
+	require.NoError(w, layers.DestroyScratch(w.Context(), childSandbox))
+	ids, err = layers.Scratches(w.Context())
+	require.NoError(w, err)
+	require.Empty(w, ids)
+}
+
+func layersKilledAt(w *layersWorld, point string) {
+	image := w.registry.push("image", layersLayer(w.T, "f", "x"))
+	cmd, said, stdout := w.child(image, false, failpoint.Variable+"="+point+"=kill")
+	_, err := io.Copy(said, stdout)
+	require.NoError(w, err)
+	_ = cmd.Wait()
+	status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
+	require.True(w, ok && status.Signal() == syscall.SIGKILL, "the point was not passed: %s", said)
+
+	layers := w.start()
+	require.FileExists(w, filepath.Join(w.base(layers, image, "al-1")[0], "f"), "whole, or pulled again")
+	ids, err := layers.Scratches(w.Context())
+	require.NoError(w, err)
+	for _, id := range ids {
+		require.Equal(w, childSandbox, id)
+		require.NoError(w, layers.DestroyScratch(w.Context(), id))
+	}
+	dir, err := layers.NewScratch(w.Context(), childSandbox, scratchSize)
+	require.NoError(w, err, "the same input succeeds")
+	require.NoFileExists(w, filepath.Join(dir, "f"))
+	require.NoError(w, layers.DestroyScratch(w.Context(), childSandbox))
+}

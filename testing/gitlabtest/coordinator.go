@@ -1,0 +1,299 @@
+package gitlabtest
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// Coordinator is a small GitLab: it hands jobs to runners, takes their logs, states and artifacts, and serves
+// git repositories over HTTP. It believes every runner.
+type Coordinator struct {
+	// URL is its address, without a slash at the end.
+	URL string
+
+	server *http.Server
+	repos  string // directory of bare repositories
+
+	mu      sync.Mutex
+	changed *sync.Cond
+	queue   []*record
+	jobs    map[int64]*record
+	lastID  int64
+}
+
+// JobRecord is what a Coordinator knows about a job.
+type JobRecord struct {
+	ID int64
+	// State is "pending", "running", "success" or "failed"; FailureReason is GitLab's name for why.
+	State, FailureReason string
+	// ExitCode is the script's status, if the runner told it.
+	ExitCode *int
+	Trace    string
+	// Artifacts are the uploaded files by name.
+	Artifacts map[string][]byte
+}
+
+// Done tells whether the job has ended.
+func (r JobRecord) Done() bool { return r.State == "success" || r.State == "failed" }
+
+type record struct {
+	JobRecord
+	job      Job
+	ticket   string
+	trace    bytes.Buffer
+	canceled bool
+}
+
+// StartCoordinator starts a coordinator that listens on address, a "host:port"; empty means a free port of
+// 127.0.0.1.
+func StartCoordinator(address string) (*Coordinator, error) {
+	listener, err := net.Listen("tcp", or(address, "127.0.0.1:0"))
+	if err != nil {
+		return nil, err
+	}
+	repos, err := os.MkdirTemp("", "gitlabtest-repositories-")
+	if err != nil {
+		_ = listener.Close()
+		return nil, err
+	}
+	c := &Coordinator{URL: "http://" + listener.Addr().String(), repos: repos, jobs: map[int64]*record{}}
+	c.changed = sync.NewCond(&c.mu)
+	c.server = &http.Server{Handler: c.routes()}
+	go func() { _ = c.server.Serve(listener) }() // ends with Close
+	return c, nil
+}
+
+// Close ends the coordinator with all that it kept.
+func (c *Coordinator) Close() error {
+	err := c.server.Close()
+	if rmErr := os.RemoveAll(c.repos); err == nil {
+		err = rmErr
+	}
+	return err
+}
+
+// Add queues a job and returns its id, which is a fresh one when the job has none.
+func (c *Coordinator) Add(job Job) int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := c.register(job)
+	c.queue = append(c.queue, r)
+	return r.ID
+}
+
+// Adopt returns the job as this coordinator would hand it out, for a Caller to run: it then takes the job's
+// artifacts, but learns nothing of its state.
+func (c *Coordinator) Adopt(job Job) Job {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.register(job).job
+}
+
+func (c *Coordinator) register(job Job) *record {
+	if job.ID == 0 {
+		job.ID = c.lastID + 1
+	}
+	c.lastID = max(c.lastID, job.ID)
+	job.ServerURL = c.URL
+	r := &record{job: job.filled(), ticket: rand.Text()}
+	r.ID, r.State, r.Artifacts = job.ID, "pending", map[string][]byte{}
+	c.jobs[job.ID] = r
+	return r
+}
+
+// Cancel is the button in GitLab: the runner learns of it with its next report.
+func (c *Coordinator) Cancel(id int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r := c.jobs[id]; r != nil {
+		r.canceled = true
+	}
+}
+
+// Job returns what is known about a job now; the zero record if it is unknown.
+func (c *Coordinator) Job(id int64) JobRecord {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.jobs[id].snapshot()
+}
+
+// Wait returns a job's record once it has ended, or ctx's error with the record as it is then.
+func (c *Coordinator) Wait(ctx context.Context, id int64) (JobRecord, error) {
+	stop := context.AfterFunc(ctx, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.changed.Broadcast()
+	})
+	defer stop()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		r := c.jobs[id].snapshot()
+		if r.Done() {
+			return r, nil
+		}
+		if ctx.Err() != nil {
+			return r, fmt.Errorf("job %d is %s: %w", id, r.State, context.Cause(ctx))
+		}
+		c.changed.Wait()
+	}
+}
+
+func (r *record) snapshot() JobRecord {
+	if r == nil {
+		return JobRecord{}
+	}
+	s := r.JobRecord
+	s.Trace = r.trace.String()
+	s.Artifacts = map[string][]byte{}
+	for name, content := range r.Artifacts {
+		s.Artifacts[name] = content
+	}
+	return s
+}
+
+func (c *Coordinator) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /api/v4/runners/verify", answer(http.StatusOK))
+	mux.HandleFunc("POST /api/v4/runners", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusCreated, map[string]string{"token": "runner-token"})
+	})
+	mux.HandleFunc("DELETE /api/v4/runners", answer(http.StatusNoContent))
+	mux.HandleFunc("POST /api/v4/jobs/request", c.requestJob)
+	mux.HandleFunc("PATCH /api/v4/jobs/{id}/trace", c.withJob(c.patchTrace))
+	mux.HandleFunc("PUT /api/v4/jobs/{id}", c.withJob(c.updateJob))
+	mux.HandleFunc("POST /api/v4/jobs/{id}/artifacts", c.withJob(c.uploadArtifacts))
+	mux.HandleFunc("GET /api/v4/jobs/{id}/artifacts", c.withJob(c.downloadArtifacts))
+	mux.HandleFunc("GET /-/shim/{ticket}/response", c.shimResponse)
+	mux.HandleFunc("PUT /-/shim/{ticket}/exit-code", c.shimExitCode)
+	mux.Handle("/", c.repositories())
+	return mux
+}
+
+func answer(status int) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }
+}
+
+func writeJSON(w http.ResponseWriter, status int, value any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(value) // a client that has gone needs no answer
+}
+
+// withJob finds the request's job and tells the runner when it was cancelled.
+func (c *Coordinator) withJob(handle func(http.ResponseWriter, *http.Request, *record)) http.HandlerFunc {
+	return func(w http.ResponseWriter, req *http.Request) {
+		id, _ := strconv.ParseInt(req.PathValue("id"), 10, 64) // 0: unknown
+		c.mu.Lock()
+		r := c.jobs[id]
+		if r != nil && r.canceled {
+			w.Header().Set("Job-Status", "canceled")
+		}
+		c.mu.Unlock()
+		if r == nil {
+			http.NotFound(w, req)
+			return
+		}
+		handle(w, req, r)
+	}
+}
+
+// requestJob hands out the oldest pending job. Its last variable, which no other can override, is the ticket
+// by which the shim asks for the job response that a newer runner would have written to a file.
+func (c *Coordinator) requestJob(w http.ResponseWriter, _ *http.Request) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.queue) == 0 {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	r := c.queue[0]
+	c.queue = c.queue[1:]
+	r.State = "running"
+	job := r.job
+	job.Response = nil
+	job.Variables = append(slices.Clone(job.Variables), Variable{Key: TicketVariable, Value: r.ticket})
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusCreated)
+	_, _ = w.Write(job.response())
+}
+
+func (c *Coordinator) patchTrace(w http.ResponseWriter, req *http.Request, r *record) {
+	content, err := io.ReadAll(req.Body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	start, _, _ := strings.Cut(req.Header.Get("Content-Range"), "-")
+	status := http.StatusAccepted
+	if start != strconv.Itoa(r.trace.Len()) {
+		status = http.StatusRequestedRangeNotSatisfiable
+	} else {
+		r.trace.Write(content)
+	}
+	w.Header().Set("Range", fmt.Sprintf("0-%d", r.trace.Len()))
+	w.WriteHeader(status)
+	c.changed.Broadcast()
+}
+
+func (c *Coordinator) updateJob(w http.ResponseWriter, req *http.Request, r *record) {
+	var update struct {
+		State         string `json:"state"`
+		FailureReason string `json:"failure_reason"`
+		ExitCode      *int   `json:"exit_code"`
+	}
+	if err := json.NewDecoder(req.Body).Decode(&update); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r.State, r.FailureReason = update.State, update.FailureReason
+	if update.ExitCode != nil {
+		r.ExitCode = update.ExitCode
+	}
+	w.WriteHeader(http.StatusOK)
+	c.changed.Broadcast()
+}
+
+func (c *Coordinator) uploadArtifacts(w http.ResponseWriter, req *http.Request, r *record) {
+	file, header, err := req.FormFile("file")
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	content, err := io.ReadAll(file)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r.Artifacts[filepath.Base(header.Filename)] = content
+	w.WriteHeader(http.StatusCreated)
+}
+
+// downloadArtifacts serves the job's only artifact.
+func (c *Coordinator) downloadArtifacts(w http.ResponseWriter, req *http.Request, r *record) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, content := range r.Artifacts {
+		_, _ = w.Write(content)
+		return
+	}
+	http.NotFound(w, req)
+}
