@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -13,7 +15,6 @@ import (
 	"github.com/airlock-ci/airlock/executor/config"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/isolation/network"
-	"github.com/airlock-ci/airlock/isolation/oci"
 	"github.com/airlock-ci/airlock/isolation/policy"
 	"github.com/airlock-ci/airlock/jobs"
 	"github.com/airlock-ci/airlock/jobs/reaper"
@@ -30,9 +31,13 @@ const (
 type parts struct {
 	cache    *cache.Cache
 	networks *network.Manager
-	runtime  *oci.Runtime
+	runtimes []sandboxRuntime
+	closers  []io.Closer // the runtimes'
 	journal  *store.Journal
 }
+
+// sandboxRuntime is a runtime, by a name that does not clash with Go's.
+type sandboxRuntime = isolation.Runtime
 
 // assemble opens everything that has state. When it fails, what was opened is closed again.
 func assemble(cfg *config.Config, logger zerolog.Logger) (p *parts, err error) {
@@ -64,30 +69,14 @@ func assemble(cfg *config.Config, logger zerolog.Logger) (p *parts, err error) {
 	}); err != nil {
 		return nil, err
 	}
-	agent, err := sibling("airlock-agent")
-	if err != nil {
-		return nil, err
-	}
-	p.runtime, err = oci.New(oci.Options{
-		Runtime: cfg.Runtime, AgentPath: agent, RunDir: filepath.Join(cfg.RunDir, "oci"),
-		CgroupParent: cfg.CgroupParent, Logger: component("oci"),
-	})
+	p.runtimes, p.closers, err = openRuntimes(cfg, component("runtime"))
 	return p, err
-}
-
-// sibling is the path of another of our binaries: they are installed side by side.
-func sibling(name string) (string, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return "", err
-	}
-	return filepath.Join(filepath.Dir(self), name), nil
 }
 
 func (p *parts) service(cfg *config.Config, logger zerolog.Logger, instance string) *jobs.Service {
 	return jobs.New(jobs.Options{
 		Settings: settings(cfg), Layers: layers{p.cache}, Networks: p.networks,
-		Runtimes: []isolation.Runtime{p.runtime}, Journal: p.journal,
+		Runtimes: p.runtimes, Journal: p.journal,
 		Logger: logger, Version: version, Instance: instance,
 	})
 }
@@ -111,16 +100,37 @@ func pullPolicies(cfg *config.Config) []string {
 }
 
 func (p *parts) reaper(service *jobs.Service, logger zerolog.Logger) (*reaper.Reaper, error) {
+	resources := append([]reaper.Resource{
+		resource{jobs.EffectContainer, p.listSandboxes, p.destroySandbox},
+		resource{jobs.EffectNetwork, p.networks.Attached, p.networks.Detach},
+		resource{jobs.EffectScratch, p.cache.Scratches, p.cache.DestroyScratch},
+		resource{jobs.EffectLease, func(context.Context) ([]string, error) { return nil, nil }, p.release},
+	}, runnerDirs(p.journal)...)
 	return reaper.New(reaper.Options{
-		Journal: p.journal, Live: service.Live, Logger: logger.With().Str("component", "reaper").Logger(),
-		Resources: []reaper.Resource{
-			resource{jobs.EffectContainer, p.runtime.List, p.runtime.Destroy},
-			resource{jobs.EffectNetwork, p.networks.Attached, p.networks.Detach},
-			resource{jobs.EffectScratch, p.cache.Scratches, p.cache.DestroyScratch},
-			resource{jobs.EffectLease, func(context.Context) ([]string, error) { return nil, nil }, p.release},
-			reaper.NewRunnerDirs(p.journal, reaper.RunnerDirsOptions{}),
-		},
+		Journal: p.journal, Live: service.Live, Resources: resources,
+		Logger: logger.With().Str("component", "reaper").Logger(),
 	})
+}
+
+// listSandboxes and destroySandbox ask every runtime: an id does not tell whose it is.
+func (p *parts) listSandboxes(ctx context.Context) ([]string, error) {
+	var all []string
+	for _, r := range p.runtimes {
+		ids, err := r.List(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", r.Name(), err)
+		}
+		all = append(all, ids...)
+	}
+	return all, nil
+}
+
+func (p *parts) destroySandbox(ctx context.Context, id string) error {
+	var errs []error
+	for _, r := range p.runtimes {
+		errs = append(errs, r.Destroy(ctx, id))
+	}
+	return errors.Join(errs...)
 }
 
 // release ends leases: they live in this process only, so a predecessor left none.
@@ -132,6 +142,9 @@ func (p *parts) release(_ context.Context, holder string) error {
 // close gives everything back that a stopped executor should not hold: bridge and rules, files, locks.
 func (p *parts) close(ctx context.Context) error {
 	var errs []error
+	for _, closer := range p.closers {
+		errs = append(errs, closer.Close())
+	}
 	if p.networks != nil {
 		errs = append(errs, p.networks.Remove(ctx))
 	}

@@ -214,3 +214,21 @@ func processes(dirs []string) ([]int, error) {
 	slices.Sort(pids)
 	return slices.Compact(pids), nil
 }
+
+// removeParents removes the parent cgroups of sandboxes, where no sandbox is left in them.
+func (c cgroups) removeParents() error {
+	var errs []error
+	for _, parent := range c.parents() {
+		for dir := parent; !slices.Contains(c.mounts, dir); dir = filepath.Dir(dir) {
+			err := unix.Rmdir(dir)
+			if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOTEMPTY) {
+				break // somebody else's is below
+			}
+			if err != nil && !errors.Is(err, unix.ENOENT) {
+				errs = append(errs, fmt.Errorf("removing the cgroup %s: %w", dir, err))
+				break
+			}
+		}
+	}
+	return errors.Join(errs...)
+}

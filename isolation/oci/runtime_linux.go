@@ -167,3 +167,7 @@ func (r *Runtime) List(context.Context) ([]string, error) {
 	slices.Sort(ids)
 	return slices.Compact(ids), nil
 }
+
+// Close gives back what New and the first sandboxes made on the host: the parent cgroup, if no sandbox is left
+// in it. Sandboxes that still live are not touched.
+func (r *Runtime) Close() error { return r.cgroups.removeParents() }

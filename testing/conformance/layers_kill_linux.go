@@ -2,7 +2,6 @@ package conformance
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -40,8 +39,8 @@ func playLayersChild(t *testing.T, open func(LayersOptions) (Layers, error)) {
 	select {}
 }
 
-// child starts the process that will be killed.
-func (w *layersWorld) child(image string, ownNamespace bool, environment ...string) (*exec.Cmd, *bytes.Buffer, io.Reader) {
+// child starts the process that will be killed, and returns what it says.
+func (w *layersWorld) child(image string, ownNamespace bool, environment ...string) (*exec.Cmd, io.Reader) {
 	ctx, cancel := context.WithTimeoutCause(w.Context(), time.Minute, errors.New("the child took longer than a minute"))
 	w.Cleanup(cancel)
 	top, _, _ := strings.Cut(w.Name(), "/")
@@ -51,12 +50,11 @@ func (w *layersWorld) child(image string, ownNamespace bool, environment ...stri
 	if ownNamespace {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
 	}
-	said := &bytes.Buffer{}
-	stdout, err := cmd.StdoutPipe()
+	output, err := cmd.StdoutPipe()
 	require.NoError(w, err)
-	cmd.Stderr = said
+	cmd.Stderr = cmd.Stdout
 	require.NoError(w, cmd.Start())
-	return cmd, said, stdout
+	return cmd, output
 }
 
 func (w *layersWorld) kill(cmd *exec.Cmd) {
@@ -67,12 +65,13 @@ func (w *layersWorld) kill(cmd *exec.Cmd) {
 func layersKilledInPull(w *layersWorld) {
 	image := w.registry.push("half", layersLayer(w.T, "small", "x"), layersLayer(w.T, "large", incompressible(4<<20)))
 	reached := w.registry.stallLayers()
-	cmd, said, _ := w.child(image, true)
+	cmd, output := w.child(image, true)
 	select {
 	case <-reached:
 	case <-time.After(30 * time.Second):
-		w.kill(cmd)
-		require.Fail(w, "the child did not pull", said.String())
+		require.NoError(w, cmd.Process.Kill())
+		said, _ := io.ReadAll(output)
+		require.Fail(w, "the child did not pull", string(said))
 	}
 	time.Sleep(50 * time.Millisecond) // let it unpack what it has
 	w.kill(cmd)
@@ -92,10 +91,11 @@ func layersKilledInPull(w *layersWorld) {
 }
 
 func layersKilledWithScratch(w *layersWorld, ownNamespace bool) {
-	cmd, said, stdout := w.child(w.registry.push("image", layersLayer(w.T, "f", "x")), ownNamespace)
-	scanner := bufio.NewScanner(stdout)
+	cmd, output := w.child(w.registry.push("image", layersLayer(w.T, "f", "x")), ownNamespace)
+	var said strings.Builder
+	scanner := bufio.NewScanner(output)
 	for scanner.Scan() && scanner.Text() != "READY" {
-		fmt.Fprintln(said, scanner.Text())
+		fmt.Fprintln(&said, scanner.Text())
 	}
 	w.kill(cmd)
 	require.NoError(w, scanner.Err(), said.String())
@@ -112,8 +112,8 @@ func layersKilledWithScratch(w *layersWorld, ownNamespace bool) {
 
 func layersKilledAt(w *layersWorld, point string) {
 	image := w.registry.push("image", layersLayer(w.T, "f", "x"))
-	cmd, said, stdout := w.child(image, false, failpoint.Variable+"="+point+"=kill")
-	_, err := io.Copy(said, stdout)
+	cmd, output := w.child(image, false, failpoint.Variable+"="+point+"=kill")
+	said, err := io.ReadAll(output)
 	require.NoError(w, err)
 	_ = cmd.Wait()
 	status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)

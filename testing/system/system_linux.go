@@ -1,5 +1,3 @@
-// Package system starts a whole Airlock, real binaries and all, in a temporary prefix of its own: for the
-// end-to-end tests, the demo and the benchmarks. Two systems on one host share nothing but the kernel.
 package system
 
 import (
@@ -22,18 +20,25 @@ import (
 type Options struct {
 	// Bin is the directory of the built binaries (Build makes one).
 	Bin string
-	// Config is added to the generated configuration: top-level keys only; Tables is added at its end.
+	// Config is added to the generated configuration's top-level keys. Tables follows [network]: further keys
+	// of it first, then tables.
 	Config, Tables string
 	// Env is added to the service's environment: failpoints.
 	Env []string
 	// Isolation is the configured level; default "process".
 	Isolation string
+	// StateDir keeps images between systems; empty means one below the prefix.
+	StateDir string
+	// Reachable lets sandboxes reach the host at Gateway: for a test's GitLab, which listens there.
+	Reachable bool
 }
 
 // System is a running Airlock.
 type System struct {
 	// Dir is the prefix; state, run directories and configuration are below it.
 	Dir, Bin, ConfigPath, Socket string
+	// Gateway is the host's address on the sandboxes' bridge.
+	Gateway string
 
 	options Options
 	mu      sync.Mutex
@@ -79,8 +84,16 @@ func Start(ctx context.Context, o Options) (*System, error) {
 	s := &System{Dir: dir, Bin: o.Bin, ConfigPath: filepath.Join(dir, "config.toml"), Socket: filepath.Join(dir, "run/host/host.sock"), options: o}
 	tag := strings.TrimPrefix(filepath.Base(dir), "airlock-")
 	number, _ := strconv.ParseUint(tag, 10, 64)
+	if o.StateDir == "" {
+		o.StateDir = filepath.Join(dir, "state")
+	}
+	prefix := subnet(number)
+	s.Gateway = prefix.Addr().Next().String()
+	if o.Reachable {
+		o.Tables = fmt.Sprintf("allow = [%q]\n%s", s.Gateway, o.Tables)
+	}
 	config := fmt.Sprintf("isolation = %q\nstate_dir = %q\nrun_dir = %q\ngroup = \"root\"\ncgroup_parent = \"airlock-%s\"\nlog_level = \"debug\"\nreap_interval = \"2s\"\n%s\n[network]\nbridge = \"al%s\"\nsubnet = %q\n%s\n",
-		o.Isolation, filepath.Join(dir, "state"), filepath.Join(dir, "run"), tag, o.Config, shorten(tag), subnet(number), o.Tables)
+		o.Isolation, o.StateDir, filepath.Join(dir, "run"), tag, o.Config, shorten(tag), prefix, o.Tables)
 	if err := os.WriteFile(s.ConfigPath, []byte(config), 0o644); err != nil {
 		return nil, err
 	}
@@ -100,9 +113,9 @@ func shorten(tag string) string {
 
 // subnet picks one of 1,024 networks of 62 sandboxes below 10.231.0.0/16 by number, so that systems side
 // by side rarely meet; when they do, the second says so at its start.
-func subnet(number uint64) string {
+func subnet(number uint64) netip.Prefix {
 	n := number % 1024
-	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 231, byte(n >> 2), byte(n&3) << 6}), 26).String()
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 231, byte(n >> 2), byte(n&3) << 6}), 26)
 }
 
 // StartHost starts the service, also after its end, and waits until the executor answers.

@@ -1,0 +1,129 @@
+package cache
+
+import (
+	"context"
+	"io"
+	"path/filepath"
+	"slices"
+
+	"github.com/airlock-ci/airlock/executor/api/fault"
+)
+
+// The pull policies, by GitLab Runner's names.
+const (
+	// PullAlways asks the registry every time; only what is missing here is transferred.
+	PullAlways = "always"
+	// PullIfNotPresent asks it only for images that are not here, and to authorise private ones.
+	PullIfNotPresent = "if-not-present"
+	// PullNever uses only what is here; private images are authorised all the same.
+	PullNever = "never"
+)
+
+// Request asks for the base of an image.
+type Request struct {
+	// Image is "[registry/]repository[:tag][@digest]"; with AllowLocal also "oci:/layout[:tag][@digest]" or
+	// "docker-archive:/file.tar".
+	Image string
+	// PullPolicy is one of the Pull constants.
+	PullPolicy string
+	// Holder is who keeps the base from being removed, until Release.
+	Holder string
+	// Credentials are tried on the image's registry, each on its own only. They are not kept.
+	Credentials []Credentials
+	// AllowLocal is true when an administrator chose the image: only they may name files of the host.
+	AllowLocal bool
+}
+
+// Base is a leased, read-only, unpacked image.
+type Base struct {
+	// Image is the request's.
+	Image string
+	// Digest is "sha256:..." of the manifest; of an image from a docker archive, which has no manifest, of
+	// its configuration.
+	Digest string
+	// Layers are host directories, upper-most first, in overlayfs's format (whiteouts are character devices
+	// 0/0, opaque directories carry trusted.overlay.opaque). No layers make an empty root.
+	Layers []string
+	Config Config
+	// Pulled is false when nothing had to be unpacked.
+	Pulled bool
+	// Bytes is what was transferred of layers for this request or for others that waited with it.
+	Bytes int64
+}
+
+// Base resolves an image, authorises it, pulls and unpacks what is not here, and leases it to the holder.
+// It writes a few plain lines for the job log to progress. A failed Base leaves no lease. Errors are the
+// author's (no such image, access denied, a broken or foreign image) or the system's (network, disk).
+func (c *Cache) Base(ctx context.Context, req Request, progress io.Writer) (Base, error) {
+	ref, err := c.parseReference(req.Image, req.AllowLocal)
+	if err != nil {
+		return Base{}, err
+	}
+	ctx, cancel := c.boundPull(ctx, ref)
+	defer cancel()
+	switch req.PullPolicy {
+	case PullAlways:
+	case PullIfNotPresent, PullNever:
+		base, found, err := c.present(ctx, ref, req)
+		if found || err != nil {
+			return base, err
+		}
+	default:
+		return Base{}, fault.WithRemedy(fault.Authorf("unknown pull policy %q", req.PullPolicy),
+			"use always, if-not-present or never")
+	}
+	return c.pull(ctx, ref, req, progress)
+}
+
+// present gives the base of an image that is in the cache, if the job may have it.
+func (c *Cache) present(ctx context.Context, ref reference, req Request) (base Base, found bool, err error) {
+	image, record, err := c.store.find(ref.name, req.Holder)
+	if err != nil {
+		return Base{}, false, err
+	}
+	if image != nil {
+		err = c.authorise(ctx, ref, image, record, req.Credentials)
+		if err == nil {
+			return c.base(ref, image), true, nil
+		}
+		c.store.unlease(image.Digest, req.Holder)
+		if !isGone(err) || req.PullPolicy == PullNever {
+			return Base{}, false, registryFault(ctx, ref, err)
+		}
+		// The registry has no such manifest any more; its name may lead to another one.
+		return Base{}, false, nil
+	}
+	if req.PullPolicy == PullNever {
+		return Base{}, false, fault.WithRemedy(
+			fault.Authorf("image %s is not in this runner's cache, and the pull policy is never", ref.asked),
+			"use another pull policy, or ask the administrator to run airlock image pull")
+	}
+	return Base{}, false, nil
+}
+
+// authorise asks a private image's registry whether these credentials open it.
+func (c *Cache) authorise(ctx context.Context, ref reference, image *imageRecord, record *refRecord, creds []Credentials) error {
+	if private, known := image.Repos[record.Repo]; known && !private {
+		return nil
+	}
+	if ref.remote == nil {
+		return fault.Systemf("image %s is recorded as private but has no registry", ref.asked)
+	}
+	registry, err := c.dial(ref, authenticator(ref.remote.Context().RegistryStr(), creds))
+	if err != nil {
+		return err
+	}
+	return registry.head(ctx, image.Digest)
+}
+
+func (c *Cache) base(ref reference, image *imageRecord) Base {
+	layers := make([]string, 0, len(image.Layers))
+	for _, l := range slices.Backward(image.Layers) {
+		dir := filepath.Join(layerDir(c.opts.Dir, l.DiffID), "fs")
+		// Of equal layers the upper one hides the lower one entirely, and overlayfs refuses to stack both.
+		if !slices.Contains(layers, dir) {
+			layers = append(layers, dir)
+		}
+	}
+	return Base{Image: ref.asked, Digest: image.Digest, Layers: layers, Config: image.Config}
+}

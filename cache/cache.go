@@ -1,0 +1,160 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// Options say where a Cache lives and what bounds it.
+type Options struct {
+	// Dir is kept across reboots; RunDir need not be. Both are made when missing. Layers and scratches need
+	// a file system below Dir that has xattrs and sparse files (ext4, xfs, btrfs).
+	Dir, RunDir string
+	// DiskLimit bounds the unpacked images, in bytes; 0: no bound. See Collect.
+	DiskLimit int64
+	// InsecureRegistries are hosts, with port, that may be talked to by plain HTTP. Loopback always may.
+	InsecureRegistries []string
+	// PullTimeout bounds one pull; 0 means 30 min.
+	PullTimeout time.Duration
+	// Scratch is the kind of scratches; empty means ScratchLoop.
+	Scratch ScratchKind
+	// ScratchSize is the size, in bytes, of which some scratches are kept ready; 0 keeps none ready until one
+	// was asked for.
+	ScratchSize int64
+	// MaxUnpacked bounds one image's unpacked bytes, MaxEntries its files; 0 means 64 GiB and 2 million.
+	MaxUnpacked, MaxEntries int64
+	// Logger receives what an administrator may want to know.
+	Logger zerolog.Logger
+}
+
+func (o *Options) fillIn() {
+	if o.PullTimeout == 0 {
+		o.PullTimeout = 30 * time.Minute
+	}
+	if o.Scratch == "" {
+		o.Scratch = ScratchLoop
+	}
+	if o.MaxUnpacked == 0 {
+		o.MaxUnpacked = 64 << 30
+	}
+	if o.MaxEntries == 0 {
+		o.MaxEntries = 2_000_000
+	}
+}
+
+// Cache is one cache directory in use. Its methods may be called concurrently.
+type Cache struct {
+	opts      Options
+	log       zerolog.Logger
+	lock      *os.File
+	transport http.RoundTripper
+	closeIdle func()
+
+	store     *store
+	pulls     flights[*pull]
+	layers    flights[struct{}]
+	scratches *scratches
+
+	// life ends with Close; work that outlives its caller lives in it and is counted by background.
+	life       context.Context
+	endOfLife  context.CancelCauseFunc
+	background sync.WaitGroup
+}
+
+var errClosed = errors.New("the cache was closed")
+
+// New opens a cache directory, alone: it fails, with an administrator's error, while another process has
+// it. What dead processes left half-made is removed.
+func New(opts Options) (*Cache, error) {
+	opts.fillIn()
+	if err := prepareDirs(&opts); err != nil {
+		return nil, err
+	}
+	lock, err := lockDir(opts.Dir)
+	if err != nil {
+		return nil, err
+	}
+	c := &Cache{opts: opts, log: opts.Logger, lock: lock}
+	c.life, c.endOfLife = context.WithCancelCause(context.Background())
+	c.pulls.init(c.life, &c.background)
+	c.layers.init(c.life, &c.background)
+	c.transport, c.closeIdle = newTransport(opts.InsecureRegistries)
+	if err := c.open(); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+func (c *Cache) open() error {
+	for _, name := range []string{"ingest", "pool"} {
+		if err := c.discardContent(name); err != nil {
+			return err
+		}
+	}
+	var err error
+	if c.store, err = openStore(c.opts.Dir, c.log); err != nil {
+		return err
+	}
+	for _, id := range c.store.strayLayers() {
+		c.discard(layerDir(c.opts.Dir, id))
+	}
+	if c.scratches, err = newScratches(c); err != nil {
+		return err
+	}
+	return c.emptyTrash()
+}
+
+// Close waits until nothing of the cache runs any more and gives the directory free. Scratches stay mounted
+// and bases stay in use as long as their sandboxes do.
+func (c *Cache) Close() error {
+	c.endOfLife(errClosed)
+	c.background.Wait()
+	c.closeIdle()
+	for _, name := range []string{"ingest", "pool"} {
+		if err := os.RemoveAll(filepath.Join(c.opts.Dir, name)); err != nil {
+			c.log.Warn().Err(err).Msg("the next start cleans up")
+		}
+	}
+	if err := c.lock.Close(); err != nil {
+		return fmt.Errorf("closing the cache: %w", err)
+	}
+	return nil
+}
+
+// prepareDirs makes the directories and resolves their paths: mounts and loop devices report resolved ones.
+func prepareDirs(opts *Options) error {
+	for _, dir := range []*string{&opts.Dir, &opts.RunDir} {
+		if !filepath.IsAbs(*dir) {
+			return fmt.Errorf("cache directory %q is not an absolute path", *dir)
+		}
+		// Closed to others: layers hold set-user-id programs of strangers.
+		if err := os.MkdirAll(*dir, 0o700); err != nil {
+			return fmt.Errorf("making the cache directory: %w", err)
+		}
+		resolved, err := filepath.EvalSymlinks(*dir)
+		if err != nil {
+			return fmt.Errorf("resolving the cache directory: %w", err)
+		}
+		*dir = resolved
+	}
+	if err := os.Chmod(opts.Dir, 0o700); err != nil {
+		return fmt.Errorf("closing the cache directory to others: %w", err)
+	}
+	for _, sub := range []string{"layers/sha256", "images", "refs", "ingest", "pool", "scratch", "trash", "volumes"} {
+		if err := os.MkdirAll(filepath.Join(opts.Dir, sub), 0o700); err != nil {
+			return fmt.Errorf("making the cache directory: %w", err)
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(opts.RunDir, "scratch"), 0o700); err != nil {
+		return fmt.Errorf("making the scratches' mount directory: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,188 @@
+package cache
+
+import (
+	"cmp"
+	"context"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/airlock-ci/airlock/executor/api/fault"
+)
+
+// ImageInfo describes an image in the cache.
+type ImageInfo struct {
+	Names  []string // sorted; names that were moved to another image are not among them
+	Digest string
+	// Size is what its layers take unpacked, in bytes, those shared with other images included.
+	Size int64
+	// Created is when it came into the cache.
+	Created, LastUsed time.Time
+	// Leases is how many holders use it now.
+	Leases int
+	// Private images are authorised again for every job.
+	Private bool
+}
+
+// List returns all images, the most recently used first.
+func (c *Cache) List(context.Context) ([]ImageInfo, error) {
+	s := c.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	infos := make([]ImageInfo, 0, len(s.images))
+	for _, image := range s.images {
+		infos = append(infos, ImageInfo{Names: s.namesOf(image.Digest), Digest: image.Digest, Size: image.size(),
+			Created: image.Created, LastUsed: image.lastUsed, Leases: len(s.leases[image.Digest]), Private: image.private()})
+	}
+	slices.SortFunc(infos, func(a, b ImageInfo) int {
+		return cmp.Or(b.LastUsed.Compare(a.LastUsed), strings.Compare(a.Digest, b.Digest))
+	})
+	return infos, nil
+}
+
+// Usage returns what the unpacked layers take, in bytes, and the limit (0: none).
+func (c *Cache) Usage() (used, limit int64) {
+	c.store.mu.Lock()
+	defer c.store.mu.Unlock()
+	return c.store.used(), c.opts.DiskLimit
+}
+
+// Pull pulls an image for an administrator, whatever is in the cache; no lease remains.
+func (c *Cache) Pull(ctx context.Context, req Request, progress io.Writer) (Base, error) {
+	req.PullPolicy, req.Holder = PullAlways, "airlock image pull"
+	base, err := c.Base(ctx, req, progress)
+	if err == nil {
+		c.store.unlease(base.Digest, req.Holder)
+	}
+	return base, err
+}
+
+// Remove takes a name, or an image by its digest or an unambiguous beginning of it (at least 6 hex digits),
+// out of the cache and returns the bytes freed. An image goes with its last name. Leased images stay: that
+// is an administrator's error, as is an unknown one.
+func (c *Cache) Remove(_ context.Context, image string) (freed int64, err error) {
+	s := c.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	name, digest, err := c.identify(image)
+	if err != nil {
+		return 0, err
+	}
+	if name != "" && len(s.namesOf(digest)) > 1 {
+		return 0, s.forgetName(name)
+	}
+	if holders := len(s.leases[digest]); holders > 0 {
+		return 0, fault.WithRemedy(fault.Adminf("image %s is in use by %d sandboxes", image, holders), "try again when its jobs have ended")
+	}
+	if err := s.forget(s.images[digest]); err != nil {
+		return 0, err
+	}
+	return c.freeLayers(), nil
+}
+
+// identify finds what an administrator means. The caller holds the store's lock.
+func (c *Cache) identify(image string) (name, digest string, err error) {
+	unknown := fault.WithRemedy(fault.Adminf("image %s is not in the cache", withoutUser(image)), "see airlock image ls")
+	if prefix := strings.TrimPrefix(image, "sha256:"); len(prefix) >= 6 && strings.Trim(prefix, "0123456789abcdef") == "" {
+		var found []string
+		for digest := range c.store.images {
+			if strings.HasPrefix(digest, "sha256:"+prefix) {
+				found = append(found, digest)
+			}
+		}
+		switch {
+		case len(found) == 1:
+			return "", found[0], nil
+		case len(found) > 1:
+			return "", "", fault.WithRemedy(fault.Adminf("%d images begin with %s", len(found), image), "give more digits")
+		case prefix != image:
+			return "", "", unknown
+		}
+	}
+	ref, err := c.parseReference(image, true)
+	if err != nil {
+		return "", "", err
+	}
+	record := c.store.refs[ref.name]
+	if record == nil {
+		return "", "", unknown
+	}
+	return ref.name, record.Digest, nil
+}
+
+// Collect removes what nobody can ask for (images whose names moved on, layers of failed pulls) and then the
+// least recently used images until the rest fits the disk limit. What is leased or being pulled stays, so the
+// limit may be exceeded as long as that is in use. It runs by itself after every pull.
+func (c *Cache) Collect(context.Context) (freed int64, err error) {
+	s := c.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, image := range s.images {
+		if len(s.leases[image.Digest]) == 0 && len(s.namesOf(image.Digest)) == 0 {
+			if err := s.forget(image); err != nil {
+				return freed, err
+			}
+		}
+	}
+	freed = c.freeLayers()
+	for c.opts.DiskLimit > 0 && s.used() > c.opts.DiskLimit {
+		oldest := s.leastRecentlyUsed()
+		if oldest == nil {
+			break
+		}
+		c.log.Info().Str("digest", oldest.Digest).Time("last_used", oldest.lastUsed).Msg("collecting an image")
+		if err := s.forget(oldest); err != nil {
+			return freed, err
+		}
+		freed += c.freeLayers()
+	}
+	return freed, nil
+}
+
+// freeLayers discards the layers that no image and no pull needs. The caller holds the store's lock.
+func (c *Cache) freeLayers() (freed int64) {
+	s := c.store
+	needed := map[string]bool{}
+	for _, image := range s.images {
+		for _, l := range image.Layers {
+			needed[l.DiffID] = true
+		}
+	}
+	for id, l := range s.layers {
+		if !needed[id] && s.pins[id] == 0 {
+			c.discard(layerDir(s.dir, id))
+			delete(s.layers, id)
+			freed += l.size
+		}
+	}
+	return freed
+}
+
+func (s *store) used() (sum int64) {
+	for _, l := range s.layers {
+		sum += l.size
+	}
+	return sum
+}
+
+func (s *store) namesOf(digest string) []string {
+	var names []string
+	for name, ref := range s.refs {
+		if ref.Digest == digest {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (s *store) leastRecentlyUsed() *imageRecord {
+	var oldest *imageRecord
+	for _, image := range s.images {
+		if len(s.leases[image.Digest]) == 0 && (oldest == nil || image.lastUsed.Before(oldest.lastUsed)) {
+			oldest = image
+		}
+	}
+	return oldest
+}

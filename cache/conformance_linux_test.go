@@ -1,0 +1,41 @@
+package cache_test
+
+import (
+	"context"
+	"io"
+	"testing"
+
+	"github.com/airlock-ci/airlock/cache"
+	"github.com/airlock-ci/airlock/testing/conformance"
+)
+
+func TestConformance(t *testing.T) {
+	open := func(o conformance.LayersOptions) (conformance.Layers, error) {
+		c, err := cache.New(cache.Options{Dir: o.Dir, RunDir: o.RunDir, DiskLimit: o.DiskLimit})
+		return adapter{c}, err
+	}
+	conformance.TestLayers(t, open, "cache-unpacked", "cache-commit", "scratch-disk", "scratch-attached", "scratch-mounted")
+}
+
+// adapter makes a cache the suite's Layers.
+type adapter struct{ *cache.Cache }
+
+func (a adapter) Base(ctx context.Context, image, pullPolicy, holder string, progress io.Writer) ([]string, bool, error) {
+	base, err := a.Cache.Base(ctx, cache.Request{Image: image, PullPolicy: pullPolicy, Holder: holder}, progress)
+	return base.Layers, base.Pulled, err
+}
+
+func (a adapter) NewScratch(ctx context.Context, id string, size int64) (string, error) {
+	scratch, err := a.Cache.NewScratch(ctx, cache.ScratchRequest{ID: id, Size: size})
+	return scratch.Dir, err
+}
+
+func (a adapter) Images(ctx context.Context) (int, error) {
+	images, err := a.List(ctx)
+	return len(images), err
+}
+
+func (a adapter) Used() int64 {
+	used, _ := a.Usage()
+	return used
+}

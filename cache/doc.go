@@ -1,0 +1,33 @@
+// Package cache owns what sandboxes are made of: images become bases (read-only, unpacked, shared), bases
+// get scratches (writable, one job's, discarded). It resolves, pulls, verifies, unpacks, leases and collects
+// images; it makes and destroys scratches; it keeps the directories in which jobs cache files.
+//
+// It never starts a sandbox and knows nothing of isolation or jobs: an adapter in cmd/airlock-executor makes
+// it a jobs.Layers. It never stores or logs a credential, and it never gives a private image, or a layer that
+// only a private image brought, to a job whose own credentials do not open it at its registry.
+//
+// # On disk
+//
+//	Dir/lock                     held by the one process that may use Dir
+//	Dir/layers/sha256/<id>/fs    an unpacked layer, by the digest of its uncompressed tar (its diff id)
+//	Dir/images/<digest>.json     an image: configuration and layers; its mtime is when it was last used
+//	Dir/refs/<hash>.json         what a name led to when it was last resolved
+//	Dir/ingest/<random>          layers in the making; emptied at start
+//	Dir/pool/<random>            formatted scratch files, ready to be taken; emptied at start
+//	Dir/scratch/<id>             a scratch: its disk image, or its directory
+//	Dir/trash/<random>           being deleted
+//	Dir/volumes/<hash>-<scope>   what jobs cache
+//	RunDir/scratch/<id>          where a scratch is mounted
+//
+// A layer counts only if an image's record names it, and a record is written, atomically, only when all its
+// layers are complete and synced. So whatever kills the process or the host, a half-made layer is never seen:
+// New removes what no record names.
+//
+// # Whose image is it
+//
+// A base that came with credentials is private unless its registry shows the same manifest to the anonymous.
+// A private base is authorised again for every job, whatever the pull policy, by asking its registry for
+// the manifest with that job's credentials. A layer is shared between repositories only if some image with it
+// is public; else the other repository has to deliver the very bytes first. What an administrator imports is
+// public on this host. An image that was public when it came stays so here while it is in the cache.
+package cache

@@ -1,0 +1,211 @@
+package cache
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/airlock-ci/airlock/executor/api/failpoint"
+	"github.com/airlock-ci/airlock/executor/api/fault"
+)
+
+// fetchLayer makes one layer present for p's repository and returns its unpacked size. Pulls that need the
+// same layer at the same time transfer it once.
+func (c *Cache) fetchLayer(ctx context.Context, p *pull, src source, diffID string, left *budget) (int64, error) {
+	for {
+		if size, usable := c.store.usable(diffID, p.repo); usable {
+			return size, nil
+		}
+		flight, led := c.layers.join(diffID, func() struct{} { return struct{}{} },
+			func(ctx context.Context, _ struct{}) error { return c.transferLayer(ctx, p, src, diffID, left) })
+		err := c.layers.wait(ctx, diffID, flight, time.Hour, func() time.Duration { return time.Hour })
+		if err != nil && (led || ctx.Err() != nil) {
+			return 0, err
+		}
+		// Somebody else's transfer may have failed for his own reasons, or not count for this repository.
+	}
+}
+
+// transferLayer reads a layer from its origin and unpacks it; if it is here already, but only by way of a
+// private image of another repository, reading it through proves that this repository has it too.
+func (c *Cache) transferLayer(ctx context.Context, p *pull, src source, diffID string, left *budget) error {
+	if c.store.has(diffID) {
+		if err := readLayer(ctx, p, src, diffID, left, func(io.Reader) error { return nil }); err != nil {
+			return fmt.Errorf("layer %s: %w", diffID, err)
+		}
+		c.store.grant(diffID, 0, p.repo, p.private)
+		return nil
+	}
+	ingest, err := os.MkdirTemp(filepath.Join(c.opts.Dir, "ingest"), "")
+	if err != nil {
+		return fault.Systemf("unpacking layer %s: %w", diffID, err)
+	}
+	defer c.discard(ingest)
+	var size int64
+	err = readLayer(ctx, p, src, diffID, left, func(content io.Reader) (err error) {
+		size, err = unpack(ctx, filepath.Join(ingest, "fs"), content, left)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("layer %s: %w", diffID, err)
+	}
+	if err := failpoint.Hit("cache-unpacked"); err != nil {
+		return err
+	}
+	// A directory that lost its record, or layers to another hand, may be in the way.
+	c.discard(layerDir(c.opts.Dir, diffID))
+	if err := os.Rename(ingest, layerDir(c.opts.Dir, diffID)); err != nil {
+		return fault.Systemf("storing layer %s: %w", diffID, err)
+	}
+	c.store.grant(diffID, size, p.repo, p.private)
+	return nil
+}
+
+// readLayer hands a layer's uncompressed tar to consume and verifies both digests. What failed is told
+// apart by them: the transfer (the system's), or the image itself (the author's).
+func readLayer(ctx context.Context, p *pull, src source, diffID string, left *budget, consume func(io.Reader) error) error {
+	blob, err := src.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer blob.Close()
+	compressed := &meter{from: &interruptible{ctx: ctx, from: blob}, hash: sha256.New(), limit: src.blob.Size, count: &p.done}
+	if h, err := v1.Hasher(src.blob.Digest.Algorithm); err == nil {
+		compressed.hash = h
+	}
+	content := &meter{hash: sha256.New(), limit: left.maxTar()}
+	failure := readContent(compressed, content, consume)
+	if classified := (*fault.Error)(nil); errors.As(failure, &classified) {
+		return failure
+	}
+	_, _ = io.Copy(io.Discard, compressed) // its error is in compressed.err
+	want := src.blob.Digest
+	switch {
+	case ctx.Err() != nil:
+		return fault.Systemf("interrupted: %w", context.Cause(ctx))
+	case compressed.err != nil:
+		return fault.Systemf("the transfer failed: %s", withoutURL(compressed.err))
+	case want.Hex != "" && compressed.sum() != want.Hex:
+		return fault.Systemf("blob %s was delivered with other content: its digest is %s", want, compressed.sum())
+	case failure != nil:
+		return fault.Authorf("the image is broken: %w", failure)
+	case "sha256:"+content.sum() != diffID:
+		return fault.Authorf("the image is broken: the content's digest is sha256:%s", content.sum())
+	}
+	return nil
+}
+
+func readContent(compressed, content *meter, consume func(io.Reader) error) error {
+	plain, err := decompress(compressed)
+	if err != nil {
+		return err
+	}
+	defer plain.Close()
+	content.from = plain
+	if err := consume(content); err != nil {
+		return err
+	}
+	// What follows the tar's end belongs to the digest.
+	if _, err := io.Copy(io.Discard, content); err != nil {
+		return fmt.Errorf("decompressing: %w", err)
+	}
+	return nil
+}
+
+// maxZstdWindow is what decompressing zstd may hold in memory, in bytes: the format's recommended maximum
+// for interchange is 8 MiB, "--long" goes to 128 MiB.
+const maxZstdWindow = 128 << 20
+
+// decompress goes by the content's first bytes: media types lie.
+func decompress(r io.Reader) (io.ReadCloser, error) {
+	buffered := bufio.NewReaderSize(r, 256<<10)
+	magic, _ := buffered.Peek(4)
+	switch {
+	case len(magic) >= 2 && magic[0] == 0x1f && magic[1] == 0x8b:
+		unzipped, err := gzip.NewReader(buffered)
+		if err != nil {
+			return nil, fmt.Errorf("decompressing gzip: %w", err)
+		}
+		return unzipped, nil
+	case string(magic) == "\x28\xb5\x2f\xfd":
+		decoder, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow))
+		if err != nil {
+			return nil, fmt.Errorf("decompressing zstd: %w", err)
+		}
+		return decoder.IOReadCloser(), nil
+	default:
+		return io.NopCloser(buffered), nil
+	}
+}
+
+// meter hashes and counts what is read through it, and remembers why reading failed.
+type meter struct {
+	from  io.Reader
+	hash  hash.Hash
+	limit int64 // 0: none
+	read  int64
+	count *atomic.Int64 // also counted there, if not nil
+	err   error         // other than io.EOF
+}
+
+// Read is io.Reader's.
+func (m *meter) Read(p []byte) (int, error) {
+	if m.err != nil {
+		return 0, m.err
+	}
+	n, err := m.from.Read(p)
+	m.hash.Write(p[:n])
+	m.read += int64(n)
+	if m.count != nil {
+		m.count.Add(int64(n))
+	}
+	if m.limit > 0 && m.read > m.limit {
+		err = fmt.Errorf("more than %d bytes came", m.limit)
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		m.err = err
+	}
+	return n, err
+}
+
+func (m *meter) sum() string { return hex.EncodeToString(m.hash.Sum(nil)) }
+
+// budget is what unpacking one image may use up; its layers share it.
+type budget struct {
+	maxBytes, maxEntries int64
+	bytes, entries       atomic.Int64
+}
+
+func newBudget(bytes, entries int64) *budget { return &budget{maxBytes: bytes, maxEntries: entries} }
+
+// take fails when the image becomes too large.
+func (b *budget) take(bytes, entries int64) error {
+	if bytes < 0 || bytes > b.maxBytes || b.bytes.Add(bytes) > b.maxBytes {
+		return tooLarge(b.maxBytes)
+	}
+	if b.entries.Add(entries) > b.maxEntries {
+		return fault.Authorf("the image holds more than %d files", b.maxEntries)
+	}
+	return nil
+}
+
+// maxTar bounds a layer's uncompressed tar: what it unpacks to, and a generous 2 KiB for each header. Bytes
+// that unpack to nothing cost time all the same.
+func (b *budget) maxTar() int64 { return b.maxBytes + b.maxEntries<<11 }
+
+func tooLarge(limit int64) error {
+	return fault.Authorf("the image unpacks to more than %s", formatBytes(limit))
+}

@@ -1,0 +1,85 @@
+package cache
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+
+	"github.com/airlock-ci/airlock/executor/api/fault"
+)
+
+// refNameAnnotation names an image in a layout's index; see the OCI image specification, annotations.
+const refNameAnnotation = "org.opencontainers.image.ref.name"
+
+// maxDocument bounds manifests, indexes and configurations, in bytes. Registries accept 4 MiB.
+const maxDocument = 16 << 20
+
+// ociLayout is an OCI image layout directory.
+type ociLayout struct {
+	path layout.Path
+	ref  *localReference
+}
+
+func openLayout(ref *localReference) (*ociLayout, error) {
+	path, err := layout.FromPath(ref.path)
+	if err != nil {
+		return nil, fault.WithRemedy(fault.Adminf("%s is no OCI image layout: %w", ref.path, err),
+			"name a directory that holds index.json")
+	}
+	return &ociLayout{path: path, ref: ref}, nil
+}
+
+// root returns what the reference leads to: the one image named so, or the whole index, of which the
+// platform picks.
+func (l *ociLayout) root(ctx context.Context) (document, error) {
+	index, err := l.path.ImageIndex()
+	if err != nil {
+		return document{}, fault.Adminf("reading layout %s: %w", l.ref.path, err)
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		return document{}, fault.Adminf("reading layout %s: %w", l.ref.path, err)
+	}
+	matching := v1.IndexManifest{SchemaVersion: 2}
+	for _, desc := range manifest.Manifests {
+		if (l.ref.tag == "" || desc.Annotations[refNameAnnotation] == l.ref.tag) &&
+			(l.ref.digest == "" || desc.Digest.String() == l.ref.digest) {
+			matching.Manifests = append(matching.Manifests, desc)
+		}
+	}
+	if len(matching.Manifests) == 0 {
+		return document{}, fault.Adminf("layout %s holds no image tagged %q with digest %q", l.ref.path, l.ref.tag, l.ref.digest)
+	}
+	if len(matching.Manifests) == 1 {
+		return l.manifest(ctx, matching.Manifests[0])
+	}
+	content, err := json.Marshal(matching)
+	if err != nil {
+		return document{}, fmt.Errorf("reading layout %s: %w", l.ref.path, err)
+	}
+	return document{mediaType: "application/vnd.oci.image.index.v1+json", content: content}, nil
+}
+
+func (l *ociLayout) manifest(ctx context.Context, desc v1.Descriptor) (document, error) {
+	content, err := readVerified(ctx, l, desc)
+	if err != nil {
+		return document{}, err
+	}
+	return document{digest: desc.Digest.String(), mediaType: desc.MediaType, content: content}, nil
+}
+
+func (l *ociLayout) blob(_ context.Context, desc v1.Descriptor) (io.ReadCloser, error) {
+	f, err := l.path.Blob(desc.Digest)
+	if err != nil {
+		if os.IsNotExist(err) {
+			return nil, fault.Adminf("layout %s lacks blob %s", l.ref.path, desc.Digest)
+		}
+		return nil, fault.Systemf("reading layout %s: %w", l.ref.path, err)
+	}
+	return f, nil
+}

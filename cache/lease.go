@@ -1,0 +1,128 @@
+package cache
+
+// lease keeps an image, there already or not yet, from being removed until the holder gives it back.
+func (s *store) lease(digest, holder string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leaseLocked(digest, holder)
+}
+
+func (s *store) leaseLocked(digest, holder string) {
+	if s.leases[digest] == nil {
+		s.leases[digest] = map[string]int{}
+	}
+	s.leases[digest][holder]++
+}
+
+// unlease takes one lease back.
+func (s *store) unlease(digest, holder string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	holders := s.leases[digest]
+	switch holders[holder] {
+	case 0: // a Release came between
+		return
+	case 1:
+		delete(holders, holder)
+	default:
+		holders[holder]--
+	}
+	if len(holders) == 0 {
+		delete(s.leases, digest)
+	}
+}
+
+// Release ends every lease of a holder. It cannot fail: unknown holders have none.
+func (c *Cache) Release(holder string) {
+	s := c.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for digest, holders := range s.leases {
+		if holders[holder] == 0 {
+			continue
+		}
+		delete(holders, holder)
+		if len(holders) == 0 {
+			delete(s.leases, digest)
+		}
+		if image := s.images[digest]; image != nil {
+			s.touch(image)
+		}
+	}
+}
+
+// find returns the image that a name leads to, leased to holder, or nil. An image that lost layers to
+// another hand is forgotten.
+func (s *store) find(name, holder string) (*imageRecord, *refRecord, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ref := s.refs[name]
+	if ref == nil {
+		return nil, nil, nil
+	}
+	image := s.images[ref.Digest]
+	if !s.complete(image) {
+		return nil, nil, s.forgetIncomplete(image)
+	}
+	s.leaseLocked(ref.Digest, holder)
+	s.touch(image)
+	return image, ref, nil
+}
+
+func (s *store) forgetIncomplete(image *imageRecord) error {
+	for _, l := range image.Layers {
+		if !s.complete(&imageRecord{Layers: []layerRecord{l}}) {
+			delete(s.layers, l.DiffID)
+		}
+	}
+	return s.forget(image)
+}
+
+// pin keeps a layer, there already or not yet, from being removed while a pull relies on it.
+func (s *store) pin(diffID string, by int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pins[diffID] += by
+	if s.pins[diffID] == 0 {
+		delete(s.pins, diffID)
+	}
+}
+
+// delivered returns the image if that repository delivered it before, as private as now.
+func (s *store) delivered(digest, repo string, private bool) *imageRecord {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	image := s.images[digest]
+	if image == nil || !s.complete(image) {
+		return nil
+	}
+	if was, known := image.Repos[repo]; !known || was != private {
+		return nil
+	}
+	return image
+}
+
+// usable returns the size of a layer if it is there and an image of repo may use it as it is.
+func (s *store) usable(diffID, repo string) (size int64, usable bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known := s.layers[diffID]
+	if known == nil || !known.grants(repo) || !s.complete(&imageRecord{Layers: []layerRecord{{DiffID: diffID}}}) {
+		return 0, false
+	}
+	return known.size, true
+}
+
+// has tells whether a layer is there, for whomever.
+func (s *store) has(diffID string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.layers[diffID] != nil && s.complete(&imageRecord{Layers: []layerRecord{{DiffID: diffID}}})
+}
+
+// grant notes that repo delivered a layer that is complete on disk; size counts if the layer is new.
+func (s *store) grant(diffID string, size int64, repo string, private bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.addLayer(diffID, size, map[string]bool{repo: private})
+}

@@ -1,0 +1,212 @@
+package cache
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/airlock-ci/airlock/executor/api/failpoint"
+	"github.com/airlock-ci/airlock/executor/api/fault"
+)
+
+// parallelLayers is how many layers of one image are transferred and unpacked at a time.
+const parallelLayers = 3
+
+// pull is the work of fetching one image, watched by all who wait for it.
+type pull struct {
+	ref     reference
+	content *content
+	repo    string
+	private bool
+
+	total, done atomic.Int64 // bytes of layers to transfer, and transferred
+	missing     atomic.Int64 // layers to transfer; -1 until that is known
+	started     time.Time
+	image       *imageRecord // when done
+}
+
+func newPull(ref reference, found *content) *pull {
+	p := &pull{ref: ref, content: found, repo: ref.repo, started: time.Now()}
+	p.missing.Store(-1)
+	return p
+}
+
+// boundPull gives a pull its deadline.
+func (c *Cache) boundPull(ctx context.Context, ref reference) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, c.opts.PullTimeout,
+		fault.Systemf("pulling %s: not done after %s (pull_timeout)", ref.asked, c.opts.PullTimeout))
+}
+
+// pull asks the origin what the reference leads to, which authorises the job too, and fetches what is not here.
+func (c *Cache) pull(ctx context.Context, ref reference, req Request, progress io.Writer) (Base, error) {
+	p, image, err := c.resolve(ctx, ref, req)
+	if err != nil {
+		return Base{}, c.pullFault(ctx, ref, err)
+	}
+	if image != nil {
+		return c.base(ref, image), nil
+	}
+	return c.await(ctx, p, req.Holder, progress)
+}
+
+// await joins or starts the pull and waits for it, the image leased to holder; then it names the image.
+func (c *Cache) await(ctx context.Context, p *pull, holder string, progress io.Writer) (Base, error) {
+	ref, digest := p.ref, p.content.digest
+	resolved := refRecord{Name: ref.name, Resolved: p.content.resolved, Digest: digest, Repo: p.repo}
+	c.store.lease(digest, holder)
+	key := p.repo + "\n" + digest
+	flight, _ := c.pulls.join(key, func() *pull { return p }, c.fetch)
+	shared := flight.state
+	report := &report{to: progress, pull: shared, image: ref.asked}
+	err := c.pulls.wait(ctx, key, flight, time.Second/10, report.tick)
+	if err == nil {
+		err = c.store.point(&resolved)
+	}
+	if err != nil {
+		c.store.unlease(digest, holder)
+		return Base{}, c.pullFault(ctx, ref, err)
+	}
+	report.end()
+	base := c.base(ref, shared.image)
+	base.Pulled, base.Bytes = shared.missing.Load() > 0, shared.done.Load()
+	if base.Pulled {
+		if _, err := c.Collect(ctx); err != nil {
+			c.log.Error().Err(err).Msg("collecting images")
+		}
+	}
+	return base, nil
+}
+
+func (c *Cache) pullFault(ctx context.Context, ref reference, err error) error {
+	if ref.remote != nil {
+		return registryFault(ctx, ref, err)
+	}
+	return fmt.Errorf("reading %s: %w", ref.asked, err)
+}
+
+// resolve returns the leased image when the registry's answer is that it is here, else the work to do.
+func (c *Cache) resolve(ctx context.Context, ref reference, req Request) (*pull, *imageRecord, error) {
+	if ref.remote == nil {
+		found, err := lookUpLocal(ctx, ref)
+		return newPull(ref, found), nil, err
+	}
+	auth := authenticator(ref.remote.Context().RegistryStr(), req.Credentials)
+	registry, err := c.dial(ref, auth)
+	if err != nil {
+		return nil, nil, err
+	}
+	if digest, err := registry.resolve(ctx); err == nil {
+		image, record, err := c.store.find(ref.name, req.Holder)
+		if err != nil {
+			return nil, nil, err
+		}
+		if image != nil && record.Resolved == digest && record.Repo == ref.repo {
+			return nil, image, nil
+		}
+		if image != nil {
+			c.store.unlease(image.Digest, req.Holder)
+		}
+	}
+	found, err := lookUp(ctx, ref, registry)
+	if err != nil {
+		return nil, nil, err
+	}
+	p := newPull(ref, found)
+	if auth != nil {
+		// Doubt counts as private.
+		anonymous, err := c.dial(ref, nil)
+		p.private = err != nil || anonymous.head(ctx, found.digest) != nil
+	}
+	return p, nil, nil
+}
+
+func lookUpLocal(ctx context.Context, ref reference) (*content, error) {
+	if ref.local.archive {
+		return openArchive(ref.local.path)
+	}
+	from, err := openLayout(ref.local)
+	if err != nil {
+		return nil, err
+	}
+	return lookUp(ctx, ref, from)
+}
+
+// fetch makes all layers of an image present and then its record.
+func (c *Cache) fetch(ctx context.Context, p *pull) (err error) {
+	ctx, cancel := c.boundPull(ctx, p.ref)
+	defer cancel()
+	defer func() {
+		if err != nil && ctx.Err() != nil {
+			err = context.Cause(ctx) // says more than what the cancelled calls say
+		}
+	}()
+	if p.image = c.store.delivered(p.content.digest, p.repo, p.private); p.image != nil {
+		p.missing.Store(0)
+		return nil
+	}
+	config, err := p.content.readConfig(ctx, p.ref)
+	if err != nil {
+		return err
+	}
+	image := &imageRecord{Digest: p.content.digest, Created: time.Now(), Repos: map[string]bool{p.repo: p.private},
+		Config: Config{Env: config.Config.Env, User: config.Config.User, WorkingDir: config.Config.WorkingDir}}
+	for _, id := range config.RootFS.DiffIDs {
+		c.store.pin(id.String(), 1)
+		defer c.store.pin(id.String(), -1)
+	}
+	if image.Layers, err = c.fetchLayers(ctx, p, config); err != nil {
+		return err
+	}
+	if err := failpoint.Hit("cache-commit"); err != nil {
+		return err
+	}
+	if p.missing.Load() > 0 {
+		// Once for the whole image: only its record makes its layers count.
+		if err := syncFileSystem(c.opts.Dir); err != nil {
+			return err
+		}
+	}
+	if err := c.store.commit(image); err != nil {
+		return err
+	}
+	p.image = image
+	c.log.Info().Str("image", p.ref.asked).Str("digest", image.Digest).Bool("private", p.private).
+		Int64("bytes", p.done.Load()).Dur("took", time.Since(p.started)).Msg("image is in the cache")
+	return nil
+}
+
+// fetchLayers makes an image's layers present: what is missing is transferred, a few layers at a time.
+func (c *Cache) fetchLayers(ctx context.Context, p *pull, config *v1.ConfigFile) ([]layerRecord, error) {
+	records := make([]layerRecord, len(p.content.layers))
+	var missing []int
+	for i, src := range p.content.layers {
+		records[i].DiffID = config.RootFS.DiffIDs[i].String()
+		size, usable := c.store.usable(records[i].DiffID, p.repo)
+		if records[i].Size = size; !usable {
+			missing = append(missing, i)
+			p.total.Add(src.blob.Size)
+		}
+	}
+	p.missing.Store(int64(len(missing)))
+	left := newBudget(c.opts.MaxUnpacked, c.opts.MaxEntries)
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(parallelLayers)
+	for _, i := range missing {
+		group.Go(func() (err error) {
+			records[i].Size, err = c.fetchLayer(ctx, p, p.content.layers[i], records[i].DiffID, left)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	if size := (&imageRecord{Layers: records}).size(); size > c.opts.MaxUnpacked {
+		return nil, tooLarge(c.opts.MaxUnpacked)
+	}
+	return records, nil
+}

@@ -1,0 +1,117 @@
+package cache
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"time"
+)
+
+// Config is the part of an image's configuration that a sandbox needs.
+type Config struct {
+	// Env are "KEY=value" pairs.
+	Env []string `json:"env,omitempty"`
+	// User is as the image says it: "", "name", "uid", "name:group", "uid:gid".
+	User string `json:"user,omitempty"`
+	// WorkingDir is an absolute path or empty.
+	WorkingDir string `json:"working_dir,omitempty"`
+}
+
+// imageRecord is one unpacked image. It is immutable but for Repos.
+type imageRecord struct {
+	// Digest is the manifest's, "sha256:..."; of images from a docker archive, which has no manifest, the
+	// configuration's (what Docker calls the image's id).
+	Digest string        `json:"digest"`
+	Config Config        `json:"config"`
+	Layers []layerRecord `json:"layers"` // lowest first
+	// Created is when the record was made here.
+	Created time.Time `json:"created"`
+	// Repos are the repositories that delivered it, and whether it is private there. "" stands for the
+	// administrator, who is never private.
+	Repos map[string]bool `json:"repos"`
+
+	lastUsed time.Time // the file's mtime
+}
+
+type layerRecord struct {
+	DiffID string `json:"diff_id"`
+	Size   int64  `json:"size"` // bytes unpacked
+}
+
+// refRecord is what a name led to.
+type refRecord struct {
+	Name string `json:"name"`
+	// Resolved is the digest that the registry named: the image's or that of an index with it.
+	Resolved string `json:"resolved"`
+	Digest   string `json:"digest"` // of the image
+	Repo     string `json:"repo"`
+}
+
+func (i *imageRecord) private() bool {
+	for _, private := range i.Repos {
+		if !private {
+			return false
+		}
+	}
+	return true
+}
+
+func (i *imageRecord) size() int64 {
+	seen := map[string]bool{}
+	var sum int64
+	for _, l := range i.Layers {
+		if !seen[l.DiffID] {
+			seen[l.DiffID] = true
+			sum += l.Size
+		}
+	}
+	return sum
+}
+
+var digestPattern = regexp.MustCompile(`^sha(256:[0-9a-f]{64}|512:[0-9a-f]{128})$`)
+var diffIDPattern = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+
+// valid guards against records that another hand changed: their digests become paths.
+func (i *imageRecord) valid() bool {
+	for _, l := range i.Layers {
+		if !diffIDPattern.MatchString(l.DiffID) {
+			return false
+		}
+	}
+	return digestPattern.MatchString(i.Digest) && i.Repos != nil
+}
+
+// writeRecord writes a record so that a reader, or a later start, sees all of it or nothing.
+func writeRecord(path string, record any) (err error) {
+	data, err := json.MarshalIndent(record, "", "  ")
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("writing %s: %w", path, err), os.Remove(f.Name()))
+	}
+	return nil
+}
+
+func readRecord(path string, record any) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("reading a record: %w", err)
+	}
+	if err := json.Unmarshal(data, record); err != nil {
+		return fmt.Errorf("reading %s: %w", path, err)
+	}
+	return nil
+}

@@ -1,0 +1,346 @@
+package cache
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/airlock-ci/airlock/executor/api/fault"
+)
+
+// Markers of the OCI image layer format: files that stand for what a layer removes.
+const (
+	whiteoutPrefix = ".wh."
+	opaqueMarker   = ".wh..wh..opq"
+	aufsPrefix     = ".wh..wh."
+)
+
+// unpack writes a layer's tar into the new directory dir, in overlayfs's format, and returns roughly how many
+// bytes it takes on disk. Every error that is not classified means that the tar itself is broken.
+//
+// Nothing is ever written outside dir: each path is walked from dir's descriptor one component at a time,
+// and no symbolic link is followed. Names are first made relative to the root ("/x" and "../x" are "x"). An
+// entry whose path leads through a symbolic link or a file refuses the image. Later entries replace earlier
+// ones. Parents that the tar lacks become 0755 root:root, as with Docker's overlay2 driver.
+//
+// A hard link's target has to be in the same layer. Device nodes below /dev are left out (a sandbox has its
+// own /dev), any other one refuses the image. Of the extended attributes, security.capability and user.* are
+// kept. Owners, modes with set-user-id bits and modification times are exact.
+func unpack(ctx context.Context, dir string, stream io.Reader, left *budget) (int64, error) {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return 0, fault.Systemf("unpacking: %w", err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return 0, fault.Systemf("unpacking: %w", err)
+	}
+	tree, err := openTree(dir)
+	if err != nil {
+		return 0, err
+	}
+	defer tree.close()
+	u := &unpacker{tree: tree, left: left, dirTimes: map[string]time.Time{}, buffer: make([]byte, 256<<10)}
+	reader := tar.NewReader(&interruptible{ctx: ctx, from: stream})
+	for {
+		header, err := reader.Next()
+		if errors.Is(err, io.EOF) {
+			return u.size, u.setDirTimes()
+		}
+		if err != nil {
+			return 0, fmt.Errorf("reading its tar: %w", err)
+		}
+		if err := u.entry(header, reader); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// unpacker unpacks one layer.
+type unpacker struct {
+	tree     *tree
+	left     *budget
+	size     int64
+	dirTimes map[string]time.Time // set last: what is made in a directory changes its time
+	buffer   []byte
+}
+
+func (u *unpacker) entry(header *tar.Header, content io.Reader) error {
+	if header.Typeflag == tar.TypeXGlobalHeader {
+		return nil
+	}
+	name := strings.TrimPrefix(path.Clean("/"+header.Name), "/")
+	if err := u.checkEntry(header, name); err != nil {
+		return err
+	}
+	if name == "" {
+		return u.root(header)
+	}
+	if handled, err := u.whiteout(name); handled || err != nil {
+		return err
+	}
+	switch header.Typeflag {
+	case tar.TypeDir:
+		return u.directory(header, name)
+	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
+		return u.file(header, name, content)
+	case tar.TypeSymlink:
+		return u.symlink(header, name)
+	case tar.TypeLink:
+		return u.hardLink(header, name)
+	case tar.TypeFifo:
+		return u.fifo(header, name)
+	case tar.TypeChar, tar.TypeBlock:
+		if strings.HasPrefix(name, "dev/") {
+			return nil
+		}
+		return fault.WithRemedy(fault.Authorf("%q is a device", name), "remove it from the image: only /dev may have devices")
+	default:
+		return fault.Authorf("%q is of unknown type %q", name, header.Typeflag)
+	}
+}
+
+// blockSize is what file systems round sizes up to, in bytes.
+const blockSize = 4096
+
+// checkEntry charges the budget and refuses what no file system could hold.
+func (u *unpacker) checkEntry(header *tar.Header, name string) error {
+	if len(name) >= unix.PathMax {
+		return fault.Authorf("a path is longer than %d bytes: %.100q...", unix.PathMax, name)
+	}
+	if err := checkOwner(header, name); err != nil {
+		return err
+	}
+	if header.Typeflag == tar.TypeLink {
+		return u.left.take(0, 1)
+	}
+	if header.Size < 0 || header.Size > math.MaxInt64-blockSize {
+		return fault.Authorf("%q claims to have %d bytes", name, header.Size)
+	}
+	size := (header.Size + blockSize - 1) / blockSize * blockSize
+	u.size += size
+	return u.left.take(size, 1)
+}
+
+func checkOwner(header *tar.Header, name string) error {
+	// -1 would mean "leave it" to chown.
+	for _, id := range []int{header.Uid, header.Gid} {
+		if id < 0 || int64(id) >= math.MaxUint32 {
+			return fault.Authorf("%q belongs to the impossible user or group %d", name, id)
+		}
+	}
+	return nil
+}
+
+func (u *unpacker) root(header *tar.Header) error {
+	if header.Typeflag != tar.TypeDir {
+		return fault.Authorf("the root directory is given as something else (type %q)", header.Typeflag)
+	}
+	u.dirTimes[""] = header.ModTime
+	return u.tree.setAttributes(u.tree.fd, header)
+}
+
+// whiteout handles the markers. A marker hides what lower layers have, never what this layer has, wherever
+// in the tar it stands.
+func (u *unpacker) whiteout(name string) (handled bool, err error) {
+	dir, base := path.Split(name)
+	if !strings.HasPrefix(base, whiteoutPrefix) {
+		return false, nil
+	}
+	parent, err := u.tree.parent(name, true)
+	if err != nil {
+		return true, err
+	}
+	if base == opaqueMarker {
+		return true, setOpaque(parent)
+	}
+	if strings.HasPrefix(base, aufsPrefix) {
+		return true, nil // bookkeeping of aufs
+	}
+	target := strings.TrimPrefix(base, whiteoutPrefix)
+	if target == "" || target == "." || target == ".." {
+		return true, fault.Authorf("%q is a whiteout of nothing", name)
+	}
+	switch kind, err := statKind(parent, target); {
+	case err != nil:
+		return true, err
+	case kind == kindNone:
+		return true, system("whiting out", path.Join(dir, target), unix.Mknodat(parent, target, unix.S_IFCHR, 0))
+	case kind == kindDir:
+		fd, err := openDirAt(parent, target)
+		if err != nil {
+			return true, system("opening", path.Join(dir, target), err)
+		}
+		defer unix.Close(fd)
+		return true, setOpaque(fd)
+	}
+	return true, nil
+}
+
+func (u *unpacker) directory(header *tar.Header, name string) error {
+	parent, err := u.tree.parent(name, true)
+	if err != nil {
+		return err
+	}
+	was, err := u.tree.clear(parent, name, kindDir)
+	if err != nil {
+		return err
+	}
+	base := path.Base(name)
+	if was != kindDir {
+		u.size += blockSize
+		if err := unix.Mkdirat(parent, base, 0o700); err != nil {
+			return system("making", name, err)
+		}
+	}
+	fd, err := openDirAt(parent, base)
+	if err != nil {
+		return system("opening", name, err)
+	}
+	defer unix.Close(fd)
+	if was == kindWhiteout {
+		// The lower directory is removed and this is another one.
+		if err := setOpaque(fd); err != nil {
+			return err
+		}
+	}
+	u.dirTimes[name] = header.ModTime
+	return u.tree.setAttributes(fd, header)
+}
+
+func (u *unpacker) file(header *tar.Header, name string, content io.Reader) (err error) {
+	parent, err := u.place(name)
+	if err != nil {
+		return err
+	}
+	base := path.Base(name)
+	fd, err := unix.Openat(parent, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return system("making", name, err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := io.CopyBuffer(diskWriter{f}, content, u.buffer); err != nil {
+		return fmt.Errorf("reading %q: %w", name, err)
+	}
+	if err := u.tree.setAttributes(fd, header); err != nil {
+		return err
+	}
+	return setTime(parent, base, name, header.ModTime)
+}
+
+func (u *unpacker) symlink(header *tar.Header, name string) error {
+	parent, err := u.place(name)
+	if err != nil {
+		return err
+	}
+	base := path.Base(name)
+	if err := unix.Symlinkat(header.Linkname, parent, base); err != nil {
+		return system("making", name, err)
+	}
+	if err := unix.Fchownat(parent, base, header.Uid, header.Gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return system("changing the owner of", name, err)
+	}
+	return setTime(parent, base, name, header.ModTime)
+}
+
+func (u *unpacker) hardLink(header *tar.Header, name string) error {
+	target := strings.TrimPrefix(path.Clean("/"+header.Linkname), "/")
+	broken := fault.Authorf("%q is a hard link to %q, which is no file of the same layer", name, target)
+	if target == "" || target == name {
+		return broken
+	}
+	parent, err := u.place(name)
+	if err != nil {
+		return err
+	}
+	from, err := u.tree.walk(path.Dir(target), false)
+	if errors.Is(err, unix.ENOENT) {
+		return broken
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(from)
+	switch kind, err := statKind(from, path.Base(target)); {
+	case err != nil:
+		return err
+	case kind != kindOther:
+		return broken
+	}
+	return system("linking", name, unix.Linkat(from, path.Base(target), parent, path.Base(name), 0))
+}
+
+func (u *unpacker) fifo(header *tar.Header, name string) error {
+	parent, err := u.place(name)
+	if err != nil {
+		return err
+	}
+	base := path.Base(name)
+	if err := unix.Mknodat(parent, base, unix.S_IFIFO|0o600, 0); err != nil {
+		return system("making", name, err)
+	}
+	if err := unix.Fchownat(parent, base, header.Uid, header.Gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return system("changing the owner of", name, err)
+	}
+	// The name is what was just made: no symbolic link to follow.
+	if err := unix.Fchmodat(parent, base, permissions(header), 0); err != nil {
+		return system("changing the mode of", name, err)
+	}
+	return setTime(parent, base, name, header.ModTime)
+}
+
+// place returns the directory for a new entry that is no directory, whatever had its name removed.
+func (u *unpacker) place(name string) (parent int, err error) {
+	if parent, err = u.tree.parent(name, true); err != nil {
+		return 0, err
+	}
+	was, err := u.tree.clear(parent, name, kindOther)
+	if err == nil && was == kindDir {
+		delete(u.dirTimes, name)
+		parent, err = u.tree.parent(name, true) // clear closed it
+	}
+	return parent, err
+}
+
+func (u *unpacker) setDirTimes() error {
+	names := make([]string, 0, len(u.dirTimes))
+	for name := range u.dirTimes {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		fd, err := u.tree.walk(name, false)
+		if err != nil {
+			continue // a later entry replaced it
+		}
+		times := timespecs(u.dirTimes[name])
+		err = unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), times, 0)
+		unix.Close(fd)
+		if err != nil {
+			return system("setting the time of", name, err)
+		}
+	}
+	return nil
+}
+
+// diskWriter classifies what goes wrong on our side of a copy; reading's errors stay the archive's. It hides
+// the file's ReadFrom, so that the buffer is used.
+type diskWriter struct{ f *os.File }
+
+// Write is io.Writer's.
+func (w diskWriter) Write(p []byte) (int, error) {
+	n, err := w.f.Write(p)
+	if err != nil {
+		return n, fault.Systemf("unpacking: %w", err)
+	}
+	return n, nil
+}

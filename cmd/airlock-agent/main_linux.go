@@ -1,0 +1,34 @@
+// Airlock-agent is PID 1 of every Linux sandbox. It is static, small and quick to start, because every sandbox pays
+// for it; all it does is package isolation/agent's.
+//
+//	airlock-agent [-fd N]
+//
+// N is the inherited descriptor of the connection to the executor, 3 by default.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"syscall"
+
+	"github.com/airlock-ci/airlock/isolation/agent"
+)
+
+func main() {
+	fd := flag.Int("fd", 3, "inherited `descriptor` of the connection to the executor")
+	flag.Parse()
+	if err := run(*fd); err != nil {
+		fmt.Fprintln(os.Stderr, "airlock-agent:", err)
+		os.Exit(1)
+	}
+}
+
+// run returns nil when the executor has ended the connection.
+func run(fd int) error {
+	// Only non-blocking descriptors use Go's poller, and with it can be closed while they are read.
+	if err := syscall.SetNonblock(fd, true); err != nil {
+		return fmt.Errorf("descriptor %d is no connection to the executor: %w (the agent is started by Airlock's runtimes only)", fd, err)
+	}
+	return agent.Serve(os.NewFile(uintptr(fd), "executor"))
+}

@@ -1,0 +1,22 @@
+//go:build !linux
+
+package main
+
+import (
+	"io"
+
+	"github.com/rs/zerolog"
+
+	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/executor/config"
+	"github.com/airlock-ci/airlock/jobs/reaper"
+	"github.com/airlock-ci/airlock/jobs/store"
+)
+
+// openRuntimes refuses to start: there is no runtime for this operating system yet.
+func openRuntimes(*config.Config, zerolog.Logger) ([]sandboxRuntime, []io.Closer, error) {
+	return nil, nil, fault.Adminf("this version of Airlock can make sandboxes on Linux only")
+}
+
+// runnerDirs finds nothing here yet.
+func runnerDirs(*store.Journal) []reaper.Resource { return nil }

@@ -1,0 +1,74 @@
+package agent
+
+import (
+	"bufio"
+	"encoding/binary"
+	"fmt"
+	"io"
+)
+
+// Yamux's wire format: version, type, flags (2 bytes), stream id (4), length (4); see spec.md in its repository.
+const (
+	yamuxHeader = 12
+
+	yamuxData         = 0
+	yamuxWindowUpdate = 1
+	yamuxPing         = 2
+	yamuxGoAway       = 3
+
+	yamuxSYN = 1
+	yamuxACK = 2
+)
+
+// guard stands between the agent and the executor's yamux session and lets through only what an honest agent
+// sends. Yamux trusts its peer in two ways that a hostile one could use: every ping starts a goroutine that waits
+// for the connection to become writable, and every stream it opens holds a window of memory. The agent of this
+// package does neither.
+type guard struct {
+	io.WriteCloser
+	r *bufio.Reader
+	// left counts the bytes of the current frame, header included, that were not read yet.
+	left int64
+}
+
+func newGuard(conn io.ReadWriteCloser) *guard {
+	return &guard{WriteCloser: conn, r: bufio.NewReaderSize(conn, maxPayload)}
+}
+
+// Read reads within one frame that was checked before.
+func (g *guard) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if g.left == 0 {
+		header, err := g.r.Peek(yamuxHeader)
+		if err != nil {
+			return 0, err
+		}
+		if g.left, err = checkYamux(header); err != nil {
+			return 0, err
+		}
+	}
+	n, err := g.r.Read(p[:min(int64(len(p)), g.left)])
+	g.left -= int64(n)
+	return n, err
+}
+
+// checkYamux returns the length of the frame with this header, or what is wrong with it.
+func checkYamux(header []byte) (int64, error) {
+	typ := header[1]
+	flags := binary.BigEndian.Uint16(header[2:])
+	length := binary.BigEndian.Uint32(header[8:])
+	switch {
+	case flags&yamuxSYN != 0:
+		return 0, fmt.Errorf("%w: the agent opened a stream or sent a ping", errProtocol)
+	case typ == yamuxData && length > window:
+		return 0, fmt.Errorf("%w: the agent sent %d bytes into a window of %d", errProtocol, length, window)
+	case typ == yamuxData:
+		return yamuxHeader + int64(length), nil
+	case typ == yamuxWindowUpdate, typ == yamuxGoAway, typ == yamuxPing && flags == yamuxACK:
+		return yamuxHeader, nil
+	default:
+		return 0, fmt.Errorf("%w: unknown yamux frame, type %d, flags %#x", errProtocol, typ, flags)
+	}
+}

@@ -1,0 +1,171 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strconv"
+	"sync"
+
+	"github.com/hashicorp/yamux"
+	"golang.org/x/sys/unix"
+
+	"github.com/airlock-ci/airlock/executor/api/fault"
+)
+
+// server is the agent: the state of one sandbox.
+type server struct {
+	procs *procTable
+	pid1  bool
+	null  *os.File
+	oom   oomScore
+
+	// mu makes forking, reaping and killing exclude each other, so that a status never belongs to an older
+	// process with the same id and no process escapes between its fork and its entry here.
+	mu    sync.Mutex
+	roots *roots            // nil before the setup
+	byPID map[int]*child    // main processes that were not reaped yet
+	byID  map[uint64]*child // processes whose end was not reported yet
+}
+
+// Serve is the agent's life: it answers the executor at the other end of conn until the connection ends, then
+// kills every process of the sandbox and returns; nil when it was the executor that ended the connection. Call it once
+// in a process, as PID 1 of a sandbox, and exit when it returns. Elsewhere it makes itself a child subreaper and
+// leaves foreign processes alone.
+func Serve(conn io.ReadWriteCloser) error {
+	s, err := newServer()
+	if err != nil {
+		conn.Close()
+		return err
+	}
+	// As PID 1 of a pid namespace nothing in it can end us, except that Go would exit by itself on signals
+	// like SIGTERM. All signals are therefore caught, and none but SIGCHLD means anything.
+	ignored, reap := make(chan os.Signal, 1), make(chan os.Signal, 1)
+	signal.Notify(ignored)
+	signal.Notify(reap, unix.SIGCHLD)
+	go func() {
+		for range reap {
+			s.reap()
+		}
+	}()
+
+	session, err := yamux.Server(conn, yamuxConfig(patient))
+	if err != nil {
+		conn.Close()
+		return fmt.Errorf("serving the executor: %w", err)
+	}
+	for {
+		stream, err := session.AcceptStream()
+		if err != nil {
+			if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
+				err = nil // the executor closed the connection, or died
+			}
+			return errors.Join(err, s.killTree(nil))
+		}
+		go s.serve(stream)
+	}
+}
+
+func newServer() (*server, error) {
+	// Without this a job's process with the agent's user id could trace it or read its descriptors.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return nil, fmt.Errorf("making the agent non-dumpable: %w", err)
+	}
+	unix.Umask(0o022)
+	if err := closeOnExec(); err != nil {
+		return nil, err
+	}
+	procs, err := openProcTable()
+	if err != nil {
+		return nil, err
+	}
+	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("opening /dev/null of the sandbox: %w", err)
+	}
+	s := &server{procs: procs, pid1: os.Getpid() == 1, null: null, byPID: map[int]*child{}, byID: map[uint64]*child{}}
+	if !s.pid1 {
+		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+			return nil, fmt.Errorf("becoming a child subreaper: %w", err)
+		}
+	}
+	s.oom = openOOMScore()
+	return s, nil
+}
+
+// closeOnExec keeps every descriptor that the agent was started with from its children: the connection, and whatever
+// a runtime may have leaked.
+func closeOnExec() error {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return fmt.Errorf("listing the agent's descriptors: %w", err)
+	}
+	for _, entry := range entries {
+		if fd, err := strconv.Atoi(entry.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
+	}
+	return nil
+}
+
+// serve answers one stream.
+func (s *server) serve(stream *yamux.Stream) {
+	defer stream.Close()
+	req, err := readRequest(stream)
+	if err != nil {
+		return // the executor went away in the middle of its request
+	}
+	if req.Op == opStart && req.Start != nil {
+		s.serveStart(stream, *req.Start)
+		return
+	}
+	got, err := s.answer(req)
+	if err != nil {
+		got = reply{Error: toWire(err)}
+	}
+	_ = writeJSON(stream, frameReply, got) // it fails only with the connection, which ends the agent anyway
+}
+
+func readRequest(r io.Reader) (request, error) {
+	// Requests are the one frame whose payload is allocated by its length: they come from the executor.
+	var header [frameHeader]byte
+	if _, err := io.ReadFull(r, header[:]); err != nil {
+		return request{}, err
+	}
+	length := int64(header[1])<<24 | int64(header[2])<<16 | int64(header[3])<<8 | int64(header[4])
+	if frameType(header[0]) != frameRequest || length > maxRequest {
+		return request{}, fmt.Errorf("%w: a frame of type %d with %d bytes instead of a request", errProtocol, header[0], length)
+	}
+	payload := make([]byte, length)
+	if _, err := io.ReadFull(r, payload); err != nil {
+		return request{}, err
+	}
+	return parseRequest(payload)
+}
+
+func (s *server) answer(req request) (reply, error) {
+	switch {
+	case req.Op == opHello && req.Hello != nil:
+		return reply{Hello: &greeting{Version: Version, Nonce: req.Hello.Nonce}}, nil
+	case req.Op == opSetup && req.Setup != nil:
+		return reply{}, s.prepare(*req.Setup)
+	case req.Op == opSignal && req.Signal != nil:
+		return reply{}, s.signal(req.Signal.ID, unix.Signal(req.Signal.Signal))
+	case req.Op == opResize && req.Resize != nil:
+		return reply{}, s.resize(*req.Resize)
+	default:
+		return reply{}, fmt.Errorf("%w: operation %q", errProtocol, req.Op)
+	}
+}
+
+// toWire keeps of an error what the executor may learn.
+func toWire(err error) *wireError {
+	wire := &wireError{Author: fault.ClassOf(err) == fault.Author, Message: err.Error()}
+	var failure *fault.Error
+	if errors.As(err, &failure) && failure.Remedy != "" {
+		wire.Message, wire.Remedy = failure.Err.Error(), failure.Remedy
+	}
+	return wire
+}

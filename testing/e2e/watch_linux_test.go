@@ -1,0 +1,71 @@
+package e2e
+
+import (
+	"archive/tar"
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/stretchr/testify/require"
+)
+
+// counter counts the tildes in what is written to it.
+type counter struct {
+	mu sync.Mutex
+	n  int
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.n += bytes.Count(p, []byte("~"))
+	return len(p), nil
+}
+
+// watchMemory returns a function that tells the peak memory of host and executor so far, in KiB.
+func (b *bench) watchMemory() func() map[string]int64 {
+	b.t.Helper()
+	executor, err := b.ExecutorPID()
+	require.NoError(b.t, err)
+	return func() map[string]int64 {
+		return map[string]int64{"host": peakMemory(b.t, b.HostPID()), "executor": peakMemory(b.t, executor)}
+	}
+}
+
+func peakMemory(t *testing.T, pid int) int64 {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	require.NoError(t, err)
+	for line := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			require.NoError(t, err)
+			return kib
+		}
+	}
+	t.Fatalf("process %d tells no peak", pid)
+	return 0
+}
+
+// scratchImage is an image without a shell.
+func scratchImage(t *testing.T) v1.Image {
+	t.Helper()
+	var layer bytes.Buffer
+	w := tar.NewWriter(&layer)
+	require.NoError(t, w.WriteHeader(&tar.Header{Name: "etc/motd", Mode: 0o644, Size: 0, Typeflag: tar.TypeReg}))
+	require.NoError(t, w.Close())
+	content, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(layer.Bytes())), nil })
+	require.NoError(t, err)
+	image, err := mutate.AppendLayers(empty.Image, content)
+	require.NoError(t, err)
+	return image
+}
