@@ -31,7 +31,11 @@ func (r *report) tick() time.Duration {
 		r.announce(missing)
 		r.pause = firstProgress
 	default:
-		r.line("Pulling image %s: %s of %s", r.image, formatBytes(r.pull.done.Load()), formatBytes(r.pull.total.Load()))
+		progress := formatBytes(r.pull.done.Load())
+		if total := r.pull.total.Load(); total > 0 { // an archive does not say how large its layers are
+			progress += " of " + formatBytes(total)
+		}
+		r.line("Pulling image %s: %s", r.image, progress)
 		r.pause = min(2*r.pause, maxProgress)
 	}
 	return r.pause

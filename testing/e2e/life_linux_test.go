@@ -175,7 +175,7 @@ func TestAThousandMegabytesOfOutput(t *testing.T) {
 	var out, stderr counter // of a byte that Airlock itself never writes
 	b.caller.Stdout, b.caller.Stderr = &out, &stderr
 	peak := b.watchMemory()
-	result := b.run(gitlabtest.Job{Script: []string{"dd if=/dev/zero bs=1M count=1024 2>/dev/null | tr '\\0' '~'", "echo '~' >&2"}})
+	result := b.run(gitlabtest.Job{Script: []string{"dd if=/dev/zero bs=1M count=1024 2>/dev/null | tr '\\0' '\\176'", "printf '\\176' >&2"}})
 	require.True(t, result.Success, result.Log)
 	require.EqualValues(t, 1<<30, out.n, "byte-exact")
 	require.EqualValues(t, 1, stderr.n)

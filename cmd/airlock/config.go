@@ -1,0 +1,57 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/airlock-ci/airlock/executor/config"
+)
+
+func configCommand() *cli.Command {
+	return &cli.Command{
+		Name:            "config",
+		Usage:           "check the configuration, or print an example",
+		HideHelpCommand: true,
+		Commands: []*cli.Command{
+			{
+				Name:        "check",
+				Usage:       "check a configuration file",
+				ArgsUsage:   "[FILE]",
+				Description: "Names every unknown key, wrong type and wrong value with its line and column. Default: " + config.DefaultPath,
+				Action:      checkConfig,
+			},
+			{
+				Name:   "example",
+				Usage:  "print a configuration with every key, its meaning and its default",
+				Action: printExample,
+			},
+		},
+	}
+}
+
+func checkConfig(ctx context.Context, c *cli.Command) error {
+	args, err := arguments(ctx, c, 0, 1)
+	if err != nil {
+		return err
+	}
+	path := config.DefaultPath
+	if len(args) == 1 {
+		path = args[0]
+	}
+	if _, err := config.Load(path); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(c.Root().Writer, "%s is valid\n", printable(path))
+	return err
+}
+
+func printExample(ctx context.Context, c *cli.Command) error {
+	if _, err := arguments(ctx, c, 0, 0); err != nil {
+		return err
+	}
+	_, err := io.WriteString(c.Root().Writer, config.Example)
+	return err
+}

@@ -1,0 +1,173 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/executor/api/fault"
+)
+
+// imagesJSON is the cache in JSON output. Its field names are a promise to scripts; sizes are in bytes, a
+// limit of 0 is none, times are RFC 3339 in UTC.
+type imagesJSON struct {
+	Images     []imageJSON `json:"images"`
+	UsedBytes  int64       `json:"used_bytes"`
+	LimitBytes int64       `json:"limit_bytes"`
+}
+
+type imageJSON struct {
+	Name       string     `json:"name"`
+	Digest     string     `json:"digest"`
+	SizeBytes  int64      `json:"size_bytes"`
+	CreatedAt  *time.Time `json:"created_at"`
+	LastUsedAt *time.Time `json:"last_used_at"`
+	Leases     int32      `json:"leases"` // sandboxes that use it now
+	Private    bool       `json:"private"`
+}
+
+func imageCommand() *cli.Command {
+	return &cli.Command{
+		Name:            "image",
+		Usage:           "look after the cached images",
+		HideHelpCommand: true,
+		Commands: []*cli.Command{
+			{
+				Name:   "ls",
+				Usage:  "list the cached images",
+				Flags:  []cli.Flag{jsonFlag()},
+				Action: listImages,
+			},
+			{
+				Name:      "pull",
+				Usage:     "pull an image into the cache",
+				ArgsUsage: "IMAGE",
+				Action:    pullImage,
+			},
+			{
+				Name:        "import",
+				Usage:       "store an image from a tar file",
+				ArgsUsage:   "NAME FILE",
+				Description: "FILE is a docker-archive (docker save) or an OCI layout in a tar; - is stdin.",
+				Action:      importImage,
+			},
+			{
+				Name:        "rm",
+				Usage:       "remove images that no sandbox uses",
+				ArgsUsage:   "IMAGE...",
+				Description: "IMAGE is a name or a digest.",
+				Action:      removeImages,
+			},
+		},
+	}
+}
+
+func listImages(ctx context.Context, c *cli.Command) error {
+	if _, err := arguments(ctx, c, 0, 0); err != nil {
+		return err
+	}
+	service, err := dial(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer service.Close()
+	reply, err := service.Images(ctx)
+	if err != nil {
+		return err
+	}
+	out := c.Root().Writer
+	if c.Bool("json") {
+		return printJSON(out, newImagesJSON(reply))
+	}
+	rows := make([][]string, 0, len(reply.GetImages()))
+	for _, image := range reply.GetImages() {
+		rows = append(rows, []string{
+			orDash(image.GetName()), shortDigest(image.GetDigest()), byteSize(image.GetSizeBytes()),
+			lastUsed(image), fmt.Sprint(image.GetLeases()),
+		})
+	}
+	if err := printTable(out, []string{"image", "digest", "size", "last used", "in use by"}, rows); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(out, "\n%s\n", use(byteSize(reply.GetUsedBytes()), reply.GetLimitBytes(), byteSize))
+	return err
+}
+
+func newImagesJSON(reply *api.ImagesReply) imagesJSON {
+	out := imagesJSON{Images: []imageJSON{}, UsedBytes: reply.GetUsedBytes(), LimitBytes: reply.GetLimitBytes()}
+	for _, image := range reply.GetImages() {
+		out.Images = append(out.Images, imageJSON{
+			Name: image.GetName(), Digest: image.GetDigest(), SizeBytes: image.GetSizeBytes(),
+			CreatedAt: timestamp(image.GetCreatedUnixNano()), LastUsedAt: timestamp(image.GetLastUsedUnixNano()),
+			Leases: image.GetLeases(), Private: image.GetPrivate(),
+		})
+	}
+	return out
+}
+
+func lastUsed(image *api.ImageInfo) string {
+	if image.GetLastUsedUnixNano() == 0 {
+		return "never"
+	}
+	return age(time.Since(time.Unix(0, image.GetLastUsedUnixNano()))) + " ago"
+}
+
+func pullImage(ctx context.Context, c *cli.Command) error {
+	args, err := arguments(ctx, c, 1, 1)
+	if err != nil {
+		return err
+	}
+	service, err := dial(ctx, c)
+	if err != nil {
+		return err
+	}
+	return service.PullImage(ctx, args[0], c.Root().Writer)
+}
+
+func importImage(ctx context.Context, c *cli.Command) error {
+	args, err := arguments(ctx, c, 2, 2)
+	if err != nil {
+		return err
+	}
+	var tar io.Reader = os.Stdin
+	if args[1] != "-" {
+		file, err := os.Open(args[1])
+		if err != nil {
+			return fault.Adminf("the image's tar: %w", err)
+		}
+		defer func() { _ = file.Close() }()
+		tar = file
+	}
+	service, err := dial(ctx, c)
+	if err != nil {
+		return err
+	}
+	return service.ImportImage(ctx, args[0], tar, c.Root().Writer)
+}
+
+func removeImages(ctx context.Context, c *cli.Command) error {
+	images, err := arguments(ctx, c, 1, -1)
+	if err != nil {
+		return err
+	}
+	service, err := dial(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer service.Close()
+	for _, image := range images {
+		freed, err := service.RemoveImage(ctx, image)
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintf(c.Root().Writer, "removed %s, %s freed\n", printable(image), byteSize(freed)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

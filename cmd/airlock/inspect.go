@@ -1,0 +1,101 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/airlock-ci/airlock/executor/api"
+)
+
+func inspectCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "inspect",
+		Usage:     "describe one living sandbox",
+		ArgsUsage: "JOB",
+		Description: "JOB is a job id or a sandbox id. Shows what the sandbox is, why, what it may use and uses now, and how\n" +
+			"long each step of making it took.",
+		Flags:  []cli.Flag{jsonFlag()},
+		Action: inspectSandbox,
+	}
+}
+
+func inspectSandbox(ctx context.Context, c *cli.Command) error {
+	args, err := arguments(ctx, c, 1, 1)
+	if err != nil {
+		return err
+	}
+	service, err := dial(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer service.Close()
+	s, err := service.Inspect(ctx, args[0])
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return printJSON(c.Root().Writer, newSandboxJSON(s))
+	}
+	return printTable(c.Root().Writer, []string{"property", "value"}, sandboxRows(s))
+}
+
+func sandboxRows(s *api.SandboxInfo) [][]string {
+	created := time.Unix(0, s.GetCreatedUnixNano())
+	return [][]string{
+		{"sandbox", s.GetId()},
+		{"job", jobName(s)},
+		{"project", orDash(s.GetProject())},
+		{"isolation", fmt.Sprintf("%s, by %s (%s)", s.GetIsolation(), orDash(s.GetRuntime()), orDash(s.GetReason()))},
+		{"image", s.GetImage()},
+		{"digest", orDash(s.GetDigest())},
+		{"state", s.GetState()},
+		{"stage", orDash(s.GetStage())},
+		{"created", created.Local().Format(time.DateTime) + ", " + age(time.Since(created)) + " ago"},
+		{"network", strings.TrimSpace(s.GetNetwork() + " " + s.GetAddress())},
+		{"memory", use(byteSize(s.GetMemoryBytes()), s.GetMemoryLimitBytes(), byteSize)},
+		{"processes", use(fmt.Sprint(s.GetPids()), s.GetPidsLimit(), func(n int64) string { return fmt.Sprint(n) })},
+		{"scratch", use(byteSize(s.GetScratchUsedBytes()), s.GetScratchBytes(), byteSize)},
+		{"cpus", cpuLimit(s.GetCpus())},
+		{"steps", steps(s.GetSteps())},
+	}
+}
+
+// use is how much of a limit is used.
+func use(used string, limit int64, format func(int64) string) string {
+	if limit == 0 {
+		return used + ", no limit"
+	}
+	return used + " of " + format(limit)
+}
+
+func cpuLimit(cpus float64) string {
+	if cpus == 0 {
+		return "no limit"
+	}
+	return fmt.Sprintf("at most %g", cpus)
+}
+
+// steps are the timed steps of making a sandbox: "base 120ms, network 3ms".
+func steps(steps []*api.Step) string {
+	parts := make([]string, 0, len(steps))
+	for _, s := range steps {
+		parts = append(parts, s.GetName()+" "+rounded(time.Duration(s.GetNanoseconds())).String())
+	}
+	return orDash(strings.Join(parts, ", "))
+}
+
+// rounded is d without the digits that nobody reads.
+func rounded(d time.Duration) time.Duration {
+	switch {
+	case d >= time.Second:
+		return d.Round(10 * time.Millisecond)
+	case d >= time.Millisecond:
+		return d.Round(100 * time.Microsecond)
+	default:
+		return d.Round(time.Microsecond)
+	}
+}

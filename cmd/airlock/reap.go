@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/executor/api/fault"
+)
+
+// leftoverJSON is something that no living job owned, in JSON output. Its field names are a promise to scripts.
+type leftoverJSON struct {
+	Kind    string `json:"kind"`
+	Name    string `json:"name"`
+	Sandbox string `json:"sandbox"`
+	Removed bool   `json:"removed"`
+	Error   string `json:"error"`
+}
+
+func reapCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "reap",
+		Usage: "remove what no living job owns",
+		Description: "The executor does this by itself, at its start and every reap_interval. Ends with status 2 when something\n" +
+			"could not be removed.",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "dry-run", Usage: "only show what would be removed"},
+			jsonFlag(),
+		},
+		Action: reap,
+	}
+}
+
+func reap(ctx context.Context, c *cli.Command) error {
+	if _, err := arguments(ctx, c, 0, 0); err != nil {
+		return err
+	}
+	service, err := dial(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer service.Close()
+	leftovers, err := service.Reap(ctx, c.Bool("dry-run"))
+	if err != nil {
+		return err
+	}
+	if err := printLeftovers(c, leftovers); err != nil {
+		return err
+	}
+	failed := 0
+	for _, l := range leftovers {
+		if l.GetError() != "" {
+			failed++
+		}
+	}
+	if failed > 0 {
+		return fault.WithRemedy(fault.Systemf("%d of %d leftovers could not be removed", failed, len(leftovers)),
+			"airlock logs has the details; the next pass tries again")
+	}
+	return nil
+}
+
+func printLeftovers(c *cli.Command, leftovers []*api.Leftover) error {
+	out := c.Root().Writer
+	if c.Bool("json") {
+		list := make([]leftoverJSON, 0, len(leftovers))
+		for _, l := range leftovers {
+			list = append(list, leftoverJSON{l.GetKind(), l.GetName(), l.GetSandbox(), l.GetRemoved(), l.GetError()})
+		}
+		return printJSON(out, list)
+	}
+	if len(leftovers) == 0 {
+		_, err := fmt.Fprintln(out, "nothing is left over")
+		return err
+	}
+	rows := make([][]string, 0, len(leftovers))
+	for _, l := range leftovers {
+		rows = append(rows, []string{l.GetKind(), l.GetName(), orDash(l.GetSandbox()), outcome(l)})
+	}
+	return printTable(out, []string{"kind", "name", "sandbox", "outcome"}, rows)
+}
+
+func outcome(l *api.Leftover) string {
+	switch {
+	case l.GetError() != "":
+		return "failed: " + l.GetError()
+	case l.GetRemoved():
+		return "removed"
+	default:
+		return "would be removed"
+	}
+}

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/executor/client/hosttest"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"airlock": main})
+}
+
+// hostKey is where a script's stand-in for the service is kept.
+type hostKey struct{}
+
+// TestScripts runs the command line as administrators do, against a stand-in for the service that has two
+// sandboxes, two images and two leftovers and runs commands as plain processes.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			host := exampleHost()
+			env.Values[hostKey{}] = host
+			env.Setenv("AIRLOCK_SOCKET", hosttest.Serve(env.T().(testing.TB), host))
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"host":     changeHost,
+			"opened":   wantOpened,
+			"imported": wantImported,
+			"status":   wantStatus,
+			"json":     wantJSON,
+		},
+	})
+}
+
+func exampleHost() *hosttest.Host {
+	created := time.Now().Add(-90 * time.Second).UnixNano()
+	return &hosttest.Host{
+		Sandboxes: []*api.SandboxInfo{
+			{
+				Id: "al-0123456789ab", JobId: 4711, Project: "group/project", Isolation: "process", Reason: "configuration",
+				Runtime: "crun", Image: "alpine:3.22", Digest: "sha256:4bcff63911fcb4448bd4fdacec207030997caf25e9bea4045fa6c8c44de311d1",
+				State: "running", Stage: "build_script", CreatedUnixNano: created, Network: "nat", Address: "172.29.0.2",
+				Cpus: 1.5, MemoryBytes: 64 << 20, MemoryLimitBytes: 4 << 30, Pids: 7, PidsLimit: 4096,
+				ScratchUsedBytes: 3 << 20, ScratchBytes: 20 << 30,
+				Steps: []*api.Step{{Name: "base", Nanoseconds: 120e6}, {Name: "sandbox", Nanoseconds: 14123456}},
+			},
+			{Id: "al-ba9876543210", Isolation: "process", Image: "evil\x1b[2Jimage", State: "ready", CreatedUnixNano: created, Network: "none"},
+		},
+		ImageList: []*api.ImageInfo{
+			{Name: "alpine:3.22", Digest: "sha256:4bcff63911fcb4448bd4fdacec207030997caf25e9bea4045fa6c8c44de311d1",
+				SizeBytes: 8 << 20, CreatedUnixNano: created, LastUsedUnixNano: created, Leases: 1},
+			{Name: "busybox:1", Digest: "sha256:ab33eacc8251e3807b85bb6dba570e4698c3998eca6f0fc2ccb60575a563ea74", SizeBytes: 1536 << 20},
+		},
+		EventLines: []string{
+			`{"level":"info","sandbox":"al-0123456789ab","job":4711,"took_ms":17.5,"time":"2026-11-23T14:05:06Z","message":"sandbox_ready"}`,
+			`{"level":"warn","job":4712,"error":"no such image","time":"2026-11-23T14:05:07Z","message":"line\nbreak"}`,
+			`not JSON`,
+		},
+		Leftovers: []*api.Leftover{
+			{Kind: "link", Name: "al-dead", Sandbox: "al-dead00000000"},
+			{Kind: "scratch", Name: "/var/lib/airlock/scratch/x"},
+		},
+	}
+}
+
+func hostOf(ts *testscript.TestScript) *hosttest.Host { return ts.Value(hostKey{}).(*hosttest.Host) }
+
+// changeHost is "host empty", "host log TEXT", "host protocol N", "host result CLASS MESSAGE", "host fail CODE
+// MESSAGE", "host stuck".
+func changeHost(ts *testscript.TestScript, _ bool, args []string) {
+	h := hostOf(ts)
+	switch args[0] {
+	case "empty":
+		h.Sandboxes, h.ImageList, h.EventLines, h.Leftovers = nil, nil, nil, nil
+	case "log":
+		h.Log = args[1] + "\n"
+	case "protocol":
+		n, err := strconv.ParseUint(args[1], 10, 32)
+		ts.Check(err)
+		h.Protocol = uint32(n)
+	case "result":
+		class := api.FailureClass_value["FAILURE_CLASS_"+strings.ToUpper(args[1])]
+		h.Result = &api.Result{FailureClass: api.FailureClass(class), Message: args[2]}
+	case "fail":
+		code := map[string]codes.Code{"author": codes.InvalidArgument, "admin": codes.FailedPrecondition, "system": codes.Internal}[args[1]]
+		h.Fail = status.Error(code, args[2])
+	case "stuck":
+		h.Leftovers[0].Error = "device or resource busy"
+	default:
+		ts.Fatalf("unknown: host %s", args[0])
+	}
+}
+
+// wantOpened is "opened JSON": the last call's opening frame, as protojson writes it.
+func wantOpened(ts *testscript.TestScript, _ bool, args []string) {
+	opened := hostOf(ts).Opened()
+	if len(opened) == 0 {
+		ts.Fatalf("nothing was opened")
+	}
+	got, err := protojson.Marshal(opened[len(opened)-1])
+	ts.Check(err)
+	if compact(ts, string(got)) != compact(ts, args[0]) {
+		ts.Fatalf("opened %s", got)
+	}
+}
+
+func compact(ts *testscript.TestScript, text string) string {
+	var out bytes.Buffer
+	ts.Check(json.Compact(&out, []byte(text)))
+	return out.String()
+}
+
+// wantImported is "imported FILE": what was imported is that file.
+func wantImported(ts *testscript.TestScript, _ bool, args []string) {
+	if string(hostOf(ts).Imported()) != ts.ReadFile(args[0]) {
+		ts.Fatalf("something else than %s was imported", args[0])
+	}
+}
+
+// wantStatus is "status N COMMAND ARG...": the command ends with status N.
+func wantStatus(ts *testscript.TestScript, _ bool, args []string) {
+	err := ts.Exec(args[1], args[2:]...)
+	got := 0
+	if err != nil {
+		exit, ok := err.(interface{ Sys() any })
+		if !ok {
+			ts.Fatalf("%v", err)
+		}
+		got = exit.Sys().(syscall.WaitStatus).ExitStatus()
+	}
+	if fmt.Sprint(got) != args[0] {
+		ts.Fatalf("status %d, want %s", got, args[0])
+	}
+}
+
+// wantJSON is "json FILE PATH WANT": the value at the dotted path of a JSON file; "len" is a list's length.
+func wantJSON(ts *testscript.TestScript, _ bool, args []string) {
+	var v any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &v))
+	for _, step := range strings.Split(args[1], ".") {
+		switch at := v.(type) {
+		case map[string]any:
+			value, ok := at[step]
+			if !ok {
+				ts.Fatalf("there is no %s", args[1])
+			}
+			v = value
+		case []any:
+			if step == "len" {
+				v = len(at)
+				continue
+			}
+			i, err := strconv.Atoi(step)
+			ts.Check(err)
+			v = at[i]
+		}
+	}
+	if got := fmt.Sprint(v); got != args[2] {
+		ts.Fatalf("%s is %s, want %s", args[1], got, args[2])
+	}
+}

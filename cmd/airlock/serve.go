@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/urfave/cli/v3"
+
+	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/executor/config"
+	"github.com/airlock-ci/airlock/executor/host"
+	"github.com/airlock-ci/airlock/executor/service"
+)
+
+func serveCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "serve",
+		Usage: "run the service in the foreground",
+		Description: "Starts the executor and listens for drivers and commands. SIGHUP reloads the configuration; SIGTERM and\n" +
+			"SIGINT stop the service. An executor with living sandboxes then goes on by itself, and the next\n" +
+			"\"airlock serve\" takes it over; --stop-executor-on-exit ends it with all its sandboxes.",
+		Flags: []cli.Flag{
+			configFlag(),
+			&cli.StringFlag{Name: "executor", Usage: "the executor's `BINARY`; default: airlock-executor beside this program, else in PATH"},
+			&cli.BoolFlag{Name: "stop-executor-on-exit", Usage: "end the executor and every sandbox when the service stops"},
+		},
+		Action: serve,
+	}
+}
+
+// configFlag is the flag of every command that reads the configuration itself.
+func configFlag() cli.Flag {
+	return &cli.StringFlag{Name: "config", Usage: "the configuration `FILE`", Value: config.DefaultPath}
+}
+
+func serve(ctx context.Context, c *cli.Command) error {
+	if _, err := arguments(ctx, c, 0, 0); err != nil {
+		return err
+	}
+	path, cfg, err := loadConfig(c)
+	if err != nil {
+		return err
+	}
+	executor, err := executorPath(c.String("executor"))
+	if err != nil {
+		return err
+	}
+	log, err := serviceLogger(cfg, c.Root().ErrWriter)
+	if err != nil {
+		return err
+	}
+	options := host.Options{
+		ConfigPath: path, ExecutorPath: executor, RunDir: cfg.RunDir, Group: cfg.Group,
+		MetricsAddress: cfg.ListenAddress, StopExecutor: c.Bool("stop-executor-on-exit"),
+		Version: version, Logger: log, Reload: hangUps(),
+		Ready: func() {
+			if err := service.NotifyReady(); err != nil {
+				log.Warn().Err(err).Msg("systemd was not told that the service is ready")
+			}
+		},
+	}
+	if c.IsSet("socket") {
+		options.SocketPath = c.String("socket")
+	}
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return host.Run(ctx, options)
+}
+
+// loadConfig loads the configuration that --config names; its path is made absolute for other processes.
+func loadConfig(c *cli.Command) (string, *config.Config, error) {
+	path, err := filepath.Abs(c.String("config"))
+	if err != nil {
+		return "", nil, fault.Adminf("--config: %w", err)
+	}
+	cfg, err := config.Load(path)
+	return path, cfg, err
+}
+
+// executorPath returns the absolute path of the executor's binary.
+func executorPath(given string) (string, error) {
+	if given != "" {
+		return filepath.Abs(given)
+	}
+	const name = "airlock-executor"
+	if self, err := os.Executable(); err == nil {
+		beside := filepath.Join(filepath.Dir(self), name+filepath.Ext(self)) // .exe on Windows
+		if _, err := os.Stat(beside); err == nil {
+			return beside, nil
+		}
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", fault.WithRemedy(fault.Adminf("finding the executor: %w", err), "name its binary with --executor")
+	}
+	return filepath.Abs(path)
+}
+
+// serviceLogger logs as the configuration says, to stderr, which the service manager keeps.
+func serviceLogger(cfg *config.Config, stderr io.Writer) (zerolog.Logger, error) {
+	level, err := zerolog.ParseLevel(cfg.LogLevel)
+	if err != nil {
+		return zerolog.Logger{}, fault.Adminf("log_level: %w", err)
+	}
+	if cfg.LogFormat == "text" {
+		stderr = zerolog.ConsoleWriter{Out: stderr, NoColor: true, TimeFormat: time.RFC3339}
+	}
+	return zerolog.New(stderr).Level(level).With().Timestamp().Logger(), nil
+}

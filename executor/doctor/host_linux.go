@@ -1,0 +1,66 @@
+package doctor
+
+import (
+	"context"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/airlock-ci/airlock/executor/config"
+)
+
+// checkHost makes the checks of a Linux host.
+func checkHost(ctx context.Context, r *report, cfg *config.Config) {
+	root := os.Geteuid() == 0
+	checkRoot(r, root)
+	checkKernel(r)
+	checkSeccomp(r)
+	checkCgroups(r)
+	checkRuntime(ctx, r, cfg.Runtime)
+	checkKVM(r)
+
+	checkStorage(r, cfg)
+	checkScratch(r, cfg)
+	if root {
+		checkOverlay(r, cfg)
+		checkLinks(r)
+		checkNftables(r)
+		checkForwardPolicy(ctx, r, cfg)
+	}
+	checkForwarding(r, cfg)
+	checkDNS(r, cfg)
+	checkClock(r)
+	checkGroup(r, cfg)
+}
+
+func checkRoot(r *report, root bool) {
+	if root {
+		r.ok("user", "root")
+		return
+	}
+	r.warn("user", "run airlock doctor as root to have every check",
+		"user id %d: the checks of overlayfs, links, nftables and the forward policy are left out", os.Geteuid())
+}
+
+// inNamespaces runs try on a thread of its own in new namespaces (CLONE_NEW* flags). Thread and namespaces,
+// with all that try made in them, end when it returns.
+func inNamespaces(flags int, try func() error) error {
+	result := make(chan error, 1)
+	go func() {
+		// Never unlocked: the thread must not be used for anything else, so it ends with the goroutine.
+		runtime.LockOSThread()
+		if err := unix.Unshare(flags); err != nil {
+			result <- os.NewSyscallError("unshare", err)
+			return
+		}
+		if flags&unix.CLONE_NEWNS != 0 {
+			if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+				result <- os.NewSyscallError("making the mount namespace private", err)
+				return
+			}
+		}
+		result <- try()
+	}()
+	return <-result
+}

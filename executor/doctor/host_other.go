@@ -1,0 +1,14 @@
+//go:build !linux
+
+package doctor
+
+import (
+	"context"
+
+	"github.com/airlock-ci/airlock/executor/config"
+)
+
+// checkHost has one finding: no sandbox can be made on this operating system.
+func checkHost(_ context.Context, r *report, _ *config.Config) {
+	r.fail("operating system", "run the service on Linux", "sandboxes cannot be made on %s", platform())
+}

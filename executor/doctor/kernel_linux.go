@@ -1,0 +1,131 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// oldestKernel has what sandboxes are made with: openat2 and pidfds in full (5.6) and what the oldest
+// distribution kernel still maintained has beside them.
+const oldestMajor, oldestMinor = 5, 10
+
+func checkKernel(r *report) {
+	release, err := kernelRelease()
+	if err != nil {
+		r.fail("kernel", "report this as a bug", "%v", err)
+		return
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil {
+		r.warn("kernel", fmt.Sprintf("make sure that it is at least %d.%d", oldestMajor, oldestMinor),
+			"%s: not a version this check understands", release)
+		return
+	}
+	if major < oldestMajor || (major == oldestMajor && minor < oldestMinor) {
+		r.fail("kernel", fmt.Sprintf("use Linux %d.%d or newer", oldestMajor, oldestMinor), "Linux %s is too old", release)
+		return
+	}
+	r.ok("kernel", "Linux %s, %s", release, platform())
+}
+
+func kernelRelease() (string, error) {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return "", os.NewSyscallError("uname", err)
+	}
+	return unix.ByteSliceToString(name.Release[:]), nil
+}
+
+// checkSeccomp looks for the filter actions that Docker's default profile uses.
+func checkSeccomp(r *report) {
+	const path = "/proc/sys/kernel/seccomp/actions_avail"
+	data, err := os.ReadFile(path)
+	actions := strings.Fields(string(data))
+	if err != nil || !slices.Contains(actions, "errno") || !slices.Contains(actions, "allow") {
+		r.fail("seccomp", "use a kernel with CONFIG_SECCOMP_FILTER", "the kernel offers no seccomp filters (%s)", path)
+		return
+	}
+	r.ok("seccomp", "filters are available")
+}
+
+// checkCgroups finds out which of the three layouts is mounted and whether the limits of a sandbox can be set.
+func checkCgroups(r *report) {
+	const root = "/sys/fs/cgroup"
+	var fs unix.Statfs_t
+	if err := unix.Statfs(root, &fs); err != nil {
+		r.fail("cgroups", "mount the cgroup file system: mount -t cgroup2 none "+root, "%s: %v", root, err)
+		return
+	}
+	layout, has := "version 1", func(controller string) bool {
+		_, err := os.Stat(filepath.Join(root, controller, "tasks"))
+		return err == nil
+	}
+	if fs.Type == unix.CGROUP2_SUPER_MAGIC {
+		data, _ := os.ReadFile(filepath.Join(root, "cgroup.controllers"))
+		controllers := strings.Fields(string(data))
+		layout, has = "version 2", func(controller string) bool { return slices.Contains(controllers, controller) }
+	} else if _, err := os.Stat(filepath.Join(root, "unified", "cgroup.procs")); err == nil {
+		layout = "version 1 and 2 (hybrid)"
+	}
+	var missing []string
+	for _, controller := range []string{"memory", "cpu", "pids"} {
+		if !has(controller) {
+			missing = append(missing, controller)
+		}
+	}
+	if len(missing) > 0 {
+		r.fail("cgroups", "enable them: on the kernel's command line cgroup_enable=memory, in a container by delegating them",
+			"%s without %s: limits cannot be enforced", layout, strings.Join(missing, ", "))
+		return
+	}
+	r.ok("cgroups", "%s with memory, cpu and pids", layout)
+}
+
+// checkRuntime looks for the OCI runtime of the configuration, by default crun, else runc.
+func checkRuntime(ctx context.Context, r *report, configured string) {
+	const remedy = "install crun (apt install crun), or name another with runtime in the configuration"
+	candidates := []string{"crun", "runc"}
+	if configured != "" {
+		candidates = []string{configured}
+	}
+	for _, name := range candidates {
+		path, err := exec.LookPath(name)
+		if err != nil {
+			continue
+		}
+		out, err := output(ctx, path, "--version")
+		version, _, _ := strings.Cut(out, "\n")
+		switch {
+		case err != nil:
+			r.fail("runtime", remedy, "%s does not run: %v", path, err)
+		case !strings.Contains(strings.ToLower(out), "seccomp"):
+			r.fail("runtime", "install a build of it with seccomp", "%s (%s) was built without seccomp", path, version)
+		default:
+			r.ok("runtime", "%s, %s", path, version)
+		}
+		return
+	}
+	r.fail("runtime", remedy, "%s is not installed", strings.Join(candidates, " or "))
+}
+
+// checkKVM tells whether virtual machines would be possible; jobs of level process do not need them.
+func checkKVM(r *report) {
+	file, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	switch {
+	case err == nil:
+		_ = file.Close()
+		r.info("kvm", "/dev/kvm is there")
+	case errors.Is(err, os.ErrNotExist):
+		r.info("kvm", "there is no /dev/kvm: this host has no hardware virtualisation to offer")
+	default:
+		r.info("kvm", "%v", err)
+	}
+}
