@@ -9,7 +9,7 @@ import (
 // Their sandboxes are ended here; what a dead executor left is found by the reaper (jobs/reaper).
 
 // sweepInterval is how often orphans are looked for.
-const sweepInterval = 15 * time.Second
+const sweepInterval = 2 * time.Second
 
 // SweepOrphans ends orphaned jobs until ctx ends.
 func (s *Service) SweepOrphans(ctx context.Context) {

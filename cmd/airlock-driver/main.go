@@ -38,6 +38,7 @@ func call(args []string) int {
 		fmt.Fprintln(os.Stderr, "airlock:", err)
 		return env.SystemFailure
 	}
+	d.Parent = os.Getppid()
 	signals := make(chan os.Signal, 2)
 	// On Windows the runner's CTRL_BREAK arrives as os.Interrupt.
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)

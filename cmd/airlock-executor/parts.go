@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/rs/zerolog"
 
@@ -21,11 +20,9 @@ import (
 	"github.com/airlock-ci/airlock/jobs/store"
 )
 
-const (
-	// A runner calls stage after stage; the pauses between are its own work, seconds at most.
-	idleTimeout   = 30 * time.Minute
-	orphanTimeout = time.Minute
-)
+// patience is how many times longer a silent job is left alone while its runner lives: a runner calls stage after
+// stage, with pauses of seconds.
+const patience = 30
 
 // parts are the concrete things behind jobs' interfaces.
 type parts struct {
@@ -89,7 +86,7 @@ func settings(cfg *config.Config) jobs.Settings {
 			PullPolicies: pullPolicies(cfg), CacheScope: cfg.Cache.Scope,
 		},
 		Image: cfg.Image, HelperImage: cfg.HelperImage, GracefulKillTimeout: cfg.GracefulKillTimeout,
-		IdleTimeout: idleTimeout, OrphanTimeout: orphanTimeout,
+		IdleTimeout: patience * cfg.OrphanTimeout, OrphanTimeout: cfg.OrphanTimeout,
 	}
 }
 

@@ -56,6 +56,9 @@ type Config struct {
 	CgroupParent string
 	// GracefulKillTimeout is how long a cancelled stage has between SIGTERM and SIGKILL; default 10 s.
 	GracefulKillTimeout time.Duration
+	// OrphanTimeout is how long a job may be left without a call before it is ended, once the runner that
+	// called is dead; default 1 min. While the runner lives it is thirty times as long.
+	OrphanTimeout time.Duration
 	// ReapInterval is the time between two passes of the reaper; default 1 min.
 	ReapInterval time.Duration
 	// LogLevel is zerolog's: "debug", "info", "warn", "error"; default "info". LogFormat is "json" or "text".

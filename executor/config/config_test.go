@@ -55,6 +55,7 @@ group = "ci"
 runtime = "/usr/local/bin/crun"
 cgroup_parent = "system.slice/airlock.service/jobs"
 graceful_kill_timeout = 30
+orphan_timeout = "5m"
 reap_interval = "2m"
 log_level = "debug"
 log_format = "text"
@@ -85,7 +86,7 @@ scratch = "tmpfs"
 			PullTimeout: 90 * time.Second, Scratch: "tmpfs",
 		},
 		StateDir: "/srv/airlock", RunDir: "/run/airlock-2", Group: "ci", Runtime: "/usr/local/bin/crun",
-		CgroupParent: "system.slice/airlock.service/jobs", GracefulKillTimeout: 30 * time.Second,
+		CgroupParent: "system.slice/airlock.service/jobs", GracefulKillTimeout: 30 * time.Second, OrphanTimeout: 5 * time.Minute,
 		ReapInterval: 2 * time.Minute, LogLevel: "debug", LogFormat: "text", ListenAddress: ":9402",
 	}, c)
 }

@@ -38,6 +38,7 @@ func keys() []key {
 		{"runtime", func(c *Config, r *reading) { r.text(&c.Runtime, isRuntime) }},
 		{"cgroup_parent", func(c *Config, r *reading) { r.text(&c.CgroupParent, isCgroup) }},
 		{"graceful_kill_timeout", func(c *Config, r *reading) { r.duration(&c.GracefulKillTimeout, time.Second, time.Hour) }},
+		{"orphan_timeout", func(c *Config, r *reading) { r.duration(&c.OrphanTimeout, time.Second, 24*time.Hour) }},
 		{"reap_interval", func(c *Config, r *reading) { r.duration(&c.ReapInterval, time.Second, 24*time.Hour) }},
 		{"log_level", func(c *Config, r *reading) { r.choice(&c.LogLevel, "debug", "info", "warn", "error") }},
 		{"log_format", func(c *Config, r *reading) { r.choice(&c.LogFormat, "json", "text") }},

@@ -65,6 +65,7 @@ func Default() *Config {
 		Group:               defaultGroup(),
 		CgroupParent:        "airlock",
 		GracefulKillTimeout: 10 * time.Second,
+		OrphanTimeout:       time.Minute,
 		ReapInterval:        time.Minute,
 		LogLevel:            "info",
 		LogFormat:           "json",

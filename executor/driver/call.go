@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"time"
 
 	"github.com/airlock-ci/airlock/executor/api"
 	"github.com/airlock-ci/airlock/executor/api/failpoint"
@@ -18,6 +20,9 @@ const (
 	signalTerminate = 15
 	signalKill      = 9
 )
+
+// parentInterval is how often the driver looks whether its runner still lives.
+const parentInterval = time.Second
 
 // call makes one Call of the host: it sends the opening frame and the data, then signals as they come, and
 // copies output until the result is there.
@@ -64,10 +69,17 @@ func (d *Driver) send(ctx context.Context, name string, stream hostpb.Host_CallC
 		return err
 	}
 	number := uint32(signalTerminate)
+	watch := time.NewTicker(parentInterval)
+	defer watch.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-watch.C:
+			if d.Parent > 0 && os.Getppid() != d.Parent {
+				return fault.Systemf("the runner that called this driver (process %d) is gone", d.Parent)
+			}
+			continue
 		case <-broken:
 			broken, number = nil, signalKill
 		case <-d.Signals:

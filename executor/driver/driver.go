@@ -32,6 +32,9 @@ type Driver struct {
 	Env gitlab.Environment
 	// Dir is the working directory, which the runner made for this attempt.
 	Dir string
+	// Parent is the process that called the driver, ordinarily the runner. The executor watches it, and the
+	// driver ends what it runs when it is gone: a runner that is killed leaves its drivers running.
+	Parent int
 	// Stdout and Stderr are the runner's pipes. Writes to them may block for as long as the runner likes.
 	Stdout, Stderr io.Writer
 	// Signals are those that ask the driver to end. The first is passed on as a request to end gracefully,

@@ -23,6 +23,7 @@ func (d *Driver) prepare(ctx context.Context) error {
 		Handle:      string(handle),
 		RunnerClass: d.RunnerClass,
 		RunnerDir:   d.Dir,
+		RunnerPid:   int64(d.Parent),
 	}}}
 	result, err := d.call(ctx, Prepare, opening, response)
 	if err != nil {

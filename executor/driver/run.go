@@ -28,7 +28,9 @@ func (d *Driver) run(ctx context.Context, scriptFile, stage string) error {
 	if err != nil {
 		return fault.Systemf("reading the script of stage %s: %w", stage, err)
 	}
-	opening := &api.ClientFrame{Kind: &api.ClientFrame_Run{Run: &api.Run{Handle: string(handle), Stage: stage}}}
+	opening := &api.ClientFrame{Kind: &api.ClientFrame_Run{Run: &api.Run{
+		Handle: string(handle), Stage: stage, RunnerPid: int64(d.Parent),
+	}}}
 	result, err := d.call(ctx, Run, opening, script)
 	if err != nil {
 		return err
