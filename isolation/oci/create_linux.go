@@ -16,6 +16,7 @@ import (
 	runc "github.com/containerd/go-runc"
 	"golang.org/x/sys/unix"
 
+	"github.com/airlock-ci/airlock/executor/api/failpoint"
 	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/isolation/agent"
@@ -84,6 +85,9 @@ func (r *Runtime) build(ctx context.Context, bundle string, spec isolation.Spec)
 	if err := r.mountRoots(spec); err != nil {
 		return nil, err
 	}
+	if err := failpoint.Hit("sandbox/mounted"); err != nil {
+		return nil, err
+	}
 	document, err := json.Marshal(r.ociSpec(spec))
 	if err != nil {
 		return nil, err
@@ -97,6 +101,9 @@ func (r *Runtime) build(ctx context.Context, bundle string, spec isolation.Spec)
 	conn, err := r.launch(ctx, bundle, spec.ID)
 	if err != nil {
 		return nil, err
+	}
+	if err := failpoint.Hit("sandbox/launched"); err != nil {
+		return nil, errors.Join(err, conn.Close())
 	}
 	setup := agent.Setup{Image: spec.Image.Config}
 	if spec.Helper != nil {

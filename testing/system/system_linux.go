@@ -27,6 +27,8 @@ type Options struct {
 	Env []string
 	// Isolation is the configured level; default "process".
 	Isolation string
+	// Restart starts the service again whenever it dies by a signal, as a service manager does.
+	Restart bool
 	// StateDir keeps images between systems; empty means one below the prefix.
 	StateDir string
 	// Reachable lets sandboxes reach the host at Gateway: for a test's GitLab, which listens there.
@@ -120,35 +122,60 @@ func subnet(number uint64) netip.Prefix {
 
 // StartHost starts the service, also after its end, and waits until the executor answers.
 func (s *System) StartHost(ctx context.Context) error {
+	if err := s.launch(); err != nil {
+		return err
+	}
+	return s.WaitAnswer(ctx)
+}
+
+// launch starts the service's process; with Options.Restart it starts it again whenever a signal ended it.
+func (s *System) launch() error {
 	cmd := exec.Command(filepath.Join(s.Bin, "airlock"), "serve", "--config", s.ConfigPath, "--stop-executor-on-exit")
 	cmd.Env = append(os.Environ(), s.options.Env...)
 	cmd.Stdout, cmd.Stderr = &s.log, &s.log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.WaitDelay = 5 * time.Second // the executor holds the pipe when it outlives the host
 	if err := cmd.Start(); err != nil {
 		return err
 	}
 	exited := make(chan struct{})
-	go func() { _ = cmd.Wait(); close(exited) }()
 	s.mu.Lock()
 	s.host, s.exited = cmd, exited
 	s.mu.Unlock()
-	deadline := time.Now().Add(30 * time.Second)
+	go func() {
+		err := cmd.Wait()
+		var status *exec.ExitError
+		if s.options.Restart && errors.As(err, &status) && !status.Exited() {
+			if err := s.launch(); err != nil {
+				_, _ = fmt.Fprintf(&s.log, "starting the service again: %v\n", err)
+			}
+		}
+		close(exited)
+	}()
+	return nil
+}
+
+// WaitAnswer waits until the executor answers.
+func (s *System) WaitAnswer(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("the service does not answer"))
+	defer cancel()
 	for {
 		out, err := s.Airlock("ps", "--json").CombinedOutput()
 		if err == nil {
 			return nil
 		}
+		s.mu.Lock()
+		exited := s.exited
+		s.mu.Unlock()
 		select {
 		case <-exited:
-			return fmt.Errorf("the service ended at its start:\n%s", s.Log())
+			if !s.options.Restart {
+				return fmt.Errorf("the service ended at its start:\n%s", s.Log())
+			}
 		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(20 * time.Millisecond):
+			return fmt.Errorf("%w: %w: %s\n%s", context.Cause(ctx), err, out, s.Log())
+		default:
 		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("the service does not answer: %w: %s\n%s", err, out, s.Log())
-		}
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 
@@ -193,12 +220,16 @@ func (s *System) ExecutorPID() (int, error) {
 	return 0, fmt.Errorf("no executor of %s runs", s.Dir)
 }
 
-// KillHost ends the service as a crash would.
+// KillHost ends the service as a crash would, and returns when it is dead, with Options.Restart when the next one
+// was started.
 func (s *System) KillHost() error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	_ = s.host.Process.Kill()
-	<-s.exited
+	host, exited := s.host, s.exited
+	s.mu.Unlock()
+	if err := host.Process.Kill(); err != nil {
+		return err
+	}
+	<-exited
 	return nil
 }
 

@@ -3,7 +3,8 @@
 // AIRLOCK_FAILPOINT, which only who starts the service can set; the host hands it on to the executor.
 //
 // Syntax: "name=action", several separated by commas. Actions: "kill" (SIGKILL to the own process), "error"
-// (Hit returns an error), "sleep:DURATION". This package is a leaf.
+// (Hit returns an error), "sleep:DURATION", and "kill-once:FILE", which kills unless FILE exists and makes it
+// before: processes that are started again with the same environment go on then. This package is a leaf.
 package failpoint
 
 import (
@@ -35,10 +36,13 @@ func Hit(name string) error {
 	}
 	switch {
 	case action == "kill":
-		if self, err := os.FindProcess(os.Getpid()); err == nil {
-			_ = self.Kill()
+		kill()
+	case strings.HasPrefix(action, "kill-once:"):
+		marker, err := os.OpenFile(strings.TrimPrefix(action, "kill-once:"), os.O_CREATE|os.O_EXCL, 0o600)
+		if err == nil {
+			_ = marker.Close()
+			kill()
 		}
-		select {} // the signal is on its way
 	case action == "error":
 		return fmt.Errorf("failpoint %s", name)
 	case strings.HasPrefix(action, "sleep:"):
@@ -47,4 +51,12 @@ func Hit(name string) error {
 		}
 	}
 	return nil
+}
+
+// kill ends the process as a crash would: nothing deferred runs.
+func kill() {
+	if self, err := os.FindProcess(os.Getpid()); err == nil {
+		_ = self.Kill()
+	}
+	select {} // the signal is on its way
 }

@@ -1,0 +1,199 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/airlock-ci/airlock/executor/api/failpoint"
+	"github.com/airlock-ci/airlock/testing/gitlabtest"
+	"github.com/airlock-ci/airlock/testing/system"
+)
+
+// The tests of this file kill the real processes at named steps. What must hold each time: the runner gets a
+// system failure or the true result, the next job with the same input succeeds, and nothing is left.
+
+// killOnce is the environment that kills a process the first time it comes to a point.
+func killOnce(t *testing.T, point string) (env, marker string) {
+	t.Helper()
+	marker = filepath.Join(t.TempDir(), "killed")
+	return fmt.Sprintf("%s=%s=kill-once:%s", failpoint.Variable, point, marker), marker
+}
+
+func requireKilled(t *testing.T, marker string) {
+	t.Helper()
+	_, err := os.Stat(marker)
+	require.NoError(t, err, "the failpoint was never reached: this test proves nothing")
+}
+
+// requireTrueOrSystem checks a job whose processes were killed.
+func requireTrueOrSystem(t *testing.T, result outcome) {
+	t.Helper()
+	if result.Success {
+		require.Contains(t, result.Log, "\nthe script ran", "a success that never happened")
+		return
+	}
+	require.Equal(t, gitlabtest.SystemFailure, result.Reason, result.Log)
+}
+
+// requireSound checks that the system works and has nothing left over.
+func (b *bench) requireSound(t *testing.T) {
+	t.Helper()
+	next := b.run(aJob())
+	require.True(t, next.Success, next.Log)
+	require.Eventually(t, func() bool {
+		out, err := b.Airlock("reap", "--dry-run", "--json").Output()
+		return err == nil && !strings.Contains(string(out), `"al-`)
+	}, 30*time.Second, 200*time.Millisecond, "the reaper has leftovers: %s", b.airlock("reap", "--dry-run"))
+	require.NotContains(t, b.airlock("ps"), "al-")
+}
+
+func aJob() gitlabtest.Job {
+	return gitlabtest.Job{Script: []string{"echo the script ran"}, AfterScript: []string{"true"}}
+}
+
+func TestAnExecutorKilledAtEachStep(t *testing.T) {
+	for _, point := range []string{
+		"prepare/recorded", "prepare/intended-lease", "cache-unpacked", "cache-commit",
+		"prepare/intended-scratch", "scratch-disk", "scratch-attached", "scratch-mounted", "prepare/scratch-made",
+		"prepare/intended-network", "prepare/network-made",
+		"prepare/intended-sandbox", "sandbox/mounted", "sandbox/launched", "prepare/sandbox-made",
+		"run/stage-started", "run/stage-ended",
+		"cleanup/started", "cleanup/sandbox-gone", "cleanup/network-gone", "cleanup/scratch-gone",
+	} {
+		t.Run(strings.ReplaceAll(point, "/", " "), func(t *testing.T) {
+			env, marker := killOnce(t, point)
+			o := system.Options{Env: []string{env}}
+			if strings.HasPrefix(point, "cache-") {
+				o.StateDir = filepath.Join(t.TempDir(), "state") // something is left to unpack there
+			}
+			b := start(t, o)
+			result := b.run(aJob())
+			requireKilled(t, marker)
+			requireTrueOrSystem(t, result)
+			if strings.HasPrefix(point, "cleanup/") {
+				require.True(t, result.Success, "the job was over: %s", result.Log)
+			}
+			b.requireSound(t)
+		})
+	}
+}
+
+func TestAHostKilledAtEachStep(t *testing.T) {
+	for _, point := range []string{"host/executor-started", "host/call-forwarded", "host/result-received"} {
+		t.Run(strings.ReplaceAll(point, "/", " "), func(t *testing.T) {
+			env, marker := killOnce(t, point)
+			b := start(t, system.Options{Env: []string{env}, Restart: true})
+			result := b.run(aJob())
+			requireKilled(t, marker)
+			requireTrueOrSystem(t, result)
+			b.requireSound(t)
+		})
+	}
+}
+
+func TestAHostThatRestartsBetweenStagesLosesNoJob(t *testing.T) {
+	b := start(t, system.Options{Restart: true})
+	executor, err := b.ExecutorPID()
+	require.NoError(t, err)
+	b.caller.Before = func(call *gitlabtest.Call) {
+		if call.Stage == "after_script" {
+			require.NoError(t, b.KillHost())
+			require.NoError(t, b.WaitAnswer(t.Context()))
+		}
+	}
+	result := b.run(gitlabtest.Job{Script: []string{"touch /tmp/marker"}, AfterScript: []string{"ls /tmp/marker && echo still here"}})
+	require.True(t, result.Success, result.Log)
+	require.Contains(t, result.Log, "\nstill here")
+	now, err := b.ExecutorPID()
+	require.NoError(t, err)
+	require.Equal(t, executor, now, "the executor outlived its host")
+}
+
+func TestADriverKilledAtEachStep(t *testing.T) {
+	b := start(t, system.Options{})
+	for _, call := range []string{"prepare", "run", "cleanup"} {
+		for _, step := range []string{"connected", "sent", "result"} {
+			t.Run(call+" "+step, func(t *testing.T) {
+				env, marker := killOnce(t, "driver/"+call+"-"+step)
+				b.caller = b.newCaller()
+				b.caller.Env = append(os.Environ(), env)
+				result := b.run(aJob())
+				requireKilled(t, marker)
+				requireTrueOrSystem(t, result)
+				b.caller = b.newCaller()
+				if call == "cleanup" && step == "connected" {
+					// Nobody calls cleanup again: the job is an orphan as long as this process, its runner, lives.
+					b.airlock("reap")
+					require.Contains(t, b.kill(t), "al-", "its sandbox waits for its runner, which lives")
+				}
+				b.requireSound(t)
+			})
+		}
+	}
+}
+
+// kill ends what lives by a clean-up of the executor: it is killed, and the next one finds the rest.
+func (b *bench) kill(t *testing.T) string {
+	t.Helper()
+	living := b.airlock("ps")
+	pid, err := b.ExecutorPID()
+	require.NoError(t, err)
+	require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
+	require.Eventually(t, func() bool {
+		now, err := b.ExecutorPID()
+		return err == nil && now != pid
+	}, 20*time.Second, 50*time.Millisecond)
+	return living
+}
+
+func TestADriverKilledInTheMiddleOfAScriptEndsIt(t *testing.T) {
+	b := start(t, system.Options{})
+	b.caller.Started = func(call *gitlabtest.Call) {
+		if call.Stage == "build_script" {
+			go func() {
+				time.Sleep(time.Second)
+				_ = syscall.Kill(call.PID, syscall.SIGKILL)
+			}()
+		}
+	}
+	result := b.run(gitlabtest.Job{
+		Script:      []string{"(setsid sleep 1000 &)", "sleep 1000"},
+		AfterScript: []string{"sleep 1", "echo sleepers: $(cat /proc/[0-9]*/comm | grep -c sleep)"},
+	})
+	require.Equal(t, gitlabtest.SystemFailure, result.Reason, result.Log)
+	require.Contains(t, result.Log, "sleepers: 0", result.Log)
+}
+
+func TestARunnerKilledInTheMiddleOfAScript(t *testing.T) {
+	b := start(t, system.Options{Config: "orphan_timeout = \"2s\"\n"})
+	// A shell stands for the runner: it calls config, prepare and run, and is killed while the script runs.
+	dir := t.TempDir()
+	driver, args := b.DriverArgs()
+	job := b.job(gitlabtest.Job{Script: []string{"true"}})
+	response := fmt.Sprintf(`{"id": %d, "image": {"name": %q}, "git_info": {}, "job_info": {}}`, job.ID, job.Image)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "response.json"), []byte(response), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "script"), []byte("sleep 1000"), 0o700))
+	call := func(verb string) string { return driver + " " + verb + " " + strings.Join(args, " ") }
+	runner := exec.Command("bash", "-c", strings.Join([]string{
+		`export AIRLOCK_JOB_HANDLE=$(` + call("config") + ` | sed 's/.*AIRLOCK_JOB_HANDLE":"\([^"]*\)".*/\1/')`,
+		call("prepare"), call("run") + " script build_script", "true",
+	}, "\n"))
+	runner.Dir = dir
+	runner.Env = append(os.Environ(), "JOB_RESPONSE_FILE="+filepath.Join(dir, "response.json"), "TMPDIR="+dir,
+		"BUILD_FAILURE_EXIT_CODE=1", "SYSTEM_FAILURE_EXIT_CODE=2")
+	require.NoError(t, runner.Start())
+	require.Eventually(t, func() bool { return strings.Contains(b.airlock("ps"), "build_script") }, 20*time.Second, 50*time.Millisecond)
+	require.NoError(t, runner.Process.Kill())
+	_ = runner.Wait()
+	require.Eventually(t, func() bool { return !strings.Contains(b.airlock("ps"), "al-") }, 20*time.Second, 200*time.Millisecond,
+		"the job outlives its runner: %s", b.airlock("ps"))
+	b.requireSound(t)
+}
