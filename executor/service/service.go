@@ -1,0 +1,140 @@
+// Package service installs `airlock serve` as a service of the operating system: a systemd unit on Linux.
+//
+// It owns the unit's text and the order in which things are stopped and removed. It never touches images,
+// caches or the configuration. Its caller is cmd/airlock.
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	kardianos "github.com/kardianos/service"
+
+	"github.com/airlock-ci/airlock/executor/api/fault"
+)
+
+// Name is the service's name; the unit is Name + ".service".
+const Name = "airlock"
+
+// Options say what the service runs.
+type Options struct {
+	// Executable is the airlock binary; empty: the calling program.
+	Executable string
+	// ConfigPath is passed to serve.
+	ConfigPath string
+	// RunDir and StateDir are the configuration's; the unit makes them when they lie directly below /run and
+	// /var/lib, otherwise serve does.
+	RunDir, StateDir string
+}
+
+// Service is the installed, or installable, service.
+type Service struct {
+	options Options
+	system  kardianos.Service
+}
+
+// New prepares the service's management. A system without a service manager that is supported is an error of
+// class admin.
+func New(options Options) (*Service, error) {
+	if system := kardianos.ChosenSystem(); system == nil || system.String() != "linux-systemd" {
+		return nil, fault.WithRemedy(fault.Adminf("this host's service manager is not systemd"),
+			"start \"airlock serve\" with the service manager there is, as root and outside of gitlab-runner's own service")
+	}
+	system, err := kardianos.New(idle{}, &kardianos.Config{
+		Name:       Name,
+		Executable: options.Executable,
+		Arguments:  []string{"serve", "--config", options.ConfigPath},
+		Option:     kardianos.KeyValue{"SystemdScript": unitTemplate(options)},
+	})
+	if err != nil {
+		return nil, fault.Systemf("preparing the service: %w", err)
+	}
+	return &Service{options: options, system: system}, nil
+}
+
+// idle stands in for the program that kardianos would run; serve runs by itself.
+type idle struct{}
+
+func (idle) Start(kardianos.Service) error { return nil }
+func (idle) Stop(kardianos.Service) error  { return nil }
+
+// unitPath is where kardianos writes the unit.
+const unitPath = "/etc/systemd/system/" + Name + ".service"
+
+// Install writes and enables the unit. It starts nothing.
+func (s *Service) Install() error {
+	if _, err := os.Stat(unitPath); err == nil {
+		return fault.WithRemedy(fault.Adminf("%s exists already", unitPath), "run airlock service uninstall first")
+	}
+	if err := s.system.Install(); err != nil {
+		_ = os.Remove(unitPath) // kardianos leaves an empty one
+		return explain("installing", err)
+	}
+	return nil
+}
+
+// Start starts the service.
+func (s *Service) Start() error { return explain("starting", s.system.Start()) }
+
+// Stop stops the service. An executor with living sandboxes goes on; stopping it too is the caller's next step.
+func (s *Service) Stop() error { return explain("stopping", s.system.Stop()) }
+
+// Status is "running", "stopped" or "not installed".
+func (s *Service) Status() (string, error) {
+	status, err := s.system.Status()
+	switch {
+	case errors.Is(err, kardianos.ErrNotInstalled):
+		return "not installed", nil
+	case err != nil:
+		return "", explain("asking for the state of", err)
+	case status == kardianos.StatusRunning:
+		return "running", nil
+	default:
+		return "stopped", nil
+	}
+}
+
+// Uninstall stops the service, then whatever stop ends (the executor with its sandboxes), and removes the
+// unit. It returns the directories and files that remain, because they hold what an administrator may want.
+func (s *Service) Uninstall(ctx context.Context, stop func(context.Context) error) (remains []string, err error) {
+	if state, err := s.Status(); err == nil && state == "not installed" {
+		return nil, fault.Adminf("the service is not installed")
+	}
+	if err := s.Stop(); err != nil {
+		return nil, err
+	}
+	if err := stop(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.system.Uninstall(); err != nil {
+		return nil, explain("uninstalling", err)
+	}
+	for _, path := range []string{s.options.ConfigPath, s.options.StateDir, s.options.RunDir} {
+		if _, err := os.Stat(path); err == nil {
+			remains = append(remains, path)
+		}
+	}
+	return remains, nil
+}
+
+func explain(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("%s the service: %w", what, err)
+	if os.Geteuid() != 0 {
+		return fault.WithRemedy(fault.Adminf("%w", err), "run the command as root")
+	}
+	return fault.WithRemedy(fault.Systemf("%w", err), "see systemctl status "+Name+" and journalctl -u "+Name)
+}
+
+// below returns the name of a directory that lies directly below parent, else "".
+func below(parent, dir string) string {
+	if filepath.Dir(dir) == parent {
+		return filepath.Base(dir)
+	}
+	return ""
+}
