@@ -8,7 +8,9 @@ import (
 
 	"github.com/airlock-ci/airlock/executor/api"
 	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/executor/api/flow"
 	"github.com/airlock-ci/airlock/executor/api/hostpb"
+	"github.com/airlock-ci/airlock/executor/api/wire"
 )
 
 // Sandbox makes a sandbox, runs its command and returns the command's status, 0 to 255. Cancelling ctx ends
@@ -44,11 +46,8 @@ func (c *Client) Events(ctx context.Context, job string, follow bool, emit func(
 	if err != nil {
 		return c.wireError(ctx, err)
 	}
-	events := newQueue(c.pending, stream.Recv,
-		func(e *api.Event) int { return len(e.GetJson()) },
-		func(*api.Event) bool { return false })
 	var emitErr error
-	err = events.each(func(e *api.Event) error {
+	err = flow.Events(c.paced, stream.Recv).Each(func(e *api.Event) error {
 		emitErr = emit(e.GetJson())
 		return emitErr
 	})
@@ -82,9 +81,8 @@ func (c *Client) call(ctx context.Context, open *api.ClientFrame, streams api.St
 	go sendInput(stream, streams.Stdin, cancel)
 	go sendControl(ctx, stream, streams)
 
-	frames := newQueue(c.pending, stream.Recv, payloadSize, isResult)
 	var result *api.Result
-	err = frames.each(func(frame *api.ServerFrame) error {
+	err = flow.Frames(c.paced, stream.Recv).Each(func(frame *api.ServerFrame) error {
 		switch kind := frame.GetKind().(type) {
 		case *api.ServerFrame_Stdout:
 			return writeOutput(streams.Stdout, kind.Stdout)
@@ -101,12 +99,8 @@ func (c *Client) call(ctx context.Context, open *api.ClientFrame, streams api.St
 	case result == nil:
 		return 0, fault.Systemf("the Airlock service at %s ended the call without a result", c.socket)
 	}
-	return int(result.GetExitCode()), resultError(result)
+	return int(result.GetExitCode()), wire.ResultError(result)
 }
-
-func payloadSize(frame *api.ServerFrame) int { return len(frame.GetStdout()) + len(frame.GetStderr()) }
-
-func isResult(frame *api.ServerFrame) bool { return frame.GetResult() != nil }
 
 func writeOutput(w io.Writer, data []byte) error {
 	if _, err := w.Write(data); err != nil {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/airlock-ci/airlock/executor/api"
 	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/executor/api/flow"
 	"github.com/airlock-ci/airlock/executor/api/hostpb"
 )
 
@@ -34,7 +35,7 @@ type Client struct {
 	socket  string
 	wire    *ttrpc.Client
 	host    hostpb.HostClient
-	pending *meter
+	paced   *flow.Conn
 	version *api.VersionReply
 }
 
@@ -48,9 +49,9 @@ func Dial(ctx context.Context, socket string) (*Client, error) {
 	if err != nil {
 		return nil, dialError(socket, err)
 	}
-	pending := newMeter()
-	wire := ttrpc.NewClient(&meteredConn{Conn: conn, pending: pending})
-	c := &Client{socket: socket, wire: wire, host: hostpb.NewHostClient(wire), pending: pending}
+	paced := flow.NewConn(conn)
+	wire := ttrpc.NewClient(paced)
+	c := &Client{socket: socket, wire: wire, host: hostpb.NewHostClient(wire), paced: paced}
 	if err := c.checkVersion(ctx); err != nil {
 		c.Close()
 		return nil, err
@@ -93,7 +94,7 @@ func (c *Client) checkVersion(ctx context.Context) error {
 
 // Close ends the connection; the service then ends what this client had running.
 func (c *Client) Close() {
-	c.pending.close()
+	c.paced.Stop()
 	_ = c.wire.Close()
 }
 

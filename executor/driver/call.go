@@ -12,6 +12,7 @@ import (
 	"github.com/airlock-ci/airlock/executor/api"
 	"github.com/airlock-ci/airlock/executor/api/failpoint"
 	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/executor/api/flow"
 	"github.com/airlock-ci/airlock/executor/api/hostpb"
 )
 
@@ -48,7 +49,7 @@ func (d *Driver) call(ctx context.Context, name string, opening *api.ClientFrame
 			conn.close()
 		}
 	}()
-	result, err := output.copy(conn.frames(stream))
+	result, err := output.copy(flow.Frames(conn.paced, stream.Recv))
 	switch {
 	case context.Cause(ctx) != nil:
 		return nil, context.Cause(ctx)
@@ -114,24 +115,22 @@ type output struct {
 }
 
 // copy writes the frames' output until the result comes.
-func (o *output) copy(frames *flow) (*api.Result, error) {
-	for {
-		frame, err := frames.next()
-		if errors.Is(err, io.EOF) {
-			return nil, errors.New("it ended the call without a result")
-		}
-		if err != nil {
-			return nil, err
-		}
+func (o *output) copy(frames *flow.Queue[*api.ServerFrame]) (result *api.Result, err error) {
+	err = frames.Each(func(frame *api.ServerFrame) error {
 		switch kind := frame.GetKind().(type) {
 		case *api.ServerFrame_Stdout:
 			o.write(o.stdout, kind.Stdout)
 		case *api.ServerFrame_Stderr:
 			o.write(o.stderr, kind.Stderr)
 		case *api.ServerFrame_Result:
-			return kind.Result, nil
+			result = kind.Result
 		}
+		return nil
+	})
+	if err == nil && result == nil {
+		err = errors.New("it ended the call without a result")
 	}
+	return result, err
 }
 
 func (o *output) write(w io.Writer, data []byte) {

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/executor/api/wire"
 )
 
 // cleanup has the host destroy the job's sandbox, if there is one. Without a handle there is none: the runner
@@ -21,5 +22,5 @@ func (d *Driver) cleanup(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return resultError(result)
+	return wire.ResultError(result)
 }

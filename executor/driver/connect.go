@@ -14,6 +14,7 @@ import (
 
 	"github.com/airlock-ci/airlock/executor/api"
 	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/executor/api/flow"
 	"github.com/airlock-ci/airlock/executor/api/hostpb"
 )
 
@@ -32,7 +33,7 @@ var errSignalled = errors.New("the runner ended the call before the Airlock serv
 
 // connection is one connection to the host, for one call.
 type connection struct {
-	gate  *gate
+	paced *flow.Conn
 	wire  *ttrpc.Client
 	host  hostpb.HostClient
 	close func()
@@ -100,11 +101,11 @@ func (d *Driver) open(ctx context.Context) (*connection, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := newGate(raw)
-	wire := ttrpc.NewClient(g)
-	conn := &connection{gate: g, wire: wire, host: hostpb.NewHostClient(wire)}
+	paced := flow.NewConn(raw)
+	wire := ttrpc.NewClient(paced)
+	conn := &connection{paced: paced, wire: wire, host: hostpb.NewHostClient(wire)}
 	conn.close = sync.OnceFunc(func() {
-		g.open()
+		paced.Stop()
 		_ = wire.Close()
 	})
 	version, err := conn.host.Version(ctx, &api.VersionRequest{})

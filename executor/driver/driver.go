@@ -7,7 +7,6 @@ import (
 	"os"
 	"strings"
 
-	"github.com/airlock-ci/airlock/executor/api"
 	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/executor/gitlab"
 )
@@ -95,23 +94,4 @@ func (d *Driver) exitCode(call string, err error) int {
 	default:
 		return d.Env.SystemFailure
 	}
-}
-
-// resultError returns the classified error of a result, nil when the call did what it was asked to.
-func resultError(result *api.Result) error {
-	if result.GetOk() {
-		return nil
-	}
-	class := fault.System
-	switch result.GetFailureClass() {
-	case api.FailureClass_FAILURE_CLASS_AUTHOR:
-		class = fault.Author
-	case api.FailureClass_FAILURE_CLASS_ADMIN:
-		class = fault.Admin
-	}
-	message := result.GetMessage()
-	if message == "" {
-		message = "the executor gave no reason for its failure"
-	}
-	return &fault.Error{Class: class, Err: errors.New(message)}
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/airlock-ci/airlock/executor/api"
 	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/executor/api/wire"
 	"github.com/airlock-ci/airlock/executor/gitlab"
 )
 
@@ -29,7 +30,7 @@ func (d *Driver) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return resultError(result)
+	return wire.ResultError(result)
 }
 
 // handle returns the handle that config gave to the runner.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/airlock-ci/airlock/executor/api"
 	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/executor/api/wire"
 )
 
 // scriptFailure says that a stage's script ran to its end with a status other than 0.
@@ -35,7 +36,7 @@ func (d *Driver) run(ctx context.Context, scriptFile, stage string) error {
 	if err != nil {
 		return err
 	}
-	if err := resultError(result); err != nil {
+	if err := wire.ResultError(result); err != nil {
 		return err
 	}
 	if result.GetExitCode() != 0 {
