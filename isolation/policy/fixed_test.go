@@ -1,0 +1,53 @@
+package policy_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/executor/gitlab"
+	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/isolation/policy"
+	"github.com/airlock-ci/airlock/jobs"
+)
+
+func TestFixedGivesEveryJobTheConfiguredDecision(t *testing.T) {
+	fixed := policy.Fixed{
+		Level: isolation.HypervisorLevel, Limits: isolation.Limits{Memory: 1}, Network: "nat",
+		AllowedImages: []string{"a/**"}, PullPolicies: []string{"always"}, CacheScope: "project",
+	}
+	// Whatever a job claims, and whatever level it seems to ask for: only an administrator is heard.
+	for name, facts := range map[string]jobs.Facts{
+		"nothing":           {Job: &gitlab.JobResponse{}},
+		"a weaker level":    {Job: &gitlab.JobResponse{}, Requested: isolation.ProcessLevel},
+		"another network":   {Job: &gitlab.JobResponse{}, Network: "host"},
+		"a protected class": {Job: &gitlab.JobResponse{}, RunnerClass: "protected"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, err := fixed.Decide(t.Context(), facts)
+			require.NoError(t, err)
+			require.Equal(t, jobs.Decision{
+				Level: isolation.HypervisorLevel, Reason: `isolation = "hypervisor" in the runner's configuration`,
+				Limits: isolation.Limits{Memory: 1}, Network: "nat",
+				AllowedImages: []string{"a/**"}, PullPolicies: []string{"always"}, CacheScope: "project",
+			}, d)
+		})
+	}
+}
+
+func TestAnAdministratorMayAskForMore(t *testing.T) {
+	fixed := policy.Fixed{Level: isolation.HypervisorLevel, Network: "nat", AllowedImages: []string{"a/**"}, CacheScope: "project"}
+	d, err := fixed.Decide(t.Context(), jobs.Facts{Administrator: true, Requested: isolation.ProcessLevel, Network: "none"})
+	require.NoError(t, err)
+	require.Equal(t, jobs.Decision{Level: isolation.ProcessLevel, Reason: "the administrator asked for it", Network: "none", CacheScope: "job"}, d)
+
+	d, err = fixed.Decide(t.Context(), jobs.Facts{Administrator: true})
+	require.NoError(t, err)
+	require.Equal(t, isolation.HypervisorLevel, d.Level)
+	require.Equal(t, "nat", d.Network)
+
+	_, err = fixed.Decide(t.Context(), jobs.Facts{Administrator: true, Network: "host"})
+	require.ErrorContains(t, err, `unknown network "host"`)
+	require.Equal(t, fault.Admin, fault.ClassOf(err))
+}
