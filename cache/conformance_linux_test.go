@@ -14,7 +14,10 @@ func TestConformance(t *testing.T) {
 		c, err := cache.New(cache.Options{Dir: o.Dir, RunDir: o.RunDir, DiskLimit: o.DiskLimit})
 		return adapter{c}, err
 	}
-	conformance.TestLayers(t, open, "cache-unpacked", "cache-commit", "scratch-disk", "scratch-attached", "scratch-mounted")
+	conformance.TestLayers(t, conformance.LayersEnv{
+		Open:       open,
+		KillPoints: []string{"cache-unpacked", "cache-commit", "scratch-disk", "scratch-attached", "scratch-mounted"},
+	})
 }
 
 // adapter makes a cache the suite's Layers.

@@ -18,6 +18,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/airlock-ci/airlock/executor/api/bytesize"
 	"github.com/airlock-ci/airlock/executor/api/failpoint"
 	"github.com/airlock-ci/airlock/executor/api/fault"
 )
@@ -207,5 +208,5 @@ func (b *budget) take(bytes, entries int64) error {
 func (b *budget) maxTar() int64 { return b.maxBytes + b.maxEntries<<11 }
 
 func tooLarge(limit int64) error {
-	return fault.Authorf("the image unpacks to more than %s", formatBytes(limit))
+	return fault.Authorf("the image unpacks to more than %s", bytesize.Format(limit))
 }

@@ -178,9 +178,9 @@ func TestRemoveByNameAndDigest(t *testing.T) {
 	image := imageOf(t, layerOf(t, nil, "f", strings.Repeat("1", 100)))
 	one, two := h.push("app:1", image), h.push("app:2", image)
 	pull := func() string {
-		base, err := c.Pull(t.Context(), cache.Request{Image: one}, nil)
+		_, err := c.Pull(t.Context(), cache.Request{Image: one}, nil)
 		require.NoError(t, err)
-		base, err = c.Pull(t.Context(), cache.Request{Image: two}, nil)
+		base, err := c.Pull(t.Context(), cache.Request{Image: two}, nil)
 		require.NoError(t, err)
 		return base.Digest
 	}

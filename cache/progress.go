@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"github.com/airlock-ci/airlock/executor/api/bytesize"
 )
 
 // Lines of progress come a while apart: job logs keep every line for ever.
@@ -31,9 +33,9 @@ func (r *report) tick() time.Duration {
 		r.announce(missing)
 		r.pause = firstProgress
 	default:
-		progress := formatBytes(r.pull.done.Load())
+		progress := bytesize.Format(r.pull.done.Load())
 		if total := r.pull.total.Load(); total > 0 { // an archive does not say how large its layers are
-			progress += " of " + formatBytes(total)
+			progress += " of " + bytesize.Format(total)
 		}
 		r.line("Pulling image %s: %s", r.image, progress)
 		r.pause = min(2*r.pause, maxProgress)
@@ -52,7 +54,7 @@ func (r *report) announce(missing int64) {
 	}
 	size := ""
 	if total := r.pull.total.Load(); total > 0 {
-		size = ", " + formatBytes(total)
+		size = ", " + bytesize.Format(total)
 	}
 	r.line("Pulling image %s (%d %s%s)", r.image, missing, layers, size)
 }
@@ -72,17 +74,4 @@ func (r *report) line(format string, args ...any) {
 	if r.to != nil {
 		_, _ = fmt.Fprintf(r.to, format+"\n", args...) // a log that is gone is no reason to fail
 	}
-}
-
-// formatBytes is a size for people: "45.2 MiB".
-func formatBytes(n int64) string {
-	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
-	value, unit := float64(n), 0
-	for value >= 1024 && unit < len(units)-1 {
-		value, unit = value/1024, unit+1
-	}
-	if unit == 0 {
-		return fmt.Sprintf("%d B", n)
-	}
-	return fmt.Sprintf("%.1f %s", value, units[unit])
 }

@@ -155,10 +155,13 @@ func (c *Cache) fetch(ctx context.Context, p *pull) (err error) {
 	}
 	image := &imageRecord{Digest: p.content.digest, Created: time.Now(), Repos: map[string]bool{p.repo: p.private},
 		Config: Config{Env: config.Config.Env, User: config.Config.User, WorkingDir: config.Config.WorkingDir}}
-	for _, id := range config.RootFS.DiffIDs {
-		c.store.pin(id.String(), 1)
-		defer c.store.pin(id.String(), -1)
+	pinAll := func(by int) {
+		for _, id := range config.RootFS.DiffIDs {
+			c.store.pin(id.String(), by)
+		}
 	}
+	pinAll(1)
+	defer pinAll(-1)
 	if image.Layers, err = c.fetchLayers(ctx, p, config); err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 
+	"github.com/airlock-ci/airlock/executor/api/bytesize"
 	"github.com/airlock-ci/airlock/executor/api/fault"
 )
 
@@ -53,7 +54,7 @@ func (c *Cache) NewScratch(ctx context.Context, req ScratchRequest) (Scratch, er
 		return Scratch{}, fault.Systemf("scratch id %q does not match %s", req.ID, scratchID)
 	}
 	if req.Size < 0 || req.Size > 0 && req.Size < minScratch {
-		return Scratch{}, fault.WithRemedy(fault.Adminf("a scratch of %s is too small", formatBytes(req.Size)),
+		return Scratch{}, fault.WithRemedy(fault.Adminf("a scratch of %s is too small", bytesize.Format(req.Size)),
 			"set scratch_size to 16 MiB or more")
 	}
 	err := os.Mkdir(c.scratchDir(req.ID), 0o700)

@@ -181,7 +181,7 @@ func TestUnpackRefusesHostileImages(t *testing.T) {
 		"the root as a link":          {[]entry{link(tar.TypeSymlink, "./", "/")}, "root directory"},
 		"a path nobody can open":      {[]entry{file(long, "x")}, "longer than"},
 		"a name nobody can make":      {[]entry{file(strings.Repeat("n", 300), "x")}, "no file system"},
-		"more bytes than allowed":     {[]entry{file("big", strings.Repeat("0", 1<<20+1))}, "unpacks to more than 1.0 MiB"},
+		"more bytes than allowed":     {[]entry{file("big", strings.Repeat("0", 1<<20+1))}, "unpacks to more than 1 MiB"},
 		"more bytes than there are":   {[]entry{file("a", strings.Repeat("0", 600<<10)), file("a", strings.Repeat("0", 600<<10))}, "unpacks to more than"},
 		"an owner that chown skips":   {[]entry{{Header: tar.Header{Typeflag: tar.TypeReg, Name: "f", Uid: 1<<32 - 1}}}, "impossible user"},
 		"an owner below zero":         {[]entry{{Header: tar.Header{Typeflag: tar.TypeDir, Name: "f", Gid: -1}}}, "impossible user"},

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/airlock-ci/airlock/executor/api/bytesize"
 	"github.com/airlock-ci/airlock/executor/gitlab"
 	"github.com/airlock-ci/airlock/isolation"
 )
@@ -17,7 +18,7 @@ func (s *Service) announce(sess *session, log io.Writer) {
 	fmt.Fprintf(log, "Airlock %s: %s, because %s\n", s.version, describeLevel(d.Level, sess.runtime.Name()), d.Reason)
 	source := "from cache"
 	if sess.base.Pulled {
-		source = "pulled, " + FormatBytes(sess.base.Bytes)
+		source = "pulled, " + bytesize.Format(sess.base.Bytes)
 	}
 	fmt.Fprintf(log, "Image %s, %s (%s)\n", sess.base.Image, sess.base.Digest, source)
 	fmt.Fprintf(log, "Limits: %s; network %s\n", describeLimits(d.Limits), d.Network)
@@ -56,7 +57,7 @@ func describeLevel(level isolation.Level, runtime string) string {
 func describeLimits(l isolation.Limits) string {
 	var parts []string
 	if l.Memory > 0 {
-		parts = append(parts, FormatBytes(l.Memory)+" memory")
+		parts = append(parts, bytesize.Format(l.Memory)+" memory")
 	}
 	if l.CPUs > 0 {
 		parts = append(parts, fmt.Sprintf("%g CPUs", l.CPUs))
@@ -65,26 +66,12 @@ func describeLimits(l isolation.Limits) string {
 		parts = append(parts, fmt.Sprintf("%d processes", l.PIDs))
 	}
 	if l.Scratch > 0 {
-		parts = append(parts, FormatBytes(l.Scratch)+" disk")
+		parts = append(parts, bytesize.Format(l.Scratch)+" disk")
 	}
 	if len(parts) == 0 {
 		return "none"
 	}
 	return strings.Join(parts, ", ")
-}
-
-// FormatBytes writes a size for people, in binary units: "512 B", "1.5 MiB".
-func FormatBytes(n int64) string {
-	if n < 1024 {
-		return fmt.Sprintf("%d B", n)
-	}
-	value, units := float64(n), "KMGTPE"
-	i := -1
-	for value >= 1024 && i < len(units)-1 {
-		value /= 1024
-		i++
-	}
-	return strings.Replace(fmt.Sprintf("%.1f %ciB", value, units[i]), ".0 ", " ", 1)
 }
 
 // round drops the digits nobody reads.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/executor/api/bytesize"
 	"github.com/airlock-ci/airlock/executor/api/failpoint"
 	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/executor/gitlab"
@@ -71,7 +72,7 @@ func (s *Service) execute(ctx context.Context, sess *session, spec isolation.Pro
 	}
 	if exit.OOM {
 		fmt.Fprintf(streams.Stderr, "airlock: the memory limit of %s was reached, and the kernel ended a process of this job for it\n",
-			FormatBytes(sess.decision.Limits.Memory))
+			bytesize.Format(sess.decision.Limits.Memory))
 	}
 	return exit, nil
 }

@@ -25,7 +25,6 @@ var allowed = []string{
 	"github.com/containerd/log",
 	"github.com/containerd/ttrpc",
 	"github.com/sirupsen/logrus", // of ttrpc
-	"gitlab.com/gitlab-org/gitlab-runner/executors/custom/api",
 	"golang.org/x/sys/...",
 	"google.golang.org/genproto/googleapis/rpc/status",
 	"google.golang.org/grpc/codes", // of ttrpc: codes and status, not gRPC

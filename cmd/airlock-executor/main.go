@@ -8,7 +8,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"log"
+	"io"
 	"os"
 	"time"
 
@@ -30,13 +30,16 @@ const (
 )
 
 func main() {
-	if err := run(os.Args[1:]); err != nil {
-		log.Fatalf("airlock-executor: %v", err) // before go-plugin took stderr over, or after it let it go
+	stderr := os.Stderr //nolint:forbidigo // the one that the host reads, before go-plugin puts its own in its place
+	if err := run(os.Args[1:], stderr); err != nil {
+		fmt.Fprintf(stderr, "airlock-executor: %v\n", err)
+		os.Exit(1)
 	}
 }
 
-// run is the executor's life: alone on its state, recover what a predecessor left, serve, end every job.
-func run(arguments []string) error {
+// run is the executor's life: alone on its state, recover what a predecessor left, serve, end every job. The
+// events are copied to stderr.
+func run(arguments []string, stderr io.Writer) error {
 	args, err := plugin.ParseArgs(arguments)
 	if err != nil {
 		return err
@@ -55,7 +58,7 @@ func run(arguments []string) error {
 	}
 	defer lock.Release()
 
-	events := plugin.NewEventLog(keptEvents, keptEventBytes, os.Stderr)
+	events := plugin.NewEventLog(keptEvents, keptEventBytes, stderr)
 	defer events.Close()
 	logger, err := newLogger(cfg, events)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/executor/api/bytesize"
 	"github.com/airlock-ci/airlock/executor/api/fault"
 )
 
@@ -68,10 +69,7 @@ func imageCommand() *cli.Command {
 }
 
 func listImages(ctx context.Context, c *cli.Command) error {
-	if _, err := arguments(ctx, c, 0, 0); err != nil {
-		return err
-	}
-	service, err := dial(ctx, c)
+	service, _, err := connect(ctx, c, 0, 0)
 	if err != nil {
 		return err
 	}
@@ -87,14 +85,14 @@ func listImages(ctx context.Context, c *cli.Command) error {
 	rows := make([][]string, 0, len(reply.GetImages()))
 	for _, image := range reply.GetImages() {
 		rows = append(rows, []string{
-			orDash(image.GetName()), shortDigest(image.GetDigest()), byteSize(image.GetSizeBytes()),
+			orDash(image.GetName()), shortDigest(image.GetDigest()), bytesize.Format(image.GetSizeBytes()),
 			lastUsed(image), fmt.Sprint(image.GetLeases()),
 		})
 	}
 	if err := printTable(out, []string{"image", "digest", "size", "last used", "in use by"}, rows); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(out, "\n%s\n", use(byteSize(reply.GetUsedBytes()), reply.GetLimitBytes(), byteSize))
+	_, err = fmt.Fprintf(out, "\n%s\n", use(bytesize.Format(reply.GetUsedBytes()), reply.GetLimitBytes(), bytesize.Format))
 	return err
 }
 
@@ -118,11 +116,7 @@ func lastUsed(image *api.ImageInfo) string {
 }
 
 func pullImage(ctx context.Context, c *cli.Command) error {
-	args, err := arguments(ctx, c, 1, 1)
-	if err != nil {
-		return err
-	}
-	service, err := dial(ctx, c)
+	service, args, err := connect(ctx, c, 1, 1)
 	if err != nil {
 		return err
 	}
@@ -151,11 +145,7 @@ func importImage(ctx context.Context, c *cli.Command) error {
 }
 
 func removeImages(ctx context.Context, c *cli.Command) error {
-	images, err := arguments(ctx, c, 1, -1)
-	if err != nil {
-		return err
-	}
-	service, err := dial(ctx, c)
+	service, images, err := connect(ctx, c, 1, -1)
 	if err != nil {
 		return err
 	}
@@ -165,7 +155,7 @@ func removeImages(ctx context.Context, c *cli.Command) error {
 		if err != nil {
 			return err
 		}
-		if _, err := fmt.Fprintf(c.Root().Writer, "removed %s, %s freed\n", printable(image), byteSize(freed)); err != nil {
+		if _, err := fmt.Fprintf(c.Root().Writer, "removed %s, %s freed\n", printable(image), bytesize.Format(freed)); err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/executor/api/bytesize"
 )
 
 func inspectCommand() *cli.Command {
@@ -24,11 +25,7 @@ func inspectCommand() *cli.Command {
 }
 
 func inspectSandbox(ctx context.Context, c *cli.Command) error {
-	args, err := arguments(ctx, c, 1, 1)
-	if err != nil {
-		return err
-	}
-	service, err := dial(ctx, c)
+	service, args, err := connect(ctx, c, 1, 1)
 	if err != nil {
 		return err
 	}
@@ -56,9 +53,9 @@ func sandboxRows(s *api.SandboxInfo) [][]string {
 		{"stage", orDash(s.GetStage())},
 		{"created", created.Local().Format(time.DateTime) + ", " + age(time.Since(created)) + " ago"},
 		{"network", strings.TrimSpace(s.GetNetwork() + " " + s.GetAddress())},
-		{"memory", use(byteSize(s.GetMemoryBytes()), s.GetMemoryLimitBytes(), byteSize)},
+		{"memory", use(bytesize.Format(s.GetMemoryBytes()), s.GetMemoryLimitBytes(), bytesize.Format)},
 		{"processes", use(fmt.Sprint(s.GetPids()), s.GetPidsLimit(), func(n int64) string { return fmt.Sprint(n) })},
-		{"scratch", use(byteSize(s.GetScratchUsedBytes()), s.GetScratchBytes(), byteSize)},
+		{"scratch", use(bytesize.Format(s.GetScratchUsedBytes()), s.GetScratchBytes(), bytesize.Format)},
 		{"cpus", cpuLimit(s.GetCpus())},
 		{"steps", steps(s.GetSteps())},
 	}

@@ -26,10 +26,7 @@ func logsCommand() *cli.Command {
 }
 
 func showLogs(ctx context.Context, c *cli.Command) error {
-	if _, err := arguments(ctx, c, 0, 1); err != nil {
-		return err
-	}
-	service, err := dial(ctx, c)
+	service, _, err := connect(ctx, c, 0, 1)
 	if err != nil {
 		return err
 	}

@@ -115,6 +115,16 @@ func arguments(ctx context.Context, c *cli.Command, least, most int) ([]string, 
 	return args, nil
 }
 
+// connect checks a command's arguments, as arguments does, and dials its service, which the caller closes.
+func connect(ctx context.Context, c *cli.Command, least, most int) (*client.Client, []string, error) {
+	args, err := arguments(ctx, c, least, most)
+	if err != nil {
+		return nil, nil, err
+	}
+	service, err := dial(ctx, c)
+	return service, args, err
+}
+
 // dial connects to the service that the command line names.
 func dial(ctx context.Context, c *cli.Command) (*client.Client, error) {
 	// ttrpc's client tells the process-wide logger, and so the terminal, what arrives after the end of a call.

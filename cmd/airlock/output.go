@@ -74,20 +74,6 @@ func tableRow(cells []string) table.Row {
 	return row
 }
 
-// byteSize is n in binary units with three significant digits: "1.50 GiB".
-func byteSize(n int64) string {
-	if n < 1024 {
-		return fmt.Sprintf("%d B", n)
-	}
-	value, unit := float64(n), -1
-	for value >= 1023.5 {
-		value /= 1024
-		unit++
-	}
-	digits := 2 - min(2, len(fmt.Sprintf("%.0f", value))-1)
-	return fmt.Sprintf("%.*f %ciB", digits, value, "KMGTPE"[unit])
-}
-
 // orDash is s, or a dash when there is none.
 func orDash(s string) string {
 	if s == "" {

@@ -70,10 +70,7 @@ func psCommand() *cli.Command {
 }
 
 func listSandboxes(ctx context.Context, c *cli.Command) error {
-	if _, err := arguments(ctx, c, 0, 0); err != nil {
-		return err
-	}
-	service, err := dial(ctx, c)
+	service, _, err := connect(ctx, c, 0, 0)
 	if err != nil {
 		return err
 	}

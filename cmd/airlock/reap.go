@@ -34,10 +34,7 @@ func reapCommand() *cli.Command {
 }
 
 func reap(ctx context.Context, c *cli.Command) error {
-	if _, err := arguments(ctx, c, 0, 0); err != nil {
-		return err
-	}
-	service, err := dial(ctx, c)
+	service, _, err := connect(ctx, c, 0, 0)
 	if err != nil {
 		return err
 	}

@@ -31,8 +31,12 @@ func serviceCommand() *cli.Command {
 	}
 }
 
-// openService loads the configuration that the service has, or will have.
-func openService(c *cli.Command) (*service.Service, *config.Config, error) {
+// openService checks that a command got no arguments, and loads the configuration that the service has, or will
+// have.
+func openService(ctx context.Context, c *cli.Command) (*service.Service, *config.Config, error) {
+	if _, err := arguments(ctx, c, 0, 0); err != nil {
+		return nil, nil, err
+	}
 	path, cfg, err := loadConfig(c)
 	if err != nil {
 		return nil, nil, err
@@ -44,10 +48,7 @@ func openService(c *cli.Command) (*service.Service, *config.Config, error) {
 // withService is the action of a command that does one thing to the service.
 func withService(act func(*service.Service) error) cli.ActionFunc {
 	return func(ctx context.Context, c *cli.Command) error {
-		if _, err := arguments(ctx, c, 0, 0); err != nil {
-			return err
-		}
-		s, _, err := openService(c)
+		s, _, err := openService(ctx, c)
 		if err != nil {
 			return err
 		}
@@ -64,10 +65,7 @@ func serviceInstall(ctx context.Context, c *cli.Command) error {
 }
 
 func serviceStop(ctx context.Context, c *cli.Command) error {
-	if _, err := arguments(ctx, c, 0, 0); err != nil {
-		return err
-	}
-	s, cfg, err := openService(c)
+	s, cfg, err := openService(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -92,10 +90,7 @@ func stopExecutor(c *cli.Command, cfg *config.Config) func(context.Context) erro
 }
 
 func serviceUninstall(ctx context.Context, c *cli.Command) error {
-	if _, err := arguments(ctx, c, 0, 0); err != nil {
-		return err
-	}
-	s, cfg, err := openService(c)
+	s, cfg, err := openService(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -116,10 +111,7 @@ func serviceUninstall(ctx context.Context, c *cli.Command) error {
 }
 
 func serviceStatus(ctx context.Context, c *cli.Command) error {
-	if _, err := arguments(ctx, c, 0, 0); err != nil {
-		return err
-	}
-	s, _, err := openService(c)
+	s, _, err := openService(ctx, c)
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/airlock-ci/airlock/executor/client/hosttest"
+	"github.com/airlock-ci/airlock/testing/syncbuf"
 )
 
 // screen is airlock on a pseudo-terminal, with a person who types and reads.
@@ -177,7 +178,7 @@ func TestTheTerminalIsRestoredHoweverItEnds(t *testing.T) {
 func TestSignalsReachTheCommand(t *testing.T) {
 	cmd := airlockCommand(t, &hosttest.Host{}, "run", "--", "sh", "-c",
 		"trap 'echo usr1' USR1; trap 'echo int; exit 4' INT; echo ready; while :; do sleep 0.05; done")
-	out := &watched{}
+	out := &syncbuf.Buffer{}
 	cmd.Stdout = out
 	require.NoError(t, cmd.Start())
 	for _, step := range []struct {
@@ -196,7 +197,7 @@ func TestAReaderThatLeavesEndsTheCommandQuietly(t *testing.T) {
 	cmd := airlockCommand(t, &hosttest.Host{}, "run", "--", "yes")
 	read, write, err := os.Pipe()
 	require.NoError(t, err)
-	stderr := &watched{}
+	stderr := &syncbuf.Buffer{}
 	cmd.Stdout, cmd.Stderr = write, stderr
 	require.NoError(t, cmd.Start())
 	require.NoError(t, write.Close())
@@ -211,7 +212,7 @@ func TestAReaderThatLeavesEndsTheCommandQuietly(t *testing.T) {
 func TestUnreadInputLeavesNoTrace(t *testing.T) {
 	for range 30 {
 		cmd := airlockCommand(t, &hosttest.Host{}, "run", "--", "true")
-		stderr := &watched{}
+		stderr := &syncbuf.Buffer{}
 		cmd.Stderr = stderr
 		read, write, err := os.Pipe()
 		require.NoError(t, err)
@@ -229,21 +230,3 @@ func TestUnreadInputLeavesNoTrace(t *testing.T) {
 type endless struct{}
 
 func (endless) Read(p []byte) (int, error) { return len(p), nil }
-
-// watched is an output that may be looked at while it is written.
-type watched struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (w *watched) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.buf.Write(p)
-}
-
-func (w *watched) String() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.buf.String()
-}

@@ -64,7 +64,7 @@ func dialError(socket string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return fault.WithRemedy(fault.Adminf("this user may not use %s", socket),
-			"run the command as root or as a member of the service's group")
+			"run the command as root")
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return fault.WithRemedy(fault.Adminf("the Airlock service does not answer on %s", socket),
 			"start it with: airlock service start; or, in the foreground, with: airlock serve")

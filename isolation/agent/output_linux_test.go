@@ -17,25 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/testing/syncbuf"
 )
-
-// buffer is a bytes.Buffer that may be read while it is written.
-type buffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
 
 // digest counts and hashes what is written, at first slowly.
 type digest struct {
@@ -91,7 +74,7 @@ type stalled struct {
 	once    sync.Once
 	entered chan struct{}
 	release chan struct{}
-	buffer
+	syncbuf.Buffer
 }
 
 func newStalled() *stalled {
@@ -101,7 +84,7 @@ func newStalled() *stalled {
 func (s *stalled) Write(p []byte) (int, error) {
 	s.once.Do(func() { close(s.entered) })
 	<-s.release
-	return s.buffer.Write(p)
+	return s.Buffer.Write(p)
 }
 
 func TestStalledConsumerStopsNothingElse(t *testing.T) {
@@ -177,7 +160,7 @@ func TestTerminal(t *testing.T) {
 	for _, helper := range []bool{false, true} {
 		t.Run(fmt.Sprintf("helper: %v", helper), func(t *testing.T) {
 			s := startSandbox(t, sandboxOptions{})
-			var out buffer
+			var out syncbuf.Buffer
 			stdin, keyboard := io.Pipe()
 			defer keyboard.Close()
 			p := s.begin(isolation.ProcessSpec{

@@ -54,7 +54,8 @@ func (r *root) stat(path string) (unix.Stat_t, error) {
 		return st, err
 	}
 	defer unix.Close(fd)
-	return st, unix.Fstat(fd, &st)
+	err = unix.Fstat(fd, &st)
+	return st, err
 }
 
 func (r *root) isDir(path string) bool {

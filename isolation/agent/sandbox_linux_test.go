@@ -20,6 +20,7 @@ import (
 
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/isolation/agent"
+	"github.com/airlock-ci/airlock/testing/syncbuf"
 )
 
 // launchVar makes the test binary the launcher of a sandbox; its value is the root to launch.
@@ -181,7 +182,7 @@ func startSandbox(t testing.TB, o sandboxOptions) *sandbox {
 	}
 
 	ours, theirs := socketpair(t)
-	var stderr buffer
+	var stderr syncbuf.Buffer
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = []string{launchVar + "=" + root}
 	cmd.ExtraFiles = []*os.File{theirs}

@@ -30,7 +30,8 @@ func (s *server) openStreams(req startRequest, a account) (streams *childStreams
 		}
 	}()
 	if req.TTY {
-		return streams, streams.openTerminal(req, a)
+		err = streams.openTerminal(req, a)
+		return streams, err
 	}
 	stdin := s.null
 	if req.Stdin {

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/testing/syncbuf"
 )
 
 // daemon leaves a process behind that has left its session and lost its parent.
@@ -86,7 +87,7 @@ func TestZombiesAreReaped(t *testing.T) {
 
 func TestTermReachesTheWholeTreeOnce(t *testing.T) {
 	s := startSandbox(t, sandboxOptions{})
-	var out buffer
+	var out syncbuf.Buffer
 	p := s.begin(isolation.ProcessSpec{Stdout: &out, Script: []byte(`
 		trap 'echo main got it; while [ "$(wc -l < /tmp/log)" != 2 ]; do sleep 0.01; done; exit 3' TERM
 		touch /tmp/log
@@ -105,7 +106,7 @@ func TestTermReachesTheWholeTreeOnce(t *testing.T) {
 
 func TestTermMayBeIgnored(t *testing.T) {
 	s := startSandbox(t, sandboxOptions{})
-	var out buffer
+	var out syncbuf.Buffer
 	p := s.begin(isolation.ProcessSpec{Stdout: &out, Script: []byte("trap '' TERM; echo ready; while :; do sleep 0.01; done")})
 	s.eventually("ready", func() bool { return strings.Contains(out.String(), "ready") })
 	require.NoError(t, p.Signal(soon(t), 15))

@@ -7,12 +7,12 @@ import (
 )
 
 func TestConformanceCrun(t *testing.T) {
-	conformance.TestRuntime(t, func(t *testing.T) conformance.RuntimeEnv { return newBench(t, "crun").conformance() })
+	conformance.TestRuntime(t, func(t testing.TB) conformance.RuntimeEnv { return newBench(t, "crun").conformance() })
 }
 
 // TestConformanceRunc is for hosts without crun.
 func TestConformanceRunc(t *testing.T) {
-	conformance.TestRuntime(t, func(t *testing.T) conformance.RuntimeEnv {
+	conformance.TestRuntime(t, func(t testing.TB) conformance.RuntimeEnv {
 		env := newBench(t, "runc").conformance()
 		env.Core = true
 		return env

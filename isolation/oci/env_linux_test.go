@@ -2,7 +2,6 @@ package oci
 
 import (
 	"bufio"
-	"crypto/sha256"
 	"fmt"
 	"io/fs"
 	"os"
@@ -10,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 
 	"github.com/rs/zerolog"
@@ -18,7 +16,6 @@ import (
 
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/testing/conformance"
-	"github.com/airlock-ci/airlock/testing/rootfs"
 )
 
 // bench is a run directory with what is made in it.
@@ -32,7 +29,7 @@ type bench struct {
 var counter atomic.Int64
 
 // newBench makes a bench and checks, when the test ends, that the host is as it was.
-func newBench(t *testing.T, runtime string) *bench {
+func newBench(t testing.TB, runtime string) *bench {
 	t.Helper()
 	n := counter.Add(1)
 	b := &bench{runtime: runtime, dir: t.TempDir(), parent: fmt.Sprintf("%s/%d-%d", testParent, os.Getpid(), n)}
@@ -43,7 +40,7 @@ func newBench(t *testing.T, runtime string) *bench {
 	return b
 }
 
-func (b *bench) newRuntime(t *testing.T) *Runtime {
+func (b *bench) newRuntime(t testing.TB) *Runtime {
 	t.Helper()
 	r, err := New(Options{
 		Runtime: b.runtime, AgentPath: shared.agent, RunDir: filepath.Join(b.dir, "run"), CgroupParent: b.parent,
@@ -53,30 +50,20 @@ func (b *bench) newRuntime(t *testing.T) *Runtime {
 	return r
 }
 
-func (b *bench) spec(t *testing.T) isolation.Spec {
+func (b *bench) spec(t testing.TB) isolation.Spec {
 	t.Helper()
-	n := counter.Add(1)
-	scratch := filepath.Join(b.dir, fmt.Sprintf("scratch-%d", n))
-	require.NoError(t, os.Mkdir(scratch, 0o755))
-	config := func(greeting string) isolation.ImageConfig {
-		return isolation.ImageConfig{Env: []string{"PATH=" + rootfs.Path, "GREETING=" + greeting}}
-	}
-	return isolation.Spec{
-		ID: fmt.Sprintf("al-%05d%07d", os.Getpid()%100000, n), Hostname: "sandbox", ScratchDir: scratch,
-		Image:  isolation.Root{Layers: []string{shared.image}, Config: config("image")},
-		Helper: &isolation.Root{Layers: []string{shared.helper}, Config: config("helper")},
-	}
+	return conformance.Spec(t, shared.image, shared.helper)
 }
 
 // conformance is the bench as the suite wants it.
 func (b *bench) conformance() conformance.RuntimeEnv {
 	return conformance.RuntimeEnv{
-		New:  func(t *testing.T) isolation.Runtime { return b.newRuntime(t) },
+		New:  func(t testing.TB) isolation.Runtime { return b.newRuntime(t) },
 		Spec: b.spec,
-		BaseFingerprint: func(t *testing.T) string {
-			return fingerprint(t, shared.image) + fingerprint(t, shared.helper)
+		BaseFingerprint: func(t testing.TB) string {
+			return conformance.Fingerprint(t, shared.image, shared.helper)
 		},
-		ScratchHas: func(t *testing.T, spec isolation.Spec, path string) bool {
+		ScratchHas: func(t testing.TB, spec isolation.Spec, path string) bool {
 			_, err := os.Lstat(filepath.Join(spec.ScratchDir, "upper", path))
 			return err == nil
 		},
@@ -85,7 +72,7 @@ func (b *bench) conformance() conformance.RuntimeEnv {
 }
 
 // leftovers are the traces of one sandbox.
-func (b *bench) leftovers(t *testing.T, id string) []string {
+func (b *bench) leftovers(t testing.TB, id string) []string {
 	t.Helper()
 	var found []string
 	require.NoError(t, filepath.WalkDir(filepath.Join(b.dir, "run"), func(path string, _ fs.DirEntry, err error) error {
@@ -116,7 +103,7 @@ type ledger struct {
 	mounts, cgroups, children, files []string
 }
 
-func takeLedger(t *testing.T) ledger {
+func takeLedger(t testing.TB) ledger {
 	t.Helper()
 	var l ledger
 	file, err := os.Open("/proc/self/mountinfo")
@@ -147,28 +134,4 @@ func takeLedger(t *testing.T) ledger {
 	}
 	slices.Sort(l.files)
 	return l
-}
-
-// fingerprint is a hash of all names, modes, owners and contents below dir.
-func fingerprint(t *testing.T, dir string) string {
-	t.Helper()
-	hash := sha256.New()
-	require.NoError(t, filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := entry.Info()
-		if err != nil {
-			return err
-		}
-		stat := info.Sys().(*syscall.Stat_t)
-		fmt.Fprintln(hash, path, info.Mode(), stat.Uid, stat.Gid, stat.Nlink, info.ModTime())
-		if !entry.Type().IsRegular() {
-			return nil
-		}
-		content, err := os.ReadFile(path)
-		hash.Write(content)
-		return err
-	}))
-	return fmt.Sprintf("%x", hash.Sum(nil))
 }

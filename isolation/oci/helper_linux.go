@@ -14,11 +14,14 @@ import (
 )
 
 // The helper root is an overlay without an upper layer, so nothing can change it, not even root. Two layers
-// lie above the helper image's own:
+// lie above the helper image's own, and one below:
 //   - the names layer of the sandbox (its /etc/hosts and the like; a copy apart from the image's, so that the
 //     author's code cannot change where the runner's own stages connect to);
 //   - the shell, one for all sandboxes: mount points, which nobody can make later, and device nodes, which
-//     therefore need no mounts. Being upper-most it also covers links that the helper image may have there.
+//     therefore need no mounts. Being upper-most it also covers links that the helper image may have there;
+//   - the alias, one for all sandboxes: the name gitlab-runner, which is what scripts for a custom executor call,
+//     for GitLab's own helper image, which has the program as gitlab-runner-helper. Being the lowest it
+//     gives way to whatever the helper image has itself.
 
 // helperMountPoints are the directories of the shell and their modes.
 var helperMountPoints = map[string]fs.FileMode{
@@ -69,6 +72,19 @@ func makeHelperShell(dir string) error {
 	return nil
 }
 
+// makeHelperAlias makes the alias in dir. In images without gitlab-runner-helper it leads nowhere, and counts as
+// missing to who looks for it.
+func makeHelperAlias(dir string) error {
+	bin := filepath.Join(dir, "usr", "bin")
+	if err := os.MkdirAll(bin, 0o755); err != nil {
+		return err
+	}
+	if err := os.Symlink("gitlab-runner-helper", filepath.Join(bin, "gitlab-runner")); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
+}
+
 // mountHelper mounts the helper root.
 func (r *Runtime) mountHelper(spec isolation.Spec) error {
 	s := scratch(spec.ScratchDir)
@@ -84,7 +100,7 @@ func (r *Runtime) mountHelper(spec isolation.Spec) error {
 		}
 	}
 	layers := append([]string{s.helperEtc(), r.shellDir}, spec.Helper.Layers...)
-	return overlay{lower: layers}.mount(s.helper())
+	return overlay{lower: append(layers, r.aliasDir)}.mount(s.helper())
 }
 
 // inHelper returns a path of the helper root as the sandbox sees it.

@@ -43,6 +43,7 @@ type Runtime struct {
 	stateDir  string // the OCI runtime's own state, a directory per sandbox
 	bundleDir string // our bundles, a directory per sandbox
 	shellDir  string // the helper root's upper-most layer, shared
+	aliasDir  string // and its lowest
 	cgroups   cgroups
 	profile   profile
 	filter    compiledFilter
@@ -82,6 +83,7 @@ func New(options Options) (*Runtime, error) {
 		stateDir:  filepath.Join(options.RunDir, "state"),
 		bundleDir: filepath.Join(options.RunDir, "bundles"),
 		shellDir:  filepath.Join(options.RunDir, "helper"),
+		aliasDir:  filepath.Join(options.RunDir, "helper-alias"),
 		cgroups:   groups,
 		profile:   profile,
 		logger:    options.Logger,
@@ -94,6 +96,9 @@ func New(options Options) (*Runtime, error) {
 	}
 	if err := makeHelperShell(r.shellDir); err != nil {
 		return nil, fault.Adminf("making the helper root's mount points: %w", err)
+	}
+	if err := makeHelperAlias(r.aliasDir); err != nil {
+		return nil, fault.Adminf("making the helper root's lowest layer: %w", err)
 	}
 	return r, nil
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/testing/conformance"
 )
 
 // box makes a sandbox for the rest of the test.
@@ -68,7 +69,7 @@ func TestImageCannotRedirectMounts(t *testing.T) {
 	require.NoError(t, os.Symlink("../../../../../../"+outside+"/resolv.conf", filepath.Join(hostile, "etc/resolv.conf")))
 	require.NoError(t, os.Mkdir(filepath.Join(hostile, "etc/hostname"), 0o755))
 
-	before := fingerprint(t, hostile)
+	before := conformance.Fingerprint(t, hostile)
 	spec := bench.spec(t)
 	spec.Image.Layers = []string{hostile, shared.image}
 	spec.Helper.Layers = []string{hostile, shared.helper}
@@ -81,7 +82,7 @@ func TestImageCannotRedirectMounts(t *testing.T) {
 	entries, err := os.ReadDir(outside)
 	require.NoError(t, err)
 	require.Empty(t, entries)
-	require.Equal(t, before, fingerprint(t, hostile))
+	require.Equal(t, before, conformance.Fingerprint(t, hostile))
 }
 
 func TestEtcThatLeadsOutIsTheAuthorsFault(t *testing.T) {

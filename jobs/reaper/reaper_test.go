@@ -17,6 +17,7 @@ import (
 	"github.com/airlock-ci/airlock/jobs"
 	"github.com/airlock-ci/airlock/jobs/reaper"
 	"github.com/airlock-ci/airlock/jobs/store"
+	"github.com/airlock-ci/airlock/testing/syncbuf"
 )
 
 // shelf is a Resource that keeps its things in memory.
@@ -67,25 +68,7 @@ type host struct {
 	shelves map[string]*shelf
 	removed []string
 	live    map[string]bool
-	log     lockedLog
-}
-
-// lockedLog may be read while a reaper runs.
-type lockedLog struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *lockedLog) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *lockedLog) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
+	log     syncbuf.Buffer
 }
 
 func newHost() *host {

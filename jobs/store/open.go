@@ -54,7 +54,8 @@ func openSound(path string, o Options) (db *bolt.DB, err error) {
 	if err := db.Update(upgrade); err != nil {
 		return db, err
 	}
-	return db, db.View(verify)
+	err = db.View(verify)
+	return db, err
 }
 
 // upgrade brings a file of any released format, or an empty one, to the current format.

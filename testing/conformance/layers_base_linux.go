@@ -18,17 +18,17 @@ import (
 )
 
 func layersBaseIsImmutable(w *layersWorld) {
-	lower := layersLayer(w.T, "etc/", "", "etc/conf", "original", "etc/old", "removed by the upper layer", "tmp/", "")
-	upper := layersLayer(w.T, "etc/", "", "etc/.wh.old", "", "etc/new", "of the upper layer")
+	lower := layersLayer(w.TB, "etc/", "", "etc/conf", "original", "etc/old", "removed by the upper layer", "tmp/", "")
+	upper := layersLayer(w.TB, "etc/", "", "etc/.wh.old", "", "etc/new", "of the upper layer")
 	image := w.registry.push("base", lower, upper)
 	layers := w.start()
 	dirs := w.base(layers, image, "al-1")
-	before := fingerprint(w.T, dirs...)
+	before := Fingerprint(w.TB, dirs...)
 	for _, id := range []string{"al-1", "al-2"} {
 		require.Equal(w, dirs, w.base(layers, image, id), "shared")
 		root := w.mountJob(layers, dirs, id)
-		require.Equal(w, "original", readString(w.T, root, "etc/conf"))
-		require.Equal(w, "of the upper layer", readString(w.T, root, "etc/new"))
+		require.Equal(w, "original", readString(w.TB, root, "etc/conf"))
+		require.Equal(w, "of the upper layer", readString(w.TB, root, "etc/new"))
 		require.NoFileExists(w, filepath.Join(root, "etc/old"), "whited out")
 		require.NoFileExists(w, filepath.Join(root, "mine"), "of an earlier job")
 
@@ -36,10 +36,10 @@ func layersBaseIsImmutable(w *layersWorld) {
 		require.NoError(w, os.WriteFile(filepath.Join(root, "mine"), []byte("x"), 0o600))
 		require.NoError(w, os.RemoveAll(filepath.Join(root, "tmp")))
 		require.NoError(w, os.Chown(filepath.Join(root, "etc/new"), 7, 7))
-		unmount(w.T, root)
+		unmount(w.TB, root)
 		require.NoError(w, layers.DestroyScratch(w.Context(), id))
 	}
-	require.Equal(w, before, fingerprint(w.T, dirs...))
+	require.Equal(w, before, Fingerprint(w.TB, dirs...))
 }
 
 func layersEmptyImage(w *layersWorld) {
@@ -49,7 +49,7 @@ func layersEmptyImage(w *layersWorld) {
 }
 
 func layersPullOnce(w *layersWorld) {
-	layer := layersLayer(w.T, "large", incompressible(1<<20))
+	layer := layersLayer(w.TB, "large", incompressible(1<<20))
 	image := w.registry.push("popular", layer)
 	layers := w.start()
 	var group errgroup.Group
@@ -81,9 +81,9 @@ func layersPullOnce(w *layersWorld) {
 }
 
 func layersShareLayers(w *layersWorld) {
-	shared := layersLayer(w.T, "shared", incompressible(1<<20))
-	one := w.registry.push("one", shared, layersLayer(w.T, "one", "1"))
-	two := w.registry.push("two", shared, layersLayer(w.T, "two", "2"))
+	shared := layersLayer(w.TB, "shared", incompressible(1<<20))
+	one := w.registry.push("one", shared, layersLayer(w.TB, "one", "1"))
+	two := w.registry.push("two", shared, layersLayer(w.TB, "two", "2"))
 	layers := w.start()
 	var group errgroup.Group
 	for _, image := range []string{one, two} {
@@ -105,7 +105,7 @@ func layersShareLayers(w *layersWorld) {
 }
 
 func layersLeaseHolds(w *layersWorld) {
-	image := w.registry.push("leased", layersLayer(w.T, "f", incompressible(1<<20)))
+	image := w.registry.push("leased", layersLayer(w.TB, "f", incompressible(1<<20)))
 	layers := w.start()
 	dirs := w.base(layers, image, "al-1")
 	w.base(layers, image, "al-2")
@@ -131,7 +131,7 @@ func layersCollectOldest(w *layersWorld) {
 	var images []string
 	var dirs []string
 	for i := range 4 {
-		image := w.registry.push(fmt.Sprint("image", i), layersLayer(w.T, "f", incompressible(1<<20)))
+		image := w.registry.push(fmt.Sprint("image", i), layersLayer(w.TB, "f", incompressible(1<<20)))
 		images = append(images, image)
 		dirs = append(dirs, w.base(layers, image, fmt.Sprint("al-", i))[0])
 	}
@@ -157,7 +157,7 @@ func layersCollectOldest(w *layersWorld) {
 }
 
 func layersSurviveRestart(w *layersWorld) {
-	layer := layersLayer(w.T, "f", "x")
+	layer := layersLayer(w.TB, "f", "x")
 	image := w.registry.push("kept", layer)
 	first, err := w.open(w.options)
 	require.NoError(w, err)
@@ -166,7 +166,7 @@ func layersSurviveRestart(w *layersWorld) {
 	second := w.start()
 	require.Equal(w, dirs, w.base(second, image, "al-2"))
 	require.Equal(w, 1, w.registry.timesSent(layer))
-	require.Equal(w, "x", readString(w.T, dirs[0], "f"))
+	require.Equal(w, "x", readString(w.TB, dirs[0], "f"))
 	second.Release("al-2")
 	_, err = second.Remove(w.Context(), image)
 	require.NoError(w, err, "the lease ended with its process")
@@ -188,7 +188,7 @@ func incompressible(size int) string {
 	return text.String()[:size]
 }
 
-func readString(t *testing.T, root, name string) string {
+func readString(t testing.TB, root, name string) string {
 	content, err := os.ReadFile(filepath.Join(root, name))
 	require.NoError(t, err)
 	return string(content)

@@ -29,12 +29,12 @@ func (w *layersWorld) mountJob(layers Layers, dirs []string, id string) string {
 	return root
 }
 
-func unmount(t *testing.T, path string) {
+func unmount(t testing.TB, path string) {
 	require.NoError(t, unix.Unmount(path, 0))
 }
 
-// fingerprint changes when anything in the directories does.
-func fingerprint(t *testing.T, dirs ...string) string {
+// Fingerprint changes when anything in the directories does: names, modes, owners, times, contents.
+func Fingerprint(t testing.TB, dirs ...string) string {
 	hash := sha256.New()
 	for _, dir := range dirs {
 		require.NoError(t, filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
@@ -63,7 +63,7 @@ func fingerprint(t *testing.T, dirs ...string) string {
 func (w *layersWorld) requireNothingLeft() {
 	var left []string
 	for range 100 {
-		if left = append(mountsBelow(w.T, w.options.RunDir), loopsBelow(w.T, w.options.Dir)...); len(left) == 0 {
+		if left = append(mountsBelow(w.TB, w.options.RunDir), loopsBelow(w.TB, w.options.Dir)...); len(left) == 0 {
 			return
 		}
 		time.Sleep(20 * time.Millisecond)
@@ -71,7 +71,7 @@ func (w *layersWorld) requireNothingLeft() {
 	require.Empty(w, left)
 }
 
-func mountsBelow(t *testing.T, dir string) (found []string) {
+func mountsBelow(t testing.TB, dir string) (found []string) {
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	require.NoError(t, err)
 	for line := range strings.Lines(string(mounts)) {
@@ -82,7 +82,7 @@ func mountsBelow(t *testing.T, dir string) (found []string) {
 	return found
 }
 
-func loopsBelow(t *testing.T, dir string) (found []string) {
+func loopsBelow(t testing.TB, dir string) (found []string) {
 	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	require.NoError(t, err)
 	for _, file := range files {

@@ -27,7 +27,7 @@ const layersChild = "AIRLOCK_CONFORMANCE_LAYERS_CHILD"
 const childSandbox = "al-killed"
 
 // playLayersChild takes a base and a scratch, says so, and waits to be killed.
-func playLayersChild(t *testing.T, open func(LayersOptions) (Layers, error)) {
+func playLayersChild(t testing.TB, open func(LayersOptions) (Layers, error)) {
 	layers, err := open(LayersOptions{Dir: os.Getenv("LAYERS_DIR"), RunDir: os.Getenv("LAYERS_RUN_DIR")})
 	require.NoError(t, err)
 	_, _, err = layers.Base(t.Context(), os.Getenv(layersChild), "always", childSandbox, io.Discard)
@@ -63,7 +63,7 @@ func (w *layersWorld) kill(cmd *exec.Cmd) {
 }
 
 func layersKilledInPull(w *layersWorld) {
-	image := w.registry.push("half", layersLayer(w.T, "small", "x"), layersLayer(w.T, "large", incompressible(4<<20)))
+	image := w.registry.push("half", layersLayer(w.TB, "small", "x"), layersLayer(w.TB, "large", incompressible(4<<20)))
 	reached := w.registry.stallLayers()
 	cmd, output := w.child(image, true)
 	select {
@@ -90,28 +90,31 @@ func layersKilledInPull(w *layersWorld) {
 	require.FileExists(w, filepath.Join(dirs[1], "small"))
 }
 
-func layersKilledWithScratch(w *layersWorld, ownNamespace bool) {
-	cmd, output := w.child(w.registry.push("image", layersLayer(w.T, "f", "x")), ownNamespace)
-	var said strings.Builder
-	scanner := bufio.NewScanner(output)
-	for scanner.Scan() && scanner.Text() != "READY" {
-		fmt.Fprintln(&said, scanner.Text())
-	}
-	w.kill(cmd)
-	require.NoError(w, scanner.Err(), said.String())
+// layersKilledWithScratch kills a process that has a scratch, in a mount namespace of its own or in the test's.
+func layersKilledWithScratch(ownNamespace bool) func(w *layersWorld) {
+	return func(w *layersWorld) {
+		cmd, output := w.child(w.registry.push("image", layersLayer(w.TB, "f", "x")), ownNamespace)
+		var said strings.Builder
+		scanner := bufio.NewScanner(output)
+		for scanner.Scan() && scanner.Text() != "READY" {
+			fmt.Fprintln(&said, scanner.Text())
+		}
+		w.kill(cmd)
+		require.NoError(w, scanner.Err(), said.String())
 
-	layers := w.start()
-	ids, err := layers.Scratches(w.Context())
-	require.NoError(w, err)
-	require.Equal(w, []string{childSandbox}, ids, said.String())
-	require.NoError(w, layers.DestroyScratch(w.Context(), childSandbox))
-	ids, err = layers.Scratches(w.Context())
-	require.NoError(w, err)
-	require.Empty(w, ids)
+		layers := w.start()
+		ids, err := layers.Scratches(w.Context())
+		require.NoError(w, err)
+		require.Equal(w, []string{childSandbox}, ids, said.String())
+		require.NoError(w, layers.DestroyScratch(w.Context(), childSandbox))
+		ids, err = layers.Scratches(w.Context())
+		require.NoError(w, err)
+		require.Empty(w, ids)
+	}
 }
 
 func layersKilledAt(w *layersWorld, point string) {
-	image := w.registry.push("image", layersLayer(w.T, "f", "x"))
+	image := w.registry.push("image", layersLayer(w.TB, "f", "x"))
 	cmd, output := w.child(image, false, failpoint.Variable+"="+point+"=kill")
 	said, err := io.ReadAll(output)
 	require.NoError(w, err)

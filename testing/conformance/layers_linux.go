@@ -34,49 +34,69 @@ type LayersOptions struct {
 	DiskLimit   int64 // bytes; 0: none
 }
 
+// LayersEnv is one implementation of Layers with what the suite needs to know of it.
+type LayersEnv struct {
+	Open func(LayersOptions) (Layers, error)
+	// KillPoints are failpoints (executor/api/failpoint) that a pull or the making of a scratch passes.
+	KillPoints []string
+	// Deviations names the subtests that this implementation is known to fail, with the reason. They are run all
+	// the same: one that passes fails the suite.
+	Deviations map[string]string
+}
+
 // TestLayers holds an implementation to what jobs, the reaper and administrators rely on. The suite executes
 // the test binary again for what only a killed process leaves behind; there, this call plays that process. So
-// the test that calls it must do nothing before. Kill points are failpoints (executor/api/failpoint) that a
-// pull or the making of a scratch passes. It needs root, overlayfs and mounts.
-func TestLayers(t *testing.T, open func(LayersOptions) (Layers, error), killPoints ...string) {
+// the test that calls it must do nothing before. It needs root, overlayfs and mounts.
+func TestLayers(t *testing.T, env LayersEnv) {
 	if os.Getenv(layersChild) != "" {
-		playLayersChild(t, open)
+		playLayersChild(t, env.Open)
 		return
 	}
-	newWorld := func(t *testing.T) *layersWorld { return newLayersWorld(t, open) }
-	t.Run("a base is shared and no job can change it", func(t *testing.T) { layersBaseIsImmutable(newWorld(t)) })
-	t.Run("an image without layers is a base", func(t *testing.T) { layersEmptyImage(newWorld(t)) })
-	t.Run("concurrent jobs pull an image once", func(t *testing.T) { layersPullOnce(newWorld(t)) })
-	t.Run("shared layers are pulled once", func(t *testing.T) { layersShareLayers(newWorld(t)) })
-	t.Run("a scratch is bounded", func(t *testing.T) { layersScratchIsBounded(newWorld(t)) })
-	t.Run("a scratch is discarded", func(t *testing.T) { layersScratchIsDiscarded(newWorld(t)) })
-	t.Run("a scratch in use is destroyed all the same", func(t *testing.T) { layersScratchInUse(newWorld(t)) })
-	t.Run("scratches do not meet", func(t *testing.T) { layersScratchesAreApart(newWorld(t)) })
-	t.Run("a leased image stays", func(t *testing.T) { layersLeaseHolds(newWorld(t)) })
-	t.Run("the least recently used goes first", func(t *testing.T) { layersCollectOldest(newWorld(t)) })
-	t.Run("images survive a restart", func(t *testing.T) { layersSurviveRestart(newWorld(t)) })
-	t.Run("a directory has one user", func(t *testing.T) { layersDirIsExclusive(newWorld(t)) })
-	t.Run("a pull killed half-way leaves nothing", func(t *testing.T) { layersKilledInPull(newWorld(t)) })
-	for _, namespace := range []string{"that dies with it", "that lives on"} {
-		t.Run("a scratch of a killed process in a mount namespace "+namespace, func(t *testing.T) {
-			layersKilledWithScratch(newWorld(t), namespace == "that dies with it")
-		})
+	tests := []struct {
+		name string
+		run  func(w *layersWorld)
+	}{
+		{"a base is shared and no job can change it", layersBaseIsImmutable},
+		{"an image without layers is a base", layersEmptyImage},
+		{"concurrent jobs pull an image once", layersPullOnce},
+		{"shared layers are pulled once", layersShareLayers},
+		{"a scratch is bounded", layersScratchIsBounded},
+		{"a scratch is discarded", layersScratchIsDiscarded},
+		{"a scratch in use is destroyed all the same", layersScratchInUse},
+		{"scratches do not meet", layersScratchesAreApart},
+		{"a leased image stays", layersLeaseHolds},
+		{"the least recently used goes first", layersCollectOldest},
+		{"images survive a restart", layersSurviveRestart},
+		{"a directory has one user", layersDirIsExclusive},
+		{"a pull killed half-way leaves nothing", layersKilledInPull},
+		{"a scratch of a killed process in a mount namespace that dies with it", layersKilledWithScratch(true)},
+		{"a scratch of a killed process in a mount namespace that lives on", layersKilledWithScratch(false)},
 	}
-	for _, point := range killPoints {
-		t.Run("killed at "+point, func(t *testing.T) { layersKilledAt(newWorld(t), point) })
+	var subtests []subtest
+	for _, test := range tests {
+		subtests = append(subtests, subtest{test.name, func(t testing.TB) { test.run(newLayersWorld(t, env.Open)) }})
 	}
+	for _, point := range env.KillPoints {
+		subtests = append(subtests, subtest{"killed at " + point, func(t testing.TB) {
+			layersKilledAt(newLayersWorld(t, env.Open), point)
+		}})
+	}
+	for _, s := range subtests {
+		t.Run(s.name, func(t *testing.T) { s.attempt(t, env.Deviations) })
+	}
+	checkDeviations(t, subtests, env.Deviations)
 }
 
 // layersWorld is a registry and a place for instances.
 type layersWorld struct {
-	*testing.T
+	testing.TB
 	options  LayersOptions
 	open     func(LayersOptions) (Layers, error)
 	registry *layersRegistry
 }
 
-func newLayersWorld(t *testing.T, open func(LayersOptions) (Layers, error)) *layersWorld {
-	w := &layersWorld{T: t, options: LayersOptions{Dir: t.TempDir(), RunDir: t.TempDir()}, open: open,
+func newLayersWorld(t testing.TB, open func(LayersOptions) (Layers, error)) *layersWorld {
+	w := &layersWorld{TB: t, options: LayersOptions{Dir: t.TempDir(), RunDir: t.TempDir()}, open: open,
 		registry: newLayersRegistry(t)}
 	t.Cleanup(w.requireNothingLeft)
 	return w

@@ -3,6 +3,7 @@ package conformance
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"log"
@@ -25,7 +26,7 @@ import (
 
 // layersRegistry is a real registry that counts how often each blob was asked for and can stall.
 type layersRegistry struct {
-	t      *testing.T
+	t      testing.TB
 	server *httptest.Server
 
 	mu    sync.Mutex
@@ -33,7 +34,7 @@ type layersRegistry struct {
 	stall chan struct{} // closed when a layer is half sent; nil: no stalling
 }
 
-func newLayersRegistry(t *testing.T) *layersRegistry {
+func newLayersRegistry(t testing.TB) *layersRegistry {
 	r := &layersRegistry{t: t, gets: map[string]int{}}
 	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
 	r.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
@@ -76,18 +77,20 @@ type stallingWriter struct {
 }
 
 func (w *stallingWriter) Write(p []byte) (int, error) {
-	n, err := w.ResponseWriter.Write(p)
-	w.sent += n
-	if w.sent >= stallAfter {
-		w.ResponseWriter.(http.Flusher).Flush()
-		select {
-		case <-w.reached:
-		default:
-			close(w.reached)
-		}
-		<-w.request.Context().Done()
+	if room := stallAfter - w.sent; len(p) < room {
+		w.sent += len(p)
+		return w.ResponseWriter.Write(p)
+	} else if n, err := w.ResponseWriter.Write(p[:room]); err != nil {
+		return n, err
 	}
-	return n, err
+	w.ResponseWriter.(http.Flusher).Flush()
+	select {
+	case <-w.reached:
+	default:
+		close(w.reached)
+	}
+	<-w.request.Context().Done()
+	return 0, context.Cause(w.request.Context())
 }
 
 // push makes an image of layers and returns its name.
@@ -117,7 +120,7 @@ func (r *layersRegistry) timesSent(layer v1.Layer) int {
 }
 
 // layersLayer makes a layer of files; a name that ends in a slash is a directory.
-func layersLayer(t *testing.T, files ...string) v1.Layer {
+func layersLayer(t testing.TB, files ...string) v1.Layer {
 	var buffer bytes.Buffer
 	writer := tar.NewWriter(&buffer)
 	for i := 0; i < len(files); i += 2 {

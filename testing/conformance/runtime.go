@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -18,20 +19,21 @@ import (
 // only the helper root has the file HelperMarker.
 type RuntimeEnv struct {
 	// New returns another instance over the same state, as an executor gets one after its restart.
-	New func(t *testing.T) isolation.Runtime
+	New func(t testing.TB) isolation.Runtime
 	// Spec returns a specification with a new id, a scratch of its own, image, helper, the hostname "sandbox" and
 	// no network and no limits.
-	Spec func(t *testing.T) isolation.Spec
+	Spec func(t testing.TB) isolation.Spec
 	// BaseFingerprint changes when anything in the shared base changes: content, owners, modes, names.
-	BaseFingerprint func(t *testing.T) string
+	BaseFingerprint func(t testing.TB) string
 	// ScratchHas says whether what a sandbox wrote to a path of its image is in its scratch.
-	ScratchHas func(t *testing.T, spec isolation.Spec, path string) bool
+	ScratchHas func(t testing.TB, spec isolation.Spec, path string) bool
 	// Leftovers lists what the host still has of a sandbox, one line for each thing.
-	Leftovers func(t *testing.T, id string) []string
+	Leftovers func(t testing.TB, id string) []string
 	// Core runs only the subtests in which the runtime has a part, and not those that the agent passes alone: for the
 	// second OCI runtime behind one implementation.
 	Core bool
-	// Deviations names the subtests that this runtime is known to fail, with the reason.
+	// Deviations names the subtests that this runtime is known to fail, with the reason. They are run all the same:
+	// one that passes fails the suite.
 	Deviations map[string]string
 }
 
@@ -43,11 +45,11 @@ const runtimeTimeout = time.Minute
 
 // TestRuntime checks that a runtime keeps the promises of isolation.Runtime, Sandbox and Process. newEnv is called
 // once for each subtest.
-func TestRuntime(t *testing.T, newEnv func(t *testing.T) RuntimeEnv) {
+func TestRuntime(t *testing.T, newEnv func(t testing.TB) RuntimeEnv) {
 	tests := []struct {
 		name string
 		core bool
-		run  func(t *testing.T, env RuntimeEnv)
+		run  func(t testing.TB, env RuntimeEnv)
 	}{
 		{"life cycle", true, testLifeCycle},
 		{"destroy beside a running process", true, testDestroyRunning},
@@ -78,18 +80,20 @@ func TestRuntime(t *testing.T, newEnv func(t *testing.T) RuntimeEnv) {
 		{"process limit", true, testProcessLimit},
 		{"cpu limit", true, testCPULimit},
 	}
+	var subtests []subtest
+	deviations := map[string]string{}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			env := newEnv(t)
 			if env.Core && !test.core {
 				return
 			}
-			if reason := env.Deviations[test.name]; reason != "" {
-				t.Skip("known deviation: " + reason)
-			}
-			test.run(t, env)
+			maps.Copy(deviations, env.Deviations)
+			subtest{test.name, func(t testing.TB) { test.run(t, env) }}.attempt(t, env.Deviations)
 		})
+		subtests = append(subtests, subtest{name: test.name})
 	}
+	checkDeviations(t, subtests, deviations)
 }
 
 // box is a sandbox under test.
@@ -99,7 +103,7 @@ type box struct {
 }
 
 // newBox makes a sandbox and, at the end of the test, destroys it and checks that nothing of it is left.
-func newBox(t *testing.T, env RuntimeEnv, edit ...func(*isolation.Spec)) box {
+func newBox(t testing.TB, env RuntimeEnv, edit ...func(*isolation.Spec)) box {
 	t.Helper()
 	spec := env.Spec(t)
 	for _, e := range edit {
@@ -114,7 +118,7 @@ func newBox(t *testing.T, env RuntimeEnv, edit ...func(*isolation.Spec)) box {
 	return box{sandbox, spec}
 }
 
-func deadline(t *testing.T) context.Context {
+func deadline(t testing.TB) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeoutCause(t.Context(), runtimeTimeout, fmt.Errorf("%s: the step took longer than %s", t.Name(), runtimeTimeout))
 	t.Cleanup(cancel)
@@ -128,7 +132,7 @@ type result struct {
 }
 
 // run runs a process to its end.
-func (b box) run(t *testing.T, spec isolation.ProcessSpec) result {
+func (b box) run(t testing.TB, spec isolation.ProcessSpec) result {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
 	spec.Stdout, spec.Stderr = &stdout, &stderr
@@ -138,14 +142,14 @@ func (b box) run(t *testing.T, spec isolation.ProcessSpec) result {
 }
 
 // shell runs a line of shell and returns its output, which must come with status 0.
-func (b box) shell(t *testing.T, line string) string {
+func (b box) shell(t testing.TB, line string) string {
 	t.Helper()
 	r := b.run(t, isolation.ProcessSpec{Args: []string{"sh", "-c", line}})
 	require.Zero(t, r.Code, "%s\nstdout: %s\nstderr: %s", line, r.stdout, r.stderr)
 	return r.stdout
 }
 
-func (b box) start(t *testing.T, spec isolation.ProcessSpec) isolation.Process {
+func (b box) start(t testing.TB, spec isolation.ProcessSpec) isolation.Process {
 	t.Helper()
 	p, err := b.Start(deadline(t), spec)
 	require.NoError(t, err)
@@ -153,7 +157,7 @@ func (b box) start(t *testing.T, spec isolation.ProcessSpec) isolation.Process {
 }
 
 // wait is Process.Wait with the suite's deadline.
-func wait(t *testing.T, p isolation.Process) (isolation.Exit, error) {
+func wait(t testing.TB, p isolation.Process) (isolation.Exit, error) {
 	t.Helper()
 	type outcome struct {
 		exit isolation.Exit
@@ -174,7 +178,7 @@ func wait(t *testing.T, p isolation.Process) (isolation.Exit, error) {
 }
 
 // running says whether a process with this word in its command line lives in the sandbox.
-func (b box) running(t *testing.T, word string) bool {
+func (b box) running(t testing.TB, word string) bool {
 	t.Helper()
 	// The word is split in two so that the search does not find itself.
 	return strings.TrimSpace(b.shell(t, fmt.Sprintf("ps -o args | grep -c '[%c]%s' || true", word[0], word[1:]))) != "0"

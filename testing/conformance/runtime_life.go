@@ -2,16 +2,17 @@ package conformance
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/testing/syncbuf"
 )
 
-func testLifeCycle(t *testing.T, env RuntimeEnv) {
+func testLifeCycle(t testing.TB, env RuntimeEnv) {
 	runtime := env.New(t)
 	require.NotEmpty(t, runtime.Name())
 	require.Contains(t, []isolation.Level{isolation.ProcessLevel, isolation.HypervisorLevel}, runtime.Level())
@@ -55,9 +56,9 @@ func testLifeCycle(t *testing.T, env RuntimeEnv) {
 	require.ErrorIs(t, err, isolation.ErrSandboxGone)
 }
 
-func testDestroyRunning(t *testing.T, env RuntimeEnv) {
+func testDestroyRunning(t testing.TB, env RuntimeEnv) {
 	b := newBox(t, env)
-	var stdout lockedBuffer
+	var stdout syncbuf.Buffer
 	p := b.start(t, isolation.ProcessSpec{
 		Args:   []string{"sh", "-c", "trap '' TERM INT HUP; setsid sleep 1001 & echo up; while :; do sleep 1; done"},
 		Stdout: &stdout,
@@ -69,7 +70,7 @@ func testDestroyRunning(t *testing.T, env RuntimeEnv) {
 	require.ErrorIs(t, err, isolation.ErrSandboxGone)
 }
 
-func testDestroyByID(t *testing.T, env RuntimeEnv) {
+func testDestroyByID(t testing.TB, env RuntimeEnv) {
 	b := newBox(t, env)
 	p := b.start(t, isolation.ProcessSpec{Args: []string{"sleep", "1002"}})
 
@@ -91,7 +92,7 @@ func testDestroyByID(t *testing.T, env RuntimeEnv) {
 	require.Error(t, successor.Destroy(deadline(t), "../etc"))
 }
 
-func testCreateFails(t *testing.T, env RuntimeEnv) {
+func testCreateFails(t testing.TB, env RuntimeEnv) {
 	for name, edit := range map[string]func(*isolation.Spec){
 		"bad id":        func(s *isolation.Spec) { s.ID = "../x" },
 		"missing layer": func(s *isolation.Spec) { s.Image.Layers, s.Image.Disk = []string{"/does/not/exist"}, "/does/not/exist" },
@@ -100,26 +101,22 @@ func testCreateFails(t *testing.T, env RuntimeEnv) {
 		},
 		"unknown user": func(s *isolation.Spec) { s.Image.Config.User = "nobody-of-that-name" },
 	} {
-		t.Run(name, func(t *testing.T) {
-			spec := env.Spec(t)
-			edit(&spec)
-			_, err := env.New(t).Create(deadline(t), spec)
-			require.Error(t, err)
-			require.Empty(t, env.Leftovers(t, spec.ID))
-		})
-	}
-	t.Run("cancelled", func(t *testing.T) {
 		spec := env.Spec(t)
-		why := fmt.Errorf("the caller gave up")
-		ctx, cancel := context.WithCancelCause(t.Context())
-		cancel(why)
-		_, err := env.New(t).Create(ctx, spec)
-		require.ErrorIs(t, err, why)
-		require.Empty(t, env.Leftovers(t, spec.ID))
-	})
+		edit(&spec)
+		_, err := env.New(t).Create(deadline(t), spec)
+		require.Error(t, err, name)
+		require.Empty(t, env.Leftovers(t, spec.ID), name)
+	}
+	spec := env.Spec(t)
+	why := errors.New("the caller gave up")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(why)
+	_, err := env.New(t).Create(ctx, spec)
+	require.ErrorIs(t, err, why)
+	require.Empty(t, env.Leftovers(t, spec.ID))
 }
 
-func testIDTaken(t *testing.T, env RuntimeEnv) {
+func testIDTaken(t testing.TB, env RuntimeEnv) {
 	b := newBox(t, env)
 	again := env.Spec(t)
 	again.ID = b.spec.ID

@@ -1,13 +1,11 @@
 package conformance
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -15,9 +13,10 @@ import (
 
 	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/testing/syncbuf"
 )
 
-func testExitCodes(t *testing.T, env RuntimeEnv) {
+func testExitCodes(t testing.TB, env RuntimeEnv) {
 	b := newBox(t, env)
 	for line, want := range map[string]isolation.Exit{
 		"true":          {},
@@ -32,7 +31,7 @@ func testExitCodes(t *testing.T, env RuntimeEnv) {
 	}
 }
 
-func testArguments(t *testing.T, env RuntimeEnv) {
+func testArguments(t testing.TB, env RuntimeEnv) {
 	b := newBox(t, env)
 	r := b.run(t, isolation.ProcessSpec{Args: []string{"printf", "<%s>", "", "a b", "$HOME", "'\"", "two\nlines", "ä€"}})
 	require.Equal(t, "<><a b><$HOME><'\"><two\nlines><ä€>", r.stdout)
@@ -46,7 +45,7 @@ func testArguments(t *testing.T, env RuntimeEnv) {
 	require.Equal(t, fault.Author, fault.ClassOf(err))
 }
 
-func testEnvironment(t *testing.T, env RuntimeEnv) {
+func testEnvironment(t testing.TB, env RuntimeEnv) {
 	b := newBox(t, env)
 	r := b.run(t, isolation.ProcessSpec{Args: []string{"sh", "-c", "echo $GREETING $EXTRA"}, Env: []string{"EXTRA=one", "EXTRA=two"}})
 	require.Equal(t, "image two\n", r.stdout)
@@ -60,14 +59,14 @@ func testEnvironment(t *testing.T, env RuntimeEnv) {
 	}
 }
 
-func testDirectory(t *testing.T, env RuntimeEnv) {
+func testDirectory(t testing.TB, env RuntimeEnv) {
 	b := newBox(t, env)
 	for dir, want := range map[string]string{"/usr/bin": "/usr/bin", "": "/builds", "/no/such/directory": "/builds"} {
 		require.Equal(t, want+"\n", b.run(t, isolation.ProcessSpec{Args: []string{"pwd"}, Dir: dir}).stdout, "%q", dir)
 	}
 }
 
-func testUsers(t *testing.T, env RuntimeEnv) {
+func testUsers(t testing.TB, env RuntimeEnv) {
 	const who = "echo $(id -u):$(id -g):$(id -G)"
 	b := newBox(t, env)
 	for user, want := range map[string]string{
@@ -90,7 +89,7 @@ func testUsers(t *testing.T, env RuntimeEnv) {
 	builders.shell(t, "echo x > /builds/x && echo x > /cache/x && echo x > /tmp/x")
 }
 
-func testScripts(t *testing.T, env RuntimeEnv) {
+func testScripts(t testing.TB, env RuntimeEnv) {
 	b := newBox(t, env)
 	r := b.run(t, isolation.ProcessSpec{Script: []byte("set -e\nA=1\necho \"line $A\"\ncat\necho err >&2\nexit 42\n")})
 	require.Equal(t, result{isolation.Exit{Code: 42}, "line 1\n", "err\n"}, r)
@@ -105,7 +104,7 @@ func testScripts(t *testing.T, env RuntimeEnv) {
 	require.Empty(t, b.shell(t, "ls "+isolation.ScriptDir), "scripts go with their stage")
 }
 
-func testStdin(t *testing.T, env RuntimeEnv) {
+func testStdin(t testing.TB, env RuntimeEnv) {
 	b := newBox(t, env)
 	input := strings.Repeat("0123456789abcdef", 1<<16) // 1 MiB
 	r := b.run(t, isolation.ProcessSpec{Args: []string{"cat"}, Stdin: strings.NewReader(input)})
@@ -114,7 +113,7 @@ func testStdin(t *testing.T, env RuntimeEnv) {
 	require.Empty(t, b.run(t, isolation.ProcessSpec{Args: []string{"cat"}}).stdout)
 }
 
-func testOutput(t *testing.T, env RuntimeEnv) {
+func testOutput(t testing.TB, env RuntimeEnv) {
 	const size = 8 << 20
 	b := newBox(t, env)
 	b.shell(t, fmt.Sprintf("head -c %d /dev/urandom > /builds/out; head -c %[1]d /dev/urandom > /builds/err", size))
@@ -126,7 +125,7 @@ func testOutput(t *testing.T, env RuntimeEnv) {
 	require.Equal(t, sums, b.shell(t, "sha256sum /builds/out /builds/err"))
 }
 
-func testOutputRefused(t *testing.T, env RuntimeEnv) {
+func testOutputRefused(t testing.TB, env RuntimeEnv) {
 	b := newBox(t, env)
 	p := b.start(t, isolation.ProcessSpec{
 		Args:   []string{"sh", "-c", "head -c 4000000 /dev/zero; echo done >&2; exit 5"},
@@ -142,9 +141,9 @@ type brokenWriter struct{}
 
 func (brokenWriter) Write([]byte) (int, error) { return 0, errors.New("nobody is there") }
 
-func testSignalTree(t *testing.T, env RuntimeEnv) {
+func testSignalTree(t testing.TB, env RuntimeEnv) {
 	b := newBox(t, env)
-	var stdout lockedBuffer
+	var stdout syncbuf.Buffer
 	p := b.start(t, isolation.ProcessSpec{
 		Script: []byte("trap 'echo parent' TERM\nsh -c 'trap \"echo child; exit 0\" TERM; echo up; while :; do sleep 0.01; done' &\nwait $!\nwait $!\nexit 3\n"),
 		Stdout: &stdout,
@@ -159,9 +158,9 @@ func testSignalTree(t *testing.T, env RuntimeEnv) {
 	require.Equal(t, "next\n", b.shell(t, "echo next"), "only that stage ends")
 }
 
-func testKillTree(t *testing.T, env RuntimeEnv) {
+func testKillTree(t testing.TB, env RuntimeEnv) {
 	b := newBox(t, env)
-	var stdout lockedBuffer
+	var stdout syncbuf.Buffer
 	p := b.start(t, isolation.ProcessSpec{
 		Script: []byte("trap '' TERM INT HUP\nsetsid sh -c 'trap \"\" TERM; sleep 1005 & sleep 1005' &\n(sleep 1005 &)\necho up\nwhile :; do sleep 1; done\n"),
 		Stdout: &stdout,
@@ -179,7 +178,7 @@ func testKillTree(t *testing.T, env RuntimeEnv) {
 	require.Zero(t, exit.Code)
 }
 
-func testBackground(t *testing.T, env RuntimeEnv) {
+func testBackground(t testing.TB, env RuntimeEnv) {
 	b := newBox(t, env)
 	for _, line := range []string{
 		"sleep 1006 &",
@@ -193,7 +192,7 @@ func testBackground(t *testing.T, env RuntimeEnv) {
 	}
 }
 
-func testInteractive(t *testing.T, env RuntimeEnv) {
+func testInteractive(t testing.TB, env RuntimeEnv) {
 	b := newBox(t, env)
 	p := b.start(t, isolation.ProcessSpec{Args: []string{"sleep", "1007"}, Interactive: true})
 	b.run(t, isolation.ProcessSpec{Script: []byte("sleep 1008 &")})
@@ -204,10 +203,10 @@ func testInteractive(t *testing.T, env RuntimeEnv) {
 	require.NoError(t, err)
 }
 
-func testTerminal(t *testing.T, env RuntimeEnv) {
+func testTerminal(t testing.TB, env RuntimeEnv) {
 	b := newBox(t, env)
 	reader, writer := io.Pipe()
-	var screen lockedBuffer
+	var screen syncbuf.Buffer
 	p := b.start(t, isolation.ProcessSpec{Args: []string{"sh"}, Interactive: true, TTY: true, Rows: 33, Columns: 99, Stdin: reader, Stdout: &screen})
 	say := func(line, want string) {
 		t.Helper()
@@ -229,7 +228,7 @@ func testTerminal(t *testing.T, env RuntimeEnv) {
 	require.NoError(t, writer.Close())
 }
 
-func testHelper(t *testing.T, env RuntimeEnv) {
+func testHelper(t testing.TB, env RuntimeEnv) {
 	b := newBox(t, env)
 	helper := func(line string) result {
 		t.Helper()
@@ -254,26 +253,8 @@ func testHelper(t *testing.T, env RuntimeEnv) {
 	require.Equal(t, isolation.HomeDir+"\n8\nproc\n", r.stdout, r.stderr)
 }
 
-func testNoHelper(t *testing.T, env RuntimeEnv) {
+func testNoHelper(t testing.TB, env RuntimeEnv) {
 	b := newBox(t, env, func(s *isolation.Spec) { s.Helper = nil })
 	r := b.run(t, isolation.ProcessSpec{Helper: true, Script: []byte("echo $GREETING")})
 	require.Equal(t, "image\n", r.stdout, r.stderr)
-}
-
-// lockedBuffer is a buffer that may be read while a process still writes to it.
-type lockedBuffer struct {
-	mutex  sync.Mutex
-	buffer bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mutex.Lock()
-	defer l.mutex.Unlock()
-	return l.buffer.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mutex.Lock()
-	defer l.mutex.Unlock()
-	return l.buffer.String()
 }

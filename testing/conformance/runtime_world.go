@@ -8,7 +8,7 @@ import (
 	"github.com/airlock-ci/airlock/isolation"
 )
 
-func testScratch(t *testing.T, env RuntimeEnv) {
+func testScratch(t testing.TB, env RuntimeEnv) {
 	before := env.BaseFingerprint(t)
 	b := newBox(t, env)
 	b.shell(t, "echo mine > /etc/mine; echo changed >> /etc/passwd; chmod 700 /usr; rm /etc/group; rm -r /home; echo t > /tmp/t")
@@ -24,7 +24,7 @@ func testScratch(t *testing.T, env RuntimeEnv) {
 	require.Equal(t, "755\n", other.shell(t, "stat -c %a /usr"))
 }
 
-func testNames(t *testing.T, env RuntimeEnv) {
+func testNames(t testing.TB, env RuntimeEnv) {
 	b := newBox(t, env, func(s *isolation.Spec) {
 		s.Hostname = "runner-7"
 		s.Network.Nameservers = []string{"192.0.2.1", "192.0.2.2"}
@@ -49,14 +49,14 @@ func testNames(t *testing.T, env RuntimeEnv) {
 	require.Empty(t, silent.shell(t, "cat /etc/resolv.conf"))
 }
 
-func testNoNetwork(t *testing.T, env RuntimeEnv) {
+func testNoNetwork(t testing.TB, env RuntimeEnv) {
 	b := newBox(t, env)
 	require.Equal(t, "lo\n", b.shell(t, "ls /sys/class/net"))
 	require.Contains(t, b.shell(t, "ip -4 addr show lo"), "127.0.0.1/8")
 	require.NotZero(t, b.run(t, isolation.ProcessSpec{Args: []string{"nc", "-w", "1", "192.0.2.1", "80"}}).Code)
 }
 
-func testNeighbours(t *testing.T, env RuntimeEnv) {
+func testNeighbours(t testing.TB, env RuntimeEnv) {
 	a, b := newBox(t, env), newBox(t, env)
 	p := a.start(t, isolation.ProcessSpec{Args: []string{"sleep", "1003"}})
 	a.shell(t, "echo secret > /tmp/secret; echo secret > /dev/shm/secret; echo secret > /builds/secret; echo secret > /cache/secret")

@@ -1,6 +1,9 @@
-// Package fakes holds in-memory stand-ins for what a job's life needs: layers, networks, a runtime. They keep
-// count of what they gave out, so that a test of package jobs can say in microseconds that nothing was left,
-// and each can be told to fail. They isolate nothing; the real ones are proven by testing/conformance.
+// Package fakes holds stand-ins for what a job's life needs: layers, networks, runtimes.
+//
+// A World is a host in memory. It keeps count of what it gave out, so that a test of package jobs can say in
+// microseconds that nothing was left, it can be told to fail, and its stages are calls of a function. Its shell
+// runtime executes them instead; Layers keeps real images in plain directories. Both pass the suites of
+// testing/conformance but for the deviations that their tests name; neither isolates or limits anything.
 package fakes
 
 import (
@@ -9,7 +12,6 @@ import (
 	"io"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/jobs"
@@ -21,7 +23,7 @@ type World struct {
 	// Fail makes the named operation fail: "base", "scratch", "network", "create", "destroy", "detach",
 	// "discard", "start".
 	Fail map[string]error
-	// Script is what a stage does: it returns the status. It ends early when ctx does.
+	// Script is what a stage does: it returns the status. It has to end when ctx does.
 	Script func(ctx context.Context, spec isolation.ProcessSpec) int
 
 	leases, scratches, networks map[string]bool
@@ -127,115 +129,3 @@ func (w *World) keys(set map[string]bool) []string {
 	}
 	return ids
 }
-
-// Runtime returns a runtime of the level whose sandboxes exist in w.
-func (w *World) Runtime(level isolation.Level) isolation.Runtime { return &runtime{w, level} }
-
-type runtime struct {
-	world *World
-	level isolation.Level
-}
-
-func (r *runtime) Name() string           { return "fake" }
-func (r *runtime) Level() isolation.Level { return r.level }
-
-func (r *runtime) Create(_ context.Context, spec isolation.Spec) (isolation.Sandbox, error) {
-	if err := r.world.take("create", nil, ""); err != nil {
-		return nil, err
-	}
-	s := &sandbox{world: r.world, spec: spec, done: make(chan struct{})}
-	r.world.mu.Lock()
-	defer r.world.mu.Unlock()
-	r.world.sandboxes[spec.ID] = s
-	return s, nil
-}
-
-func (r *runtime) List(context.Context) ([]string, error) {
-	r.world.mu.Lock()
-	defer r.world.mu.Unlock()
-	var ids []string
-	for id := range r.world.sandboxes {
-		ids = append(ids, id)
-	}
-	return ids, nil
-}
-
-func (r *runtime) Destroy(ctx context.Context, id string) error {
-	r.world.mu.Lock()
-	s := r.world.sandboxes[id]
-	r.world.mu.Unlock()
-	if s == nil {
-		return nil
-	}
-	return s.Destroy(ctx)
-}
-
-type sandbox struct {
-	world *World
-	spec  isolation.Spec
-	once  sync.Once
-	done  chan struct{}
-}
-
-func (s *sandbox) ID() string            { return s.spec.ID }
-func (s *sandbox) Done() <-chan struct{} { return s.done }
-
-func (s *sandbox) Stats(context.Context) (isolation.Stats, error) {
-	return isolation.Stats{Memory: 1 << 20, PIDs: 1, CPU: time.Second}, nil
-}
-
-func (s *sandbox) Destroy(context.Context) error {
-	if err := s.world.take("destroy", nil, ""); err != nil {
-		return err
-	}
-	s.once.Do(func() { close(s.done) })
-	s.world.mu.Lock()
-	defer s.world.mu.Unlock()
-	delete(s.world.sandboxes, s.spec.ID)
-	return nil
-}
-
-func (s *sandbox) Start(_ context.Context, spec isolation.ProcessSpec) (isolation.Process, error) {
-	if err := s.world.take("start", nil, ""); err != nil {
-		return nil, err
-	}
-	p := &process{sandbox: s, exit: make(chan isolation.Exit, 1), signals: make(chan int, 8)}
-	ctx, cancel := context.WithCancelCause(context.Background())
-	go func() {
-		code := s.world.Script(ctx, spec)
-		select {
-		case signal := <-p.signals:
-			p.exit <- isolation.Exit{Code: 128 + signal, Signal: signal}
-		default:
-			p.exit <- isolation.Exit{Code: code}
-		}
-	}()
-	p.cancel = cancel
-	return p, nil
-}
-
-type process struct {
-	sandbox *sandbox
-	exit    chan isolation.Exit
-	signals chan int
-	cancel  context.CancelCauseFunc
-}
-
-func (p *process) Wait() (isolation.Exit, error) {
-	defer p.cancel(nil)
-	select {
-	case exit := <-p.exit:
-		return exit, nil
-	case <-p.sandbox.done:
-		return isolation.Exit{}, isolation.ErrSandboxGone
-	}
-}
-
-// Signal ends the script, as 15 and 9 do to one that does not ignore them.
-func (p *process) Signal(_ context.Context, signal int) error {
-	p.signals <- signal
-	p.cancel(fmt.Errorf("signal %d", signal))
-	return nil
-}
-
-func (p *process) Resize(context.Context, uint16, uint16) error { return nil }

@@ -1,7 +1,6 @@
 package gitlabtest
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -9,6 +8,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/airlock-ci/airlock/testing/syncbuf"
 )
 
 // Caller plays GitLab Runner 19.4 with the custom executor. One Caller may run many jobs at once.
@@ -125,7 +126,7 @@ type Execution struct {
 	abort  context.CancelCauseFunc
 	done   chan struct{}
 
-	log, cleanupStdout, cleanupStderr buffer
+	log, cleanupStdout, cleanupStderr syncbuf.Buffer
 
 	mu     sync.Mutex
 	cancel context.CancelCauseFunc
@@ -190,22 +191,4 @@ func correlationID() string {
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // never fails (crypto/rand)
 	return hex.EncodeToString(id[:])
-}
-
-// buffer is a bytes.Buffer for several writers.
-type buffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }

@@ -141,7 +141,7 @@ func TestTimeoutEndsAStubbornDriver(t *testing.T) {
 }
 
 func TestCleanupBesideALivingRun(t *testing.T) {
-	caller := scriptedCaller(t, `RUN=if [ $stage = build_script ]; then trap "" TERM; while [ ! -e $WORK/clean ]; do sleep 0.01; done; fi`, "CLEANUP=touch $WORK/clean")
+	caller := scriptedCaller(t, `RUN=if [ $stage = build_script ]; then trap "" TERM; while [ -d $WORK ] && [ ! -e $WORK/clean ]; do sleep 0.01; done; fi`, "CLEANUP=touch $WORK/clean")
 	caller.FinishTimeout = 50 * time.Millisecond
 	result := caller.Run(context.Background(), Job{ID: 1, Script: []string{"true"}, Timeout: 300 * time.Millisecond})
 	require.Equal(t, JobTimeout, result.Reason)

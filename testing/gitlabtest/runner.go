@@ -11,6 +11,8 @@ import (
 	"runtime"
 	"strings"
 	"time"
+
+	"github.com/airlock-ci/airlock/testing/syncbuf"
 )
 
 // RealRunner is a running gitlab-runner 12.8 whose custom executor calls a driver through the shim. Unlike
@@ -18,7 +20,7 @@ import (
 type RealRunner struct {
 	cmd  *exec.Cmd
 	dir  string
-	log  buffer
+	log  syncbuf.Buffer
 	done chan error
 }
 

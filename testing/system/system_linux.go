@@ -14,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/airlock-ci/airlock/testing/syncbuf"
 )
 
 // Options say what to start.
@@ -46,7 +48,7 @@ type System struct {
 	mu      sync.Mutex
 	host    *exec.Cmd
 	exited  chan struct{}
-	log     lockedBuffer
+	log     syncbuf.Buffer
 }
 
 // Build compiles the four binaries into dir as `make build` does.
@@ -268,21 +270,4 @@ func (s *System) Stop() error {
 // Close stops the system and removes its prefix.
 func (s *System) Close() error {
 	return errors.Join(s.Stop(), os.RemoveAll(s.Dir))
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }

@@ -27,8 +27,7 @@ import (
 	"strings"
 	"syscall"
 
-	"gitlab.com/gitlab-org/gitlab-runner/executors/custom/api"
-
+	"github.com/airlock-ci/airlock/executor/gitlab"
 	"github.com/airlock-ci/airlock/testing/gitlabtest"
 )
 
@@ -61,8 +60,8 @@ func run(args []string) (int, error) {
 	ticket := os.Getenv("CUSTOM_ENV_" + gitlabtest.TicketVariable)
 	requests := coordinator + gitlabtest.ShimPath + ticket
 	_ = os.Unsetenv("CUSTOM_ENV_" + gitlabtest.TicketVariable)
-	_ = os.Setenv(api.JobResponseFileVariable, filepath.Join(dir, responseFile))
-	_ = os.Setenv(api.BuildCodeFileVariable, filepath.Join(dir, exitCodeFile))
+	_ = os.Setenv(gitlab.JobResponseFileVariable, filepath.Join(dir, responseFile))
+	_ = os.Setenv(gitlab.ExitCodeFileVariable, filepath.Join(dir, exitCodeFile))
 	if call == "config" {
 		if err := fetchResponse(requests + "/response"); err != nil {
 			return 0, err
@@ -116,7 +115,7 @@ func config(driver []string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	var config api.ConfigExecOutput
+	var config gitlab.Reply
 	if err := json.Unmarshal(reply.Bytes(), &config); err != nil {
 		return 0, fmt.Errorf("config's reply: %w", err)
 	}
