@@ -1,0 +1,128 @@
+// Command demo shows Airlock at work on this machine: a job's whole way from a GitLab Runner to a fresh sandbox
+// and back, and that nothing of it is left afterwards. It owns the story and its printing; the parts are those
+// of the end-to-end tests. It needs Linux and root. `make demo` runs it.
+//
+// It ends with status 0 only when both jobs did what they should and the leak ledger is empty. An interrupt
+// (Ctrl-C) or SIGTERM ends it early, with the same clean-up.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/airlock-ci/airlock/testing/gitlabtest"
+	"github.com/airlock-ci/airlock/testing/images"
+	"github.com/airlock-ci/airlock/testing/ledger"
+	"github.com/airlock-ci/airlock/testing/system"
+)
+
+func main() {
+	bin := flag.String("bin", "", "the `directory` of Airlock's four programs; by default they are built for the demonstration")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *bin, &page{w: os.Stdout}); err != nil {
+		fmt.Fprintf(os.Stderr, "\nThe demonstration FAILED: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+// run tells the whole story. Whatever happens in its middle, everything is stopped and the ledger is shown.
+func run(ctx context.Context, bin string, p *page) error {
+	if os.Getuid() != 0 {
+		return errors.New("it makes real sandboxes, which needs root: run it as root or through sudo")
+	}
+	dir, err := ownDirectory()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	p.introduce()
+
+	var made made
+	if err := p.part("Made beforehand (once per machine)", func() error { return made.prepare(ctx, dir, bin, p) }); err != nil {
+		return interrupted(ctx, err)
+	}
+	options := system.Ledger()
+	options.Dirs = []string{dir}
+	before, err := ledger.Take(options)
+	if err != nil {
+		return err
+	}
+	told := interrupted(ctx, tell(ctx, made, p))
+	checked := p.part("What is left over", func() error { return settle(p, before, options) })
+	p.durations()
+	return errors.Join(told, checked)
+}
+
+// interrupted says in plain words that a story broke off because someone asked for it.
+func interrupted(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() == nil {
+		return err
+	}
+	return fmt.Errorf("it was interrupted (%w)", context.Cause(ctx))
+}
+
+// ownDirectory makes the directory that everything of the demonstration goes to, and makes it the temporary
+// directory of this process and its children: so the ledger sees every file.
+func ownDirectory() (string, error) {
+	dir, err := os.MkdirTemp("", "al-demo-") // short: socket paths have 107 bytes
+	if err != nil {
+		return "", err
+	}
+	return dir, os.Setenv("TMPDIR", dir)
+}
+
+// made is what takes long to make and is kept between demonstrations, except for programs that are built here.
+type made struct{ bin, helper, job string }
+
+func (m *made) prepare(ctx context.Context, dir, bin string, p *page) (err error) {
+	p.say("What is not there yet is made now; to compile GitLab Runner takes some minutes.")
+	m.bin, err = filepath.Abs(bin)
+	if bin == "" {
+		m.bin = filepath.Join(dir, "bin")
+		err = system.Build(ctx, m.bin)
+	}
+	if err != nil {
+		return err
+	}
+	runner, err := gitlabtest.BuildRunner(ctx)
+	if err != nil {
+		return err
+	}
+	if m.helper, err = images.Helper(ctx); err != nil {
+		return err
+	}
+	if m.job, err = images.Busybox(ctx); err != nil {
+		return err
+	}
+	p.table([][]string{
+		{"Airlock's programs", m.bin},
+		{"gitlab-runner 12.8", runner},
+		{"helper image (git, git-lfs, gitlab-runner)", m.helper},
+		{"job image (busybox)", m.job},
+	})
+	return nil
+}
+
+// settle waits until the host is as it was and prints the comparison; a difference is an error.
+func settle(p *page, before ledger.Snapshot, o ledger.Options) error {
+	after, diffs, err := ledger.Wait(context.Background(), before, o)
+	if err != nil {
+		return err
+	}
+	ledger.Print(p.w, before, after, diffs)
+	if len(diffs) > 0 {
+		return fmt.Errorf("%d things differ from before, %s after everything was stopped; those of other programs that came or went meanwhile are among them",
+			len(diffs), o.Patience.Round(time.Second))
+	}
+	p.say("The leak ledger is empty: this host is as it was before.")
+	return nil
+}

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/airlock-ci/airlock/testing/gitlabtest"
+)
+
+// jobTimeout bounds one job; it takes some ten seconds.
+const jobTimeout = time.Minute
+
+// tell starts everything, runs a job twice and stops everything.
+func tell(ctx context.Context, m made, p *page) (err error) {
+	s := &stage{made: m}
+	defer func() {
+		if err != nil && ctx.Err() == nil {
+			p.printed("The service's last log lines", lastLines(s.serviceLog(), 20))
+			p.printed("The runner's last log lines", lastLines(s.runnerLog(), 20))
+		}
+		err = errors.Join(err, p.part("Everything stops", func() error { return s.stop(p) }))
+	}()
+	if err := p.part("What runs", func() error {
+		if err := s.start(ctx); err != nil {
+			return err
+		}
+		s.describe(p)
+		return nil
+	}); err != nil {
+		return err
+	}
+	job := s.job()
+	var first gitlabtest.JobRecord
+	if err := p.part("A job, while it runs", func() (err error) {
+		p.say("Its author wrote:")
+		p.quote(yaml(job))
+		first, err = s.runWatched(ctx, job, p)
+		return err
+	}); err != nil {
+		return err
+	}
+	if err := p.part("The job's log, as GitLab got it", func() error {
+		p.quote(readable(first.Trace))
+		return nil
+	}); err != nil {
+		return err
+	}
+	if err := p.part("The artifact, as GitLab got it", func() error { return showArtifact(first, p) }); err != nil {
+		return err
+	}
+	return p.part("The same job once more", func() error {
+		p.say("Now the images come from the cache, and the project's cache has the first job's note. From its log:")
+		second, err := s.finish(ctx, s.gitlab.Add(job))
+		p.quote(linesWith(readable(second.Trace), "Image ", "Sandbox ", "a note "))
+		if err == nil && !strings.Contains(second.Trace, fmt.Sprintf("\na note of job %d", first.ID)) {
+			err = errors.New("the second job did not find what the first left in the cache")
+		}
+		return err
+	})
+}
+
+// finish waits for a job's success.
+func (s *stage) finish(ctx context.Context, id int64) (gitlabtest.JobRecord, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, jobTimeout, fmt.Errorf("it did not end within %s", jobTimeout))
+	defer cancel()
+	record, err := s.gitlab.Wait(ctx, id)
+	if err == nil && record.State != "success" {
+		err = fmt.Errorf("job %d failed (%s); its log:\n%s", id, record.FailureReason, readable(record.Trace))
+	}
+	return record, err
+}
