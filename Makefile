@@ -4,6 +4,8 @@ SHELL         := bash
 .SHELLFLAGS   := -euo pipefail -c
 .DEFAULT_GOAL := help
 
+PREFIX  ?= /usr/local
+DESTDIR ?=
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 export CGO_ENABLED := 0
 
@@ -11,14 +13,14 @@ PROGRAMS := airlock airlock-agent airlock-driver airlock-executor
 
 # What the service needs (crun to e2fsprogs), what the tests need beside it, and protoc for `make generate`.
 PACKAGES := crun nftables iproute2 ca-certificates e2fsprogs \
-            busybox-static debootstrap git git-lfs runc protobuf-compiler
+            busybox-static debootstrap git git-lfs procps runc systemd protobuf-compiler
 
 # Go tools are compiled once for each version, and for each Go: a linter must be as new as the code's Go.
 GOLANGCI_LINT_VERSION      := v2.15.0
 PROTOC_GEN_GO_VERSION      := v1.36.12
 PROTOC_GEN_GO_GRPC_VERSION := v1.6.2
 PROTOC_GEN_TTRPC_VERSION   := v1.2.10
-TOOLS         := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/airlock/bin/$(shell go env GOVERSION)
+TOOLS         := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/airlock/bin/$(shell go env GOVERSION 2>/dev/null)
 GOLANGCI_LINT := $(TOOLS)/golangci-lint-$(GOLANGCI_LINT_VERSION)/golangci-lint
 PROTOC_PLUGINS := $(TOOLS)/protoc-$(PROTOC_GEN_GO_VERSION)-$(PROTOC_GEN_GO_GRPC_VERSION)-$(PROTOC_GEN_TTRPC_VERSION)
 
@@ -27,6 +29,7 @@ PROTOC_PLUGINS := $(TOOLS)/protoc-$(PROTOC_GEN_GO_VERSION)-$(PROTOC_GEN_GO_GRPC_
 TEST_PARALLEL ?= 2
 TEST_TIMEOUT  ?= 15m
 FUZZ_TIME     ?= 20s
+ROUNDS        ?= 30
 PKG           ?= ./...
 
 .PHONY: help
@@ -34,19 +37,46 @@ help: ## list these tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: deps
-deps: ## install what building, testing and linting need (apt and Go tools); as root or through sudo
+deps: packages $(GOLANGCI_LINT) ## install what building, testing and linting need (apt and Go tools); as root or through sudo
+
+# All of that but golangci-lint, which takes minutes to compile.
+.PHONY: packages
+packages:
 	@scripts/apt-install $(PACKAGES)
 	@go mod download
-	@$(MAKE) --no-print-directory $(GOLANGCI_LINT)
 
 .PHONY: build
 build: ## build all four programs into bin/
 	go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ $(PROGRAMS:%=./cmd/%)
 
+# All four into one directory: the programs look for each other beside themselves. Each is replaced in one step,
+# because a runner may be calling the driver. It does not build: root often lacks Go.
+.PHONY: install
+install: ## install what `make build` built into PREFIX/bin (default /usr/local), below DESTDIR if given
+	@ls $(PROGRAMS:%=bin/%) >/dev/null || { echo 'make install: run make build first' >&2; exit 1; }
+	install -d $(DESTDIR)$(PREFIX)/bin
+	@for program in $(PROGRAMS); do \
+		install -m 0755 bin/$$program $(DESTDIR)$(PREFIX)/bin/.$$program.new; \
+		mv $(DESTDIR)$(PREFIX)/bin/.$$program.new $(DESTDIR)$(PREFIX)/bin/$$program; \
+		echo "$(DESTDIR)$(PREFIX)/bin/$$program"; \
+	done
+
+.PHONY: uninstall
+uninstall: ## remove the installed programs; configuration, images and caches stay
+	@[ -n '$(DESTDIR)' ] || [ ! -e /etc/systemd/system/airlock.service ] || \
+		{ echo 'make uninstall: the service is installed: run airlock service uninstall first' >&2; exit 1; }
+	rm -f $(PROGRAMS:%=$(DESTDIR)$(PREFIX)/bin/%)
+
 .PHONY: test
 test: build windows ## run all tests (needs root); PKG=./cache/... limits them
 	@[ "$$(id -u)" = 0 ] || { echo 'make test: the tests make real sandboxes: run it as root' >&2; exit 1; }
 	go test -count=1 -p $(TEST_PARALLEL) -timeout $(TEST_TIMEOUT) $(PKG)
+
+# Not part of `make test`: it takes minutes, and a mirror of Debian.
+.PHONY: test-systemd
+test-systemd: build ## install the service on a Debian with systemd and cgroup v2, in a virtual machine (needs root)
+	@scripts/apt-install busybox-static debootstrap e2fsprogs qemu-system-x86
+	testing/systemd/run bin
 
 .PHONY: windows
 windows: ## check that everything compiles for Windows, tests too
@@ -72,13 +102,16 @@ generate: $(PROTOC_PLUGINS) ## generate the Go code of executor/api from its pro
 	PATH="$(PROTOC_PLUGINS):$$PATH" protoc --proto_path=. --go_out=. --go_opt=paths=source_relative \
 		--go-ttrpc_out=. --go-ttrpc_opt=paths=source_relative executor/api/hostpb/host.proto
 
+# The shell becomes the demonstration, so that a signal to make reaches it: it cleans up.
 .PHONY: demo
-demo: build ## run a job through a real GitLab Runner, in a temporary prefix (needs root)
-	go run ./testing/demo
+demo: packages build ## run a job through a real GitLab Runner, in a temporary prefix (needs root)
+	@mkdir -p .cache
+	go build -buildvcs=false -o .cache/demo ./testing/demo
+	@exec .cache/demo -bin bin
 
 .PHONY: bench
-bench: build ## measure Airlock beside its alternatives (needs root)
-	go run ./testing/bench
+bench: packages ## measure Airlock beside its alternatives (needs root); ROUNDS=5 for a quick look
+	go run ./testing/bench --rounds $(ROUNDS)
 
 .PHONY: clean
 clean: ## remove what was built here

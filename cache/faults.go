@@ -41,7 +41,7 @@ func registryFault(ctx context.Context, ref reference, err error) error {
 	switch status := answer.StatusCode; {
 	case status == http.StatusUnauthorized || status == http.StatusForbidden:
 		return fault.WithRemedy(fault.Authorf("image %s: access denied: %s", ref.asked, said),
-			"check the image's name, and the job's credentials for that registry (DOCKER_AUTH_CONFIG)")
+			"check the image's name, and that GitLab gives the job credentials for that registry")
 	case status == http.StatusNotFound:
 		return fault.WithRemedy(fault.Authorf("image %s: not found: %s", ref.asked, said),
 			"check the image's name and tag")

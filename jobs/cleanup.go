@@ -62,14 +62,17 @@ func (s *Service) destroy(ctx context.Context, sess *session) error {
 		}
 	}
 	try("cleanup", failpoint.Hit("cleanup/started"))
+	// The kernel takes its time to remove a link, about as long as all the rest takes: so that goes on beside it.
+	detached := make(chan error, 1)
+	go func() { detached <- s.networks.Detach(ctx, sess.id) }()
 	if sess.sandbox != nil {
 		try("ending the sandbox", sess.sandbox.Destroy(ctx))
 	}
 	try("cleanup", failpoint.Hit("cleanup/sandbox-gone"))
-	try("detaching the network", s.networks.Detach(ctx, sess.id))
-	try("cleanup", failpoint.Hit("cleanup/network-gone"))
 	try("discarding the scratch", s.layers.DestroyScratch(ctx, sess.id))
 	try("cleanup", failpoint.Hit("cleanup/scratch-gone"))
+	try("detaching the network", <-detached)
+	try("cleanup", failpoint.Hit("cleanup/network-gone"))
 	s.layers.Release(sess.id)
 	if len(errs) == 0 {
 		try("forgetting the job", s.journal.End(ctx, sess.id))

@@ -81,7 +81,7 @@ func (s *Service) build(ctx context.Context, sess *session, facts Facts, runnerD
 		return err
 	}
 	spec := isolation.Spec{ID: sess.id, Hostname: hostname(sess), Limits: sess.decision.Limits}
-	if err := sess.step("image", func() error { return s.lease(ctx, sess, settings, facts.Job, &spec, log) }); err != nil {
+	if err := sess.step("image", func() error { return s.lease(ctx, sess, settings, facts, &spec, log) }); err != nil {
 		return err
 	}
 	if err := s.furnish(ctx, sess, facts.Job, &spec); err != nil {
@@ -104,8 +104,9 @@ func (s *Service) decide(ctx context.Context, sess *session, settings Settings, 
 }
 
 // lease finds out which image the job may use and leases its base, and the helper root's.
-func (s *Service) lease(ctx context.Context, sess *session, settings Settings, job *gitlab.JobResponse, spec *isolation.Spec, log io.Writer) error {
-	image, fromAdmin := job.Image.Name, false
+func (s *Service) lease(ctx context.Context, sess *session, settings Settings, facts Facts, spec *isolation.Spec, log io.Writer) error {
+	job := facts.Job
+	image, fromAdmin := job.Image.Name, facts.Administrator
 	if image == "" {
 		image, fromAdmin = settings.Image, true
 	}

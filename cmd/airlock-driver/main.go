@@ -78,13 +78,13 @@ GitLab Runner calls it; you only name it in the runner's config.toml:
   [[runners]]
     executor = "custom"
     [runners.custom]
-      config_exec  = "/usr/bin/airlock-driver"
+      config_exec  = "/usr/local/bin/airlock-driver"
       config_args  = ["config"]
-      prepare_exec = "/usr/bin/airlock-driver"
+      prepare_exec = "/usr/local/bin/airlock-driver"
       prepare_args = ["prepare"]
-      run_exec     = "/usr/bin/airlock-driver"
+      run_exec     = "/usr/local/bin/airlock-driver"
       run_args     = ["run"]
-      cleanup_exec = "/usr/bin/airlock-driver"
+      cleanup_exec = "/usr/local/bin/airlock-driver"
       cleanup_args = ["cleanup"]
 
 Options, after the word in each of the four args:

@@ -46,25 +46,25 @@ func assemble(cfg *config.Config, logger zerolog.Logger) (p *parts, err error) {
 	}()
 	for _, dir := range []string{cfg.StateDir, cfg.RunDir} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return nil, err
+			return p, err
 		}
 	}
 	component := func(name string) zerolog.Logger { return logger.With().Str("component", name).Logger() }
 	if p.journal, err = store.Open(filepath.Join(cfg.RunDir, "journal.db"), store.Options{Logger: component("journal")}); err != nil {
-		return nil, err
+		return p, err
 	}
 	if p.networks, err = network.New(network.Options{
 		Bridge: cfg.Network.Bridge, Subnet: cfg.Network.Subnet, Allow: cfg.Network.Allow,
 		DNS: cfg.DNS, DNSSearch: cfg.DNSSearch, ExtraHosts: cfg.ExtraHosts, Logger: component("network"),
 	}); err != nil {
-		return nil, err
+		return p, err
 	}
 	if p.cache, err = cache.New(cache.Options{
 		Dir: filepath.Join(cfg.StateDir, "cache"), RunDir: cfg.RunDir, DiskLimit: cfg.Cache.DiskLimit,
 		InsecureRegistries: cfg.Cache.InsecureRegistries, PullTimeout: cfg.Cache.PullTimeout,
 		Scratch: cache.ScratchKind(cfg.Cache.Scratch), ScratchSize: cfg.Limits.Scratch, Logger: component("cache"),
 	}); err != nil {
-		return nil, err
+		return p, err
 	}
 	p.runtimes, p.closers, err = openRuntimes(cfg, component("runtime"))
 	return p, err

@@ -17,98 +17,158 @@ const maxNesting = 64
 // regard to case and lets the last of several win, so "ID" or a second "git_info" could replace what GitLab
 // attested. Here a key that occurs twice in one object is an error, and keys that are not written in lower
 // case, as all keys that Airlock reads are, are left out with what they hold.
+//
+// encoding/json checks the document first, all of it at once: asked for token after token, it takes a
+// millisecond for an ordinary job, which is as long as the rest of a driver's call.
 func normalise(data []byte) ([]byte, error) {
 	if !utf8.Valid(data) {
 		return nil, errors.New("it is not UTF-8")
 	}
-	r := reader{dec: json.NewDecoder(bytes.NewReader(data))}
-	r.dec.UseNumber()
-	if err := r.value(maxNesting); err != nil {
+	if nestsDeeper(data, maxNesting) {
+		return nil, fmt.Errorf("it nests deeper than %d levels", maxNesting)
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	var document json.RawMessage
+	if err := dec.Decode(&document); err != nil {
 		return nil, err
 	}
-	if _, err := r.dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("something follows it at byte %d", r.dec.InputOffset())
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("something follows it at byte %d", dec.InputOffset())
 	}
-	return r.out.Bytes(), nil
+	c := copier{in: document, out: make([]byte, 0, len(document))}
+	err := c.value()
+	return c.out, err
 }
 
-// reader copies a document token by token.
-type reader struct {
-	dec *json.Decoder
-	out bytes.Buffer
+// nestsDeeper tells whether a document, be it valid or not, opens more than limit brackets within each other.
+func nestsDeeper(data []byte, limit int) bool {
+	depth, quoted := 0, false
+	for i := 0; i < len(data); i++ {
+		switch c := data[i]; {
+		case c == '\\' && quoted:
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '{' || c == '[':
+			if depth++; depth > limit {
+				return true
+			}
+		case c == '}' || c == ']':
+			depth--
+		}
+	}
+	return false
 }
 
-// value copies one value that nests at most depth levels.
-func (r *reader) value(depth int) error {
-	token, err := r.dec.Token()
-	if err != nil {
-		return err
-	}
-	delim, nested := token.(json.Delim)
-	switch {
-	case !nested:
-		return r.scalar(token)
-	case depth == 0:
-		return fmt.Errorf("it nests deeper than %d levels", maxNesting)
-	case delim == '{':
-		return r.object(depth)
+// copier copies a valid document: what a value is shows in its first byte, and its end is easily found.
+type copier struct {
+	in  []byte // what is left to copy
+	out []byte
+}
+
+// value copies one value.
+func (c *copier) value() error {
+	switch c.peek() {
+	case '{':
+		return c.object()
+	case '[':
+		return c.array()
+	case '"':
+		c.out = append(c.out, c.text()...)
 	default:
-		return r.array(depth)
+		end := bytes.IndexAny(c.in, ",]} \t\r\n")
+		if end < 0 {
+			end = len(c.in)
+		}
+		c.out, c.in = append(c.out, c.in[:end]...), c.in[end:]
 	}
+	return nil
 }
 
-func (r *reader) scalar(token json.Token) error {
-	text, err := json.Marshal(token)
-	r.out.Write(text)
-	return err
-}
-
-func (r *reader) object(depth int) error {
-	r.out.WriteByte('{')
+func (c *copier) object() error {
+	c.pass()
 	seen := map[string]bool{}
 	first := true
-	for r.dec.More() {
-		token, err := r.dec.Token()
+	for c.peek() != '}' {
+		if c.peek() == ',' {
+			c.skip()
+			c.peek()
+		}
+		quoted := c.text()
+		key, err := unquote(quoted)
 		if err != nil {
 			return err
 		}
-		key, _ := token.(string) // the decoder lets nothing else pass for a key
 		if seen[key] {
-			return fmt.Errorf("a key occurs twice in one object, the second time before byte %d", r.dec.InputOffset())
+			return fmt.Errorf("a key occurs twice in one object, the second time %d bytes before its end", len(quoted)+len(c.in))
 		}
 		seen[key] = true
-		before := r.out.Len()
+		c.peek()
+		c.skip() // the colon
+		before := len(c.out)
 		if !first {
-			r.out.WriteByte(',')
+			c.out = append(c.out, ',')
 		}
-		r.out.WriteString(`"` + key + `":`) // a key that would need quoting is not kept
-		if err := r.value(depth - 1); err != nil {
+		c.out = append(append(c.out, quoted...), ':')
+		if err := c.value(); err != nil {
 			return err
 		}
 		if isLowerCase(key) {
 			first = false
 		} else {
-			r.out.Truncate(before)
+			c.out = c.out[:before]
 		}
 	}
-	r.out.WriteByte('}')
-	_, err := r.dec.Token() // the closing brace
-	return err
+	c.pass()
+	return nil
 }
 
-func (r *reader) array(depth int) error {
-	r.out.WriteByte('[')
-	for first := true; r.dec.More(); first = false {
-		if !first {
-			r.out.WriteByte(',')
+func (c *copier) array() error {
+	for c.pass(); c.peek() != ']'; {
+		if c.peek() == ',' {
+			c.pass()
 		}
-		if err := r.value(depth - 1); err != nil {
+		if err := c.value(); err != nil {
 			return err
 		}
 	}
-	r.out.WriteByte(']')
-	_, err := r.dec.Token() // the closing bracket
-	return err
+	c.pass()
+	return nil
+}
+
+// peek passes over blanks and returns the byte behind them.
+func (c *copier) peek() byte {
+	c.in = bytes.TrimLeft(c.in, " \t\r\n")
+	return c.in[0]
+}
+
+// pass copies one byte, skip leaves it out.
+func (c *copier) pass() { c.out = append(c.out, c.in[0]); c.skip() }
+func (c *copier) skip() { c.in = c.in[1:] }
+
+// text takes the string at the beginning, with its quotes.
+func (c *copier) text() []byte {
+	end := 1
+	for c.in[end] != '"' {
+		if c.in[end] == '\\' {
+			end++
+		}
+		end++
+	}
+	taken := c.in[:end+1]
+	c.in = c.in[end+1:]
+	return taken
+}
+
+// unquote returns what a string says.
+func unquote(quoted []byte) (string, error) {
+	if !bytes.ContainsRune(quoted, '\\') {
+		return string(quoted[1 : len(quoted)-1]), nil
+	}
+	var text string
+	err := json.Unmarshal(quoted, &text)
+	return text, err
 }
 
 // isLowerCase tells whether a key is made of the characters that GitLab's keys are made of. It refuses the

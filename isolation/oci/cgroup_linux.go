@@ -76,8 +76,8 @@ func (c *cgroups) findControllers() error {
 	for lines := bufio.NewScanner(file); lines.Scan(); {
 		before, after, _ := strings.Cut(lines.Text(), " - ")
 		mount, super := strings.Fields(before), strings.Fields(after)
-		if len(mount) < 5 || len(super) < 3 || super[0] != "cgroup" {
-			continue
+		if len(mount) < 5 || len(super) < 3 || super[0] != "cgroup" || filepath.Dir(mount[4]) != cgroupRoot {
+			continue // of what may be mounted a second time elsewhere, in somebody's chroot, nothing is ours
 		}
 		c.mounts = append(c.mounts, mount[4])
 		for _, option := range strings.Split(super[2], ",") {
@@ -89,6 +89,31 @@ func (c *cgroups) findControllers() error {
 
 // path is a sandbox's cgroup as the OCI runtime wants it named.
 func (c cgroups) path(id string) string { return filepath.Join(c.parent, id) }
+
+// expectMove prepares the kernel for a process that is about to be moved to another cgroup. The first such move
+// after a pause waits for an RCU grace period, 5 to 20 ms (cgroup_threadgroup_rwsem); those that follow within the
+// next one do not. So this process moves to where it is already, while the roots are still being mounted. It only
+// saves time: a failure does not matter.
+func (c cgroups) expectMove() {
+	content, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(string(content)) {
+		fields := strings.SplitN(strings.TrimSpace(line), ":", 3) // "hierarchy:controllers:path"
+		if len(fields) < 3 {
+			continue
+		}
+		mount := c.controllers[fields[1]]
+		if c.unified && fields[1] == "" {
+			mount = cgroupRoot
+		}
+		if mount != "" {
+			_ = os.WriteFile(filepath.Join(mount, fields[2], "cgroup.procs"), []byte("0"), 0)
+			return
+		}
+	}
+}
 
 // parents are the directories that hold sandboxes' cgroups.
 func (c cgroups) parents() []string {

@@ -38,6 +38,7 @@ func (r *Runtime) Create(ctx context.Context, spec isolation.Spec) (isolation.Sa
 		return nil, err
 	}
 	defer r.locks.lock(spec.ID)()
+	go r.cgroups.expectMove()
 	bundle, err := r.claim(spec)
 	if err != nil {
 		return nil, fault.Systemf("making sandbox %s: %w", spec.ID, err)

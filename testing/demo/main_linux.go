@@ -40,10 +40,10 @@ func run(ctx context.Context, bin string, p *page) error {
 		return errors.New("it makes real sandboxes, which needs root: run it as root or through sudo")
 	}
 	dir, err := ownDirectory()
+	defer func() { _ = os.RemoveAll(dir) }()
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.RemoveAll(dir) }()
 	p.introduce()
 
 	var made made
@@ -51,7 +51,7 @@ func run(ctx context.Context, bin string, p *page) error {
 		return interrupted(ctx, err)
 	}
 	options := system.Ledger()
-	options.Dirs = []string{dir}
+	options.Dirs = []string{os.TempDir()}
 	before, err := ledger.Take(options)
 	if err != nil {
 		return err
@@ -70,14 +70,20 @@ func interrupted(ctx context.Context, err error) error {
 	return fmt.Errorf("it was interrupted (%w)", context.Cause(ctx))
 }
 
-// ownDirectory makes the directory that everything of the demonstration goes to, and makes it the temporary
-// directory of this process and its children: so the ledger sees every file.
+// ownDirectory makes the directory that everything of the demonstration goes to. Its "tmp" is the temporary
+// directory of this process and its children, so that the ledger sees every file; the go command has another,
+// in which it leaves things when it is interrupted.
 func ownDirectory() (string, error) {
 	dir, err := os.MkdirTemp("", "al-demo-") // short: socket paths have 107 bytes
 	if err != nil {
 		return "", err
 	}
-	return dir, os.Setenv("TMPDIR", dir)
+	for variable, name := range map[string]string{"TMPDIR": "tmp", "GOTMPDIR": "go"} {
+		if err := errors.Join(os.Mkdir(filepath.Join(dir, name), 0o700), os.Setenv(variable, filepath.Join(dir, name))); err != nil {
+			return dir, err
+		}
+	}
+	return dir, nil
 }
 
 // made is what takes long to make and is kept between demonstrations, except for programs that are built here.
