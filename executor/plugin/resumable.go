@@ -72,7 +72,7 @@ func (s *service) callResumable(ctx context.Context, id string, open *api.Client
 	if err != nil {
 		return out.end(wire.FailureResult(err))
 	}
-	c, err := s.start(id, open, input)
+	c, err := s.start(stream.Context(), id, open, input)
 	if err != nil {
 		return out.end(wire.FailureResult(err))
 	}
@@ -101,9 +101,9 @@ func receiveInput(ctx context.Context, open *api.ClientFrame, recv func() (*api.
 	return input, err
 }
 
-// start starts a call. One of this id that runs already is returned as it is: then the opening came twice,
-// because a connection that was given up had delivered it after all.
-func (s *service) start(id string, open *api.ClientFrame, input []byte) (*call, error) {
+// start starts a call unless the stream over which it was made has ended: a driver that heard since that the call
+// never began makes it anew. One of this id that runs already is returned as it is.
+func (s *service) start(stream context.Context, id string, open *api.ClientFrame, input []byte) (*call, error) {
 	if raw, err := hex.DecodeString(id); err != nil || len(raw) != callIDSize {
 		return nil, fault.Systemf("a call's id has %d hex digits", 2*callIDSize)
 	}
@@ -118,13 +118,19 @@ func (s *service) start(id string, open *api.ClientFrame, input []byte) (*call, 
 	}
 	c.in.fill(input)
 	s.mu.Lock()
-	if running := s.calls[id]; running != nil {
-		s.mu.Unlock()
+	running, ended := s.calls[id], stream.Err() != nil
+	if running == nil && !ended {
+		s.calls[id] = c
+	}
+	s.mu.Unlock()
+	switch {
+	case running != nil:
 		finish()
 		return running, nil
+	case ended:
+		finish()
+		return nil, ErrCallerGone
 	}
-	s.calls[id] = c
-	s.mu.Unlock()
 	context.AfterFunc(life, func() {
 		if errors.Is(context.Cause(life), ErrStopping) {
 			c.stop()
@@ -187,7 +193,7 @@ func (c *call) serve(ctx context.Context, resume *api.Resume, stream executorpb.
 	here, end := context.WithCancelCause(stream.Context())
 	defer end(errCallEnded)
 	mine := &attachment{end: end}
-	if err := c.attach(mine, resume); err != nil {
+	if err := c.attach(here, mine, resume); err != nil {
 		return (&outputs{stream: stream}).end(wire.FailureResult(err))
 	}
 	defer c.detach(mine)
@@ -221,9 +227,12 @@ func endOfStream(here context.Context) error {
 }
 
 // attach makes a stream the call's, in place of any other, and catches up on what got lost on the way here.
-func (c *call) attach(mine *attachment, resume *api.Resume) error {
+func (c *call) attach(ctx context.Context, mine *attachment, resume *api.Resume) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if ctx.Err() != nil {
+		return ErrCallerGone // a connection that broke takes the call from no other
+	}
 	if c.given != nil {
 		return fault.WithRemedy(fault.Systemf("the call was given up: %w", c.given), "retry the job")
 	}
