@@ -75,6 +75,11 @@ func (FailureClass) EnumDescriptor() ([]byte, []int) {
 
 // ClientFrame is what a caller sends in a Call stream: first exactly one opening message (prepare, run,
 // cleanup, sandbox, shell, pull, import), then data frames, then end, then signals as they happen.
+//
+// A prepare or run with a call_id can be resumed: it outlives the connection over which it was made, when the
+// host restarts. The frames that the executor sends in it have the numbers 1, 2, 3 and so on; it keeps each until
+// it is acknowledged, and holds what runs back while Window bytes are not. Who lost the connection opens another
+// call with resume and gets every frame that it has not received.
 type ClientFrame struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Kind:
@@ -90,6 +95,9 @@ type ClientFrame struct {
 	//	*ClientFrame_End
 	//	*ClientFrame_Signal
 	//	*ClientFrame_Resize
+	//	*ClientFrame_Resume
+	//	*ClientFrame_Ack
+	//	*ClientFrame_Hangup
 	Kind          isClientFrame_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -231,6 +239,33 @@ func (x *ClientFrame) GetResize() *Resize {
 	return nil
 }
 
+func (x *ClientFrame) GetResume() *Resume {
+	if x != nil {
+		if x, ok := x.Kind.(*ClientFrame_Resume); ok {
+			return x.Resume
+		}
+	}
+	return nil
+}
+
+func (x *ClientFrame) GetAck() uint64 {
+	if x != nil {
+		if x, ok := x.Kind.(*ClientFrame_Ack); ok {
+			return x.Ack
+		}
+	}
+	return 0
+}
+
+func (x *ClientFrame) GetHangup() bool {
+	if x != nil {
+		if x, ok := x.Kind.(*ClientFrame_Hangup); ok {
+			return x.Hangup
+		}
+	}
+	return false
+}
+
 type isClientFrame_Kind interface {
 	isClientFrame_Kind()
 }
@@ -284,6 +319,22 @@ type ClientFrame_Resize struct {
 	Resize *Resize `protobuf:"bytes,11,opt,name=resize,proto3,oneof"`
 }
 
+type ClientFrame_Resume struct {
+	// resume opens a call, in place of what opened it first; neither data nor end follow.
+	Resume *Resume `protobuf:"bytes,12,opt,name=resume,proto3,oneof"`
+}
+
+type ClientFrame_Ack struct {
+	// ack is how many frames of a resumable call the driver is done with so far.
+	Ack uint64 `protobuf:"varint,13,opt,name=ack,proto3,oneof"`
+}
+
+type ClientFrame_Hangup struct {
+	// hangup comes from the host: the driver of this resumable call itself has gone. A connection that ends
+	// without it means that the host has gone, and that the driver may come back.
+	Hangup bool `protobuf:"varint,14,opt,name=hangup,proto3,oneof"`
+}
+
 func (*ClientFrame_Prepare) isClientFrame_Kind() {}
 
 func (*ClientFrame_Run) isClientFrame_Kind() {}
@@ -306,6 +357,84 @@ func (*ClientFrame_Signal) isClientFrame_Kind() {}
 
 func (*ClientFrame_Resize) isClientFrame_Kind() {}
 
+func (*ClientFrame_Resume) isClientFrame_Kind() {}
+
+func (*ClientFrame_Ack) isClientFrame_Kind() {}
+
+func (*ClientFrame_Hangup) isClientFrame_Kind() {}
+
+// Resume attaches a driver to its call again. An attachment that there still is ends.
+type Resume struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	CallId string                 `protobuf:"bytes,1,opt,name=call_id,json=callId,proto3" json:"call_id,omitempty"`
+	// received is how many frames of the call the driver has; it goes on with the next.
+	Received uint64 `protobuf:"varint,2,opt,name=received,proto3" json:"received,omitempty"`
+	// acknowledged is how many of them it is done with (see ack).
+	Acknowledged uint64 `protobuf:"varint,3,opt,name=acknowledged,proto3" json:"acknowledged,omitempty"`
+	// signals are all that the driver ever meant to send in this call. Those that got lost take effect now.
+	Signals       []uint32 `protobuf:"varint,4,rep,packed,name=signals,proto3" json:"signals,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Resume) Reset() {
+	*x = Resume{}
+	mi := &file_executor_api_airlock_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Resume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Resume) ProtoMessage() {}
+
+func (x *Resume) ProtoReflect() protoreflect.Message {
+	mi := &file_executor_api_airlock_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Resume.ProtoReflect.Descriptor instead.
+func (*Resume) Descriptor() ([]byte, []int) {
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Resume) GetCallId() string {
+	if x != nil {
+		return x.CallId
+	}
+	return ""
+}
+
+func (x *Resume) GetReceived() uint64 {
+	if x != nil {
+		return x.Received
+	}
+	return 0
+}
+
+func (x *Resume) GetAcknowledged() uint64 {
+	if x != nil {
+		return x.Acknowledged
+	}
+	return 0
+}
+
+func (x *Resume) GetSignals() []uint32 {
+	if x != nil {
+		return x.Signals
+	}
+	return nil
+}
+
 // ServerFrame is what the executor answers in a Call stream: output as it comes, then exactly one result.
 type ServerFrame struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -321,7 +450,7 @@ type ServerFrame struct {
 
 func (x *ServerFrame) Reset() {
 	*x = ServerFrame{}
-	mi := &file_executor_api_airlock_proto_msgTypes[1]
+	mi := &file_executor_api_airlock_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -333,7 +462,7 @@ func (x *ServerFrame) String() string {
 func (*ServerFrame) ProtoMessage() {}
 
 func (x *ServerFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[1]
+	mi := &file_executor_api_airlock_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -346,7 +475,7 @@ func (x *ServerFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerFrame.ProtoReflect.Descriptor instead.
 func (*ServerFrame) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{1}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *ServerFrame) GetKind() isServerFrame_Kind {
@@ -416,14 +545,16 @@ type Prepare struct {
 	// the job response; the reaper removes it when its runner is gone.
 	RunnerDir string `protobuf:"bytes,3,opt,name=runner_dir,json=runnerDir,proto3" json:"runner_dir,omitempty"`
 	// runner_pid is the process that started the driver: once it is dead, nobody will clean up after the job.
-	RunnerPid     int64 `protobuf:"varint,4,opt,name=runner_pid,json=runnerPid,proto3" json:"runner_pid,omitempty"`
+	RunnerPid int64 `protobuf:"varint,4,opt,name=runner_pid,json=runnerPid,proto3" json:"runner_pid,omitempty"`
+	// call_id makes the call resumable: 32 hex digits that the driver drew at random. Empty: it is not.
+	CallId        string `protobuf:"bytes,5,opt,name=call_id,json=callId,proto3" json:"call_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Prepare) Reset() {
 	*x = Prepare{}
-	mi := &file_executor_api_airlock_proto_msgTypes[2]
+	mi := &file_executor_api_airlock_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -435,7 +566,7 @@ func (x *Prepare) String() string {
 func (*Prepare) ProtoMessage() {}
 
 func (x *Prepare) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[2]
+	mi := &file_executor_api_airlock_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -448,7 +579,7 @@ func (x *Prepare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prepare.ProtoReflect.Descriptor instead.
 func (*Prepare) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{2}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Prepare) GetHandle() string {
@@ -479,20 +610,29 @@ func (x *Prepare) GetRunnerPid() int64 {
 	return 0
 }
 
+func (x *Prepare) GetCallId() string {
+	if x != nil {
+		return x.CallId
+	}
+	return ""
+}
+
 // Run executes one stage in the job's sandbox. The data that follows is the stage's script.
 type Run struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Handle string                 `protobuf:"bytes,1,opt,name=handle,proto3" json:"handle,omitempty"`
 	Stage  string                 `protobuf:"bytes,2,opt,name=stage,proto3" json:"stage,omitempty"`
 	// runner_pid is the process that started the driver.
-	RunnerPid     int64 `protobuf:"varint,3,opt,name=runner_pid,json=runnerPid,proto3" json:"runner_pid,omitempty"`
+	RunnerPid int64 `protobuf:"varint,3,opt,name=runner_pid,json=runnerPid,proto3" json:"runner_pid,omitempty"`
+	// call_id makes the call resumable, as in Prepare.
+	CallId        string `protobuf:"bytes,4,opt,name=call_id,json=callId,proto3" json:"call_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Run) Reset() {
 	*x = Run{}
-	mi := &file_executor_api_airlock_proto_msgTypes[3]
+	mi := &file_executor_api_airlock_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -504,7 +644,7 @@ func (x *Run) String() string {
 func (*Run) ProtoMessage() {}
 
 func (x *Run) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[3]
+	mi := &file_executor_api_airlock_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -517,7 +657,7 @@ func (x *Run) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Run.ProtoReflect.Descriptor instead.
 func (*Run) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{3}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Run) GetHandle() string {
@@ -541,6 +681,13 @@ func (x *Run) GetRunnerPid() int64 {
 	return 0
 }
 
+func (x *Run) GetCallId() string {
+	if x != nil {
+		return x.CallId
+	}
+	return ""
+}
+
 // Cleanup destroys the job's sandbox. It succeeds when there is none.
 type Cleanup struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -551,7 +698,7 @@ type Cleanup struct {
 
 func (x *Cleanup) Reset() {
 	*x = Cleanup{}
-	mi := &file_executor_api_airlock_proto_msgTypes[4]
+	mi := &file_executor_api_airlock_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -563,7 +710,7 @@ func (x *Cleanup) String() string {
 func (*Cleanup) ProtoMessage() {}
 
 func (x *Cleanup) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[4]
+	mi := &file_executor_api_airlock_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -576,7 +723,7 @@ func (x *Cleanup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cleanup.ProtoReflect.Descriptor instead.
 func (*Cleanup) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{4}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Cleanup) GetHandle() string {
@@ -604,7 +751,7 @@ type Sandbox struct {
 
 func (x *Sandbox) Reset() {
 	*x = Sandbox{}
-	mi := &file_executor_api_airlock_proto_msgTypes[5]
+	mi := &file_executor_api_airlock_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -616,7 +763,7 @@ func (x *Sandbox) String() string {
 func (*Sandbox) ProtoMessage() {}
 
 func (x *Sandbox) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[5]
+	mi := &file_executor_api_airlock_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -629,7 +776,7 @@ func (x *Sandbox) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sandbox.ProtoReflect.Descriptor instead.
 func (*Sandbox) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{5}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Sandbox) GetImage() string {
@@ -698,7 +845,7 @@ type Shell struct {
 
 func (x *Shell) Reset() {
 	*x = Shell{}
-	mi := &file_executor_api_airlock_proto_msgTypes[6]
+	mi := &file_executor_api_airlock_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -710,7 +857,7 @@ func (x *Shell) String() string {
 func (*Shell) ProtoMessage() {}
 
 func (x *Shell) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[6]
+	mi := &file_executor_api_airlock_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -723,7 +870,7 @@ func (x *Shell) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shell.ProtoReflect.Descriptor instead.
 func (*Shell) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{6}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Shell) GetJob() string {
@@ -771,7 +918,7 @@ type PullImage struct {
 
 func (x *PullImage) Reset() {
 	*x = PullImage{}
-	mi := &file_executor_api_airlock_proto_msgTypes[7]
+	mi := &file_executor_api_airlock_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -783,7 +930,7 @@ func (x *PullImage) String() string {
 func (*PullImage) ProtoMessage() {}
 
 func (x *PullImage) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[7]
+	mi := &file_executor_api_airlock_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -796,7 +943,7 @@ func (x *PullImage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullImage.ProtoReflect.Descriptor instead.
 func (*PullImage) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{7}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PullImage) GetImage() string {
@@ -816,7 +963,7 @@ type ImportImage struct {
 
 func (x *ImportImage) Reset() {
 	*x = ImportImage{}
-	mi := &file_executor_api_airlock_proto_msgTypes[8]
+	mi := &file_executor_api_airlock_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -828,7 +975,7 @@ func (x *ImportImage) String() string {
 func (*ImportImage) ProtoMessage() {}
 
 func (x *ImportImage) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[8]
+	mi := &file_executor_api_airlock_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -841,7 +988,7 @@ func (x *ImportImage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImage.ProtoReflect.Descriptor instead.
 func (*ImportImage) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{8}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ImportImage) GetName() string {
@@ -861,7 +1008,7 @@ type Resize struct {
 
 func (x *Resize) Reset() {
 	*x = Resize{}
-	mi := &file_executor_api_airlock_proto_msgTypes[9]
+	mi := &file_executor_api_airlock_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -873,7 +1020,7 @@ func (x *Resize) String() string {
 func (*Resize) ProtoMessage() {}
 
 func (x *Resize) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[9]
+	mi := &file_executor_api_airlock_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -886,7 +1033,7 @@ func (x *Resize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resize.ProtoReflect.Descriptor instead.
 func (*Resize) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{9}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Resize) GetRows() uint32 {
@@ -910,16 +1057,19 @@ type Result struct {
 	// whatever its status.
 	Ok bool `protobuf:"varint,1,opt,name=ok,proto3" json:"ok,omitempty"`
 	// exit_code is the status of the script or command, 0 to 255; 128 plus the signal when one ended it.
-	ExitCode      int32        `protobuf:"varint,2,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
-	FailureClass  FailureClass `protobuf:"varint,3,opt,name=failure_class,json=failureClass,proto3,enum=airlock.v1.FailureClass" json:"failure_class,omitempty"`
-	Message       string       `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	ExitCode     int32        `protobuf:"varint,2,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	FailureClass FailureClass `protobuf:"varint,3,opt,name=failure_class,json=failureClass,proto3,enum=airlock.v1.FailureClass" json:"failure_class,omitempty"`
+	Message      string       `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	// unknown answers a resume of a call that never began in this executor. A driver that has received nothing
+	// of it yet makes it anew.
+	Unknown       bool `protobuf:"varint,5,opt,name=unknown,proto3" json:"unknown,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_executor_api_airlock_proto_msgTypes[10]
+	mi := &file_executor_api_airlock_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -931,7 +1081,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[10]
+	mi := &file_executor_api_airlock_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -944,7 +1094,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{10}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Result) GetOk() bool {
@@ -975,6 +1125,13 @@ func (x *Result) GetMessage() string {
 	return ""
 }
 
+func (x *Result) GetUnknown() bool {
+	if x != nil {
+		return x.Unknown
+	}
+	return false
+}
+
 type VersionRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -983,7 +1140,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_executor_api_airlock_proto_msgTypes[11]
+	mi := &file_executor_api_airlock_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -995,7 +1152,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[11]
+	mi := &file_executor_api_airlock_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1008,7 +1165,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{11}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{12}
 }
 
 type VersionReply struct {
@@ -1016,15 +1173,17 @@ type VersionReply struct {
 	Protocol uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	Version  string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
 	// instance differs for every executor process: the host knows by it whom it re-attached to.
-	Instance      string `protobuf:"bytes,3,opt,name=instance,proto3" json:"instance,omitempty"`
-	ConfigPath    string `protobuf:"bytes,4,opt,name=config_path,json=configPath,proto3" json:"config_path,omitempty"`
+	Instance   string `protobuf:"bytes,3,opt,name=instance,proto3" json:"instance,omitempty"`
+	ConfigPath string `protobuf:"bytes,4,opt,name=config_path,json=configPath,proto3" json:"config_path,omitempty"`
+	// resumes tells that calls with a call_id can be resumed.
+	Resumes       bool `protobuf:"varint,5,opt,name=resumes,proto3" json:"resumes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VersionReply) Reset() {
 	*x = VersionReply{}
-	mi := &file_executor_api_airlock_proto_msgTypes[12]
+	mi := &file_executor_api_airlock_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1036,7 +1195,7 @@ func (x *VersionReply) String() string {
 func (*VersionReply) ProtoMessage() {}
 
 func (x *VersionReply) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[12]
+	mi := &file_executor_api_airlock_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1049,7 +1208,7 @@ func (x *VersionReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionReply.ProtoReflect.Descriptor instead.
 func (*VersionReply) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{12}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *VersionReply) GetProtocol() uint32 {
@@ -1080,6 +1239,13 @@ func (x *VersionReply) GetConfigPath() string {
 	return ""
 }
 
+func (x *VersionReply) GetResumes() bool {
+	if x != nil {
+		return x.Resumes
+	}
+	return false
+}
+
 type ListRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1088,7 +1254,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_executor_api_airlock_proto_msgTypes[13]
+	mi := &file_executor_api_airlock_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1100,7 +1266,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[13]
+	mi := &file_executor_api_airlock_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1113,19 +1279,21 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{13}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{14}
 }
 
 type ListReply struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Sandboxes     []*SandboxInfo         `protobuf:"bytes,1,rep,name=sandboxes,proto3" json:"sandboxes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Sandboxes []*SandboxInfo         `protobuf:"bytes,1,rep,name=sandboxes,proto3" json:"sandboxes,omitempty"`
+	// resumable_calls is how many calls a driver is attached to or may come back to.
+	ResumableCalls uint32 `protobuf:"varint,2,opt,name=resumable_calls,json=resumableCalls,proto3" json:"resumable_calls,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ListReply) Reset() {
 	*x = ListReply{}
-	mi := &file_executor_api_airlock_proto_msgTypes[14]
+	mi := &file_executor_api_airlock_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1137,7 +1305,7 @@ func (x *ListReply) String() string {
 func (*ListReply) ProtoMessage() {}
 
 func (x *ListReply) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[14]
+	mi := &file_executor_api_airlock_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1150,7 +1318,7 @@ func (x *ListReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReply.ProtoReflect.Descriptor instead.
 func (*ListReply) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{14}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListReply) GetSandboxes() []*SandboxInfo {
@@ -1158,6 +1326,13 @@ func (x *ListReply) GetSandboxes() []*SandboxInfo {
 		return x.Sandboxes
 	}
 	return nil
+}
+
+func (x *ListReply) GetResumableCalls() uint32 {
+	if x != nil {
+		return x.ResumableCalls
+	}
+	return 0
 }
 
 // SandboxInfo describes one living sandbox for `airlock ps` and `airlock inspect`.
@@ -1192,7 +1367,7 @@ type SandboxInfo struct {
 
 func (x *SandboxInfo) Reset() {
 	*x = SandboxInfo{}
-	mi := &file_executor_api_airlock_proto_msgTypes[15]
+	mi := &file_executor_api_airlock_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1204,7 +1379,7 @@ func (x *SandboxInfo) String() string {
 func (*SandboxInfo) ProtoMessage() {}
 
 func (x *SandboxInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[15]
+	mi := &file_executor_api_airlock_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1217,7 +1392,7 @@ func (x *SandboxInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SandboxInfo.ProtoReflect.Descriptor instead.
 func (*SandboxInfo) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{15}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SandboxInfo) GetId() string {
@@ -1384,7 +1559,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_executor_api_airlock_proto_msgTypes[16]
+	mi := &file_executor_api_airlock_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1396,7 +1571,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[16]
+	mi := &file_executor_api_airlock_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1409,7 +1584,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{16}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Step) GetName() string {
@@ -1436,7 +1611,7 @@ type InspectRequest struct {
 
 func (x *InspectRequest) Reset() {
 	*x = InspectRequest{}
-	mi := &file_executor_api_airlock_proto_msgTypes[17]
+	mi := &file_executor_api_airlock_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1448,7 +1623,7 @@ func (x *InspectRequest) String() string {
 func (*InspectRequest) ProtoMessage() {}
 
 func (x *InspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[17]
+	mi := &file_executor_api_airlock_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1461,7 +1636,7 @@ func (x *InspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectRequest.ProtoReflect.Descriptor instead.
 func (*InspectRequest) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{17}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *InspectRequest) GetJob() string {
@@ -1482,7 +1657,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_executor_api_airlock_proto_msgTypes[18]
+	mi := &file_executor_api_airlock_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1494,7 +1669,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[18]
+	mi := &file_executor_api_airlock_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1507,7 +1682,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{18}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *EventsRequest) GetJob() string {
@@ -1534,7 +1709,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_executor_api_airlock_proto_msgTypes[19]
+	mi := &file_executor_api_airlock_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1546,7 +1721,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[19]
+	mi := &file_executor_api_airlock_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1559,7 +1734,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{19}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Event) GetJson() []byte {
@@ -1577,7 +1752,7 @@ type ImagesRequest struct {
 
 func (x *ImagesRequest) Reset() {
 	*x = ImagesRequest{}
-	mi := &file_executor_api_airlock_proto_msgTypes[20]
+	mi := &file_executor_api_airlock_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1589,7 +1764,7 @@ func (x *ImagesRequest) String() string {
 func (*ImagesRequest) ProtoMessage() {}
 
 func (x *ImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[20]
+	mi := &file_executor_api_airlock_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1602,7 +1777,7 @@ func (x *ImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImagesRequest.ProtoReflect.Descriptor instead.
 func (*ImagesRequest) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{20}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{21}
 }
 
 type ImagesReply struct {
@@ -1616,7 +1791,7 @@ type ImagesReply struct {
 
 func (x *ImagesReply) Reset() {
 	*x = ImagesReply{}
-	mi := &file_executor_api_airlock_proto_msgTypes[21]
+	mi := &file_executor_api_airlock_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1628,7 +1803,7 @@ func (x *ImagesReply) String() string {
 func (*ImagesReply) ProtoMessage() {}
 
 func (x *ImagesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[21]
+	mi := &file_executor_api_airlock_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1641,7 +1816,7 @@ func (x *ImagesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImagesReply.ProtoReflect.Descriptor instead.
 func (*ImagesReply) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{21}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ImagesReply) GetImages() []*ImageInfo {
@@ -1680,7 +1855,7 @@ type ImageInfo struct {
 
 func (x *ImageInfo) Reset() {
 	*x = ImageInfo{}
-	mi := &file_executor_api_airlock_proto_msgTypes[22]
+	mi := &file_executor_api_airlock_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1692,7 +1867,7 @@ func (x *ImageInfo) String() string {
 func (*ImageInfo) ProtoMessage() {}
 
 func (x *ImageInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[22]
+	mi := &file_executor_api_airlock_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1705,7 +1880,7 @@ func (x *ImageInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageInfo.ProtoReflect.Descriptor instead.
 func (*ImageInfo) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{22}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ImageInfo) GetName() string {
@@ -1767,7 +1942,7 @@ type RemoveImageRequest struct {
 
 func (x *RemoveImageRequest) Reset() {
 	*x = RemoveImageRequest{}
-	mi := &file_executor_api_airlock_proto_msgTypes[23]
+	mi := &file_executor_api_airlock_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1779,7 +1954,7 @@ func (x *RemoveImageRequest) String() string {
 func (*RemoveImageRequest) ProtoMessage() {}
 
 func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[23]
+	mi := &file_executor_api_airlock_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1792,7 +1967,7 @@ func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImageRequest) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{23}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RemoveImageRequest) GetImage() string {
@@ -1811,7 +1986,7 @@ type RemoveImageReply struct {
 
 func (x *RemoveImageReply) Reset() {
 	*x = RemoveImageReply{}
-	mi := &file_executor_api_airlock_proto_msgTypes[24]
+	mi := &file_executor_api_airlock_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1823,7 +1998,7 @@ func (x *RemoveImageReply) String() string {
 func (*RemoveImageReply) ProtoMessage() {}
 
 func (x *RemoveImageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[24]
+	mi := &file_executor_api_airlock_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1836,7 +2011,7 @@ func (x *RemoveImageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageReply.ProtoReflect.Descriptor instead.
 func (*RemoveImageReply) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{24}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RemoveImageReply) GetFreedBytes() int64 {
@@ -1855,7 +2030,7 @@ type ReapRequest struct {
 
 func (x *ReapRequest) Reset() {
 	*x = ReapRequest{}
-	mi := &file_executor_api_airlock_proto_msgTypes[25]
+	mi := &file_executor_api_airlock_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1867,7 +2042,7 @@ func (x *ReapRequest) String() string {
 func (*ReapRequest) ProtoMessage() {}
 
 func (x *ReapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[25]
+	mi := &file_executor_api_airlock_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1880,7 +2055,7 @@ func (x *ReapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReapRequest.ProtoReflect.Descriptor instead.
 func (*ReapRequest) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{25}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReapRequest) GetDryRun() bool {
@@ -1899,7 +2074,7 @@ type ReapReply struct {
 
 func (x *ReapReply) Reset() {
 	*x = ReapReply{}
-	mi := &file_executor_api_airlock_proto_msgTypes[26]
+	mi := &file_executor_api_airlock_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1911,7 +2086,7 @@ func (x *ReapReply) String() string {
 func (*ReapReply) ProtoMessage() {}
 
 func (x *ReapReply) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[26]
+	mi := &file_executor_api_airlock_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1924,7 +2099,7 @@ func (x *ReapReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReapReply.ProtoReflect.Descriptor instead.
 func (*ReapReply) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{26}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ReapReply) GetLeftovers() []*Leftover {
@@ -1948,7 +2123,7 @@ type Leftover struct {
 
 func (x *Leftover) Reset() {
 	*x = Leftover{}
-	mi := &file_executor_api_airlock_proto_msgTypes[27]
+	mi := &file_executor_api_airlock_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1960,7 +2135,7 @@ func (x *Leftover) String() string {
 func (*Leftover) ProtoMessage() {}
 
 func (x *Leftover) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[27]
+	mi := &file_executor_api_airlock_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1973,7 +2148,7 @@ func (x *Leftover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leftover.ProtoReflect.Descriptor instead.
 func (*Leftover) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{27}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Leftover) GetKind() string {
@@ -2019,7 +2194,7 @@ type ReloadRequest struct {
 
 func (x *ReloadRequest) Reset() {
 	*x = ReloadRequest{}
-	mi := &file_executor_api_airlock_proto_msgTypes[28]
+	mi := &file_executor_api_airlock_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2031,7 +2206,7 @@ func (x *ReloadRequest) String() string {
 func (*ReloadRequest) ProtoMessage() {}
 
 func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[28]
+	mi := &file_executor_api_airlock_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2044,7 +2219,7 @@ func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadRequest.ProtoReflect.Descriptor instead.
 func (*ReloadRequest) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{28}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{29}
 }
 
 type ReloadReply struct {
@@ -2055,7 +2230,7 @@ type ReloadReply struct {
 
 func (x *ReloadReply) Reset() {
 	*x = ReloadReply{}
-	mi := &file_executor_api_airlock_proto_msgTypes[29]
+	mi := &file_executor_api_airlock_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2067,7 +2242,7 @@ func (x *ReloadReply) String() string {
 func (*ReloadReply) ProtoMessage() {}
 
 func (x *ReloadReply) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[29]
+	mi := &file_executor_api_airlock_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2080,7 +2255,7 @@ func (x *ReloadReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadReply.ProtoReflect.Descriptor instead.
 func (*ReloadReply) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{29}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{30}
 }
 
 var File_executor_api_airlock_proto protoreflect.FileDescriptor
@@ -2088,7 +2263,7 @@ var File_executor_api_airlock_proto protoreflect.FileDescriptor
 const file_executor_api_airlock_proto_rawDesc = "" +
 	"\n" +
 	"\x1aexecutor/api/airlock.proto\x12\n" +
-	"airlock.v1\"\xca\x03\n" +
+	"airlock.v1\"\xa6\x04\n" +
 	"\vClientFrame\x12/\n" +
 	"\aprepare\x18\x01 \x01(\v2\x13.airlock.v1.PrepareH\x00R\aprepare\x12#\n" +
 	"\x03run\x18\x02 \x01(\v2\x0f.airlock.v1.RunH\x00R\x03run\x12/\n" +
@@ -2101,25 +2276,35 @@ const file_executor_api_airlock_proto_rawDesc = "" +
 	"\x03end\x18\t \x01(\bH\x00R\x03end\x12\x18\n" +
 	"\x06signal\x18\n" +
 	" \x01(\rH\x00R\x06signal\x12,\n" +
-	"\x06resize\x18\v \x01(\v2\x12.airlock.v1.ResizeH\x00R\x06resizeB\x06\n" +
-	"\x04kind\"w\n" +
+	"\x06resize\x18\v \x01(\v2\x12.airlock.v1.ResizeH\x00R\x06resize\x12,\n" +
+	"\x06resume\x18\f \x01(\v2\x12.airlock.v1.ResumeH\x00R\x06resume\x12\x12\n" +
+	"\x03ack\x18\r \x01(\x04H\x00R\x03ack\x12\x18\n" +
+	"\x06hangup\x18\x0e \x01(\bH\x00R\x06hangupB\x06\n" +
+	"\x04kind\"{\n" +
+	"\x06Resume\x12\x17\n" +
+	"\acall_id\x18\x01 \x01(\tR\x06callId\x12\x1a\n" +
+	"\breceived\x18\x02 \x01(\x04R\breceived\x12\"\n" +
+	"\facknowledged\x18\x03 \x01(\x04R\facknowledged\x12\x18\n" +
+	"\asignals\x18\x04 \x03(\rR\asignals\"w\n" +
 	"\vServerFrame\x12\x18\n" +
 	"\x06stdout\x18\x01 \x01(\fH\x00R\x06stdout\x12\x18\n" +
 	"\x06stderr\x18\x02 \x01(\fH\x00R\x06stderr\x12,\n" +
 	"\x06result\x18\x03 \x01(\v2\x12.airlock.v1.ResultH\x00R\x06resultB\x06\n" +
-	"\x04kind\"\x82\x01\n" +
+	"\x04kind\"\x9b\x01\n" +
 	"\aPrepare\x12\x16\n" +
 	"\x06handle\x18\x01 \x01(\tR\x06handle\x12!\n" +
 	"\frunner_class\x18\x02 \x01(\tR\vrunnerClass\x12\x1d\n" +
 	"\n" +
 	"runner_dir\x18\x03 \x01(\tR\trunnerDir\x12\x1d\n" +
 	"\n" +
-	"runner_pid\x18\x04 \x01(\x03R\trunnerPid\"R\n" +
+	"runner_pid\x18\x04 \x01(\x03R\trunnerPid\x12\x17\n" +
+	"\acall_id\x18\x05 \x01(\tR\x06callId\"k\n" +
 	"\x03Run\x12\x16\n" +
 	"\x06handle\x18\x01 \x01(\tR\x06handle\x12\x14\n" +
 	"\x05stage\x18\x02 \x01(\tR\x05stage\x12\x1d\n" +
 	"\n" +
-	"runner_pid\x18\x03 \x01(\x03R\trunnerPid\"!\n" +
+	"runner_pid\x18\x03 \x01(\x03R\trunnerPid\x12\x17\n" +
+	"\acall_id\x18\x04 \x01(\tR\x06callId\"!\n" +
 	"\aCleanup\x12\x16\n" +
 	"\x06handle\x18\x01 \x01(\tR\x06handle\"\xbd\x01\n" +
 	"\aSandbox\x12\x14\n" +
@@ -2142,22 +2327,25 @@ const file_executor_api_airlock_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"6\n" +
 	"\x06Resize\x12\x12\n" +
 	"\x04rows\x18\x01 \x01(\rR\x04rows\x12\x18\n" +
-	"\acolumns\x18\x02 \x01(\rR\acolumns\"\x8e\x01\n" +
+	"\acolumns\x18\x02 \x01(\rR\acolumns\"\xa8\x01\n" +
 	"\x06Result\x12\x0e\n" +
 	"\x02ok\x18\x01 \x01(\bR\x02ok\x12\x1b\n" +
 	"\texit_code\x18\x02 \x01(\x05R\bexitCode\x12=\n" +
 	"\rfailure_class\x18\x03 \x01(\x0e2\x18.airlock.v1.FailureClassR\ffailureClass\x12\x18\n" +
-	"\amessage\x18\x04 \x01(\tR\amessage\"\x10\n" +
-	"\x0eVersionRequest\"\x81\x01\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x12\x18\n" +
+	"\aunknown\x18\x05 \x01(\bR\aunknown\"\x10\n" +
+	"\x0eVersionRequest\"\x9b\x01\n" +
 	"\fVersionReply\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1a\n" +
 	"\binstance\x18\x03 \x01(\tR\binstance\x12\x1f\n" +
 	"\vconfig_path\x18\x04 \x01(\tR\n" +
-	"configPath\"\r\n" +
-	"\vListRequest\"B\n" +
+	"configPath\x12\x18\n" +
+	"\aresumes\x18\x05 \x01(\bR\aresumes\"\r\n" +
+	"\vListRequest\"k\n" +
 	"\tListReply\x125\n" +
-	"\tsandboxes\x18\x01 \x03(\v2\x17.airlock.v1.SandboxInfoR\tsandboxes\"\x88\x05\n" +
+	"\tsandboxes\x18\x01 \x03(\v2\x17.airlock.v1.SandboxInfoR\tsandboxes\x12'\n" +
+	"\x0fresumable_calls\x18\x02 \x01(\rR\x0eresumableCalls\"\x88\x05\n" +
 	"\vSandboxInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x15\n" +
 	"\x06job_id\x18\x02 \x01(\x03R\x05jobId\x12\x18\n" +
@@ -2244,62 +2432,64 @@ func file_executor_api_airlock_proto_rawDescGZIP() []byte {
 }
 
 var file_executor_api_airlock_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_executor_api_airlock_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_executor_api_airlock_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_executor_api_airlock_proto_goTypes = []any{
 	(FailureClass)(0),          // 0: airlock.v1.FailureClass
 	(*ClientFrame)(nil),        // 1: airlock.v1.ClientFrame
-	(*ServerFrame)(nil),        // 2: airlock.v1.ServerFrame
-	(*Prepare)(nil),            // 3: airlock.v1.Prepare
-	(*Run)(nil),                // 4: airlock.v1.Run
-	(*Cleanup)(nil),            // 5: airlock.v1.Cleanup
-	(*Sandbox)(nil),            // 6: airlock.v1.Sandbox
-	(*Shell)(nil),              // 7: airlock.v1.Shell
-	(*PullImage)(nil),          // 8: airlock.v1.PullImage
-	(*ImportImage)(nil),        // 9: airlock.v1.ImportImage
-	(*Resize)(nil),             // 10: airlock.v1.Resize
-	(*Result)(nil),             // 11: airlock.v1.Result
-	(*VersionRequest)(nil),     // 12: airlock.v1.VersionRequest
-	(*VersionReply)(nil),       // 13: airlock.v1.VersionReply
-	(*ListRequest)(nil),        // 14: airlock.v1.ListRequest
-	(*ListReply)(nil),          // 15: airlock.v1.ListReply
-	(*SandboxInfo)(nil),        // 16: airlock.v1.SandboxInfo
-	(*Step)(nil),               // 17: airlock.v1.Step
-	(*InspectRequest)(nil),     // 18: airlock.v1.InspectRequest
-	(*EventsRequest)(nil),      // 19: airlock.v1.EventsRequest
-	(*Event)(nil),              // 20: airlock.v1.Event
-	(*ImagesRequest)(nil),      // 21: airlock.v1.ImagesRequest
-	(*ImagesReply)(nil),        // 22: airlock.v1.ImagesReply
-	(*ImageInfo)(nil),          // 23: airlock.v1.ImageInfo
-	(*RemoveImageRequest)(nil), // 24: airlock.v1.RemoveImageRequest
-	(*RemoveImageReply)(nil),   // 25: airlock.v1.RemoveImageReply
-	(*ReapRequest)(nil),        // 26: airlock.v1.ReapRequest
-	(*ReapReply)(nil),          // 27: airlock.v1.ReapReply
-	(*Leftover)(nil),           // 28: airlock.v1.Leftover
-	(*ReloadRequest)(nil),      // 29: airlock.v1.ReloadRequest
-	(*ReloadReply)(nil),        // 30: airlock.v1.ReloadReply
+	(*Resume)(nil),             // 2: airlock.v1.Resume
+	(*ServerFrame)(nil),        // 3: airlock.v1.ServerFrame
+	(*Prepare)(nil),            // 4: airlock.v1.Prepare
+	(*Run)(nil),                // 5: airlock.v1.Run
+	(*Cleanup)(nil),            // 6: airlock.v1.Cleanup
+	(*Sandbox)(nil),            // 7: airlock.v1.Sandbox
+	(*Shell)(nil),              // 8: airlock.v1.Shell
+	(*PullImage)(nil),          // 9: airlock.v1.PullImage
+	(*ImportImage)(nil),        // 10: airlock.v1.ImportImage
+	(*Resize)(nil),             // 11: airlock.v1.Resize
+	(*Result)(nil),             // 12: airlock.v1.Result
+	(*VersionRequest)(nil),     // 13: airlock.v1.VersionRequest
+	(*VersionReply)(nil),       // 14: airlock.v1.VersionReply
+	(*ListRequest)(nil),        // 15: airlock.v1.ListRequest
+	(*ListReply)(nil),          // 16: airlock.v1.ListReply
+	(*SandboxInfo)(nil),        // 17: airlock.v1.SandboxInfo
+	(*Step)(nil),               // 18: airlock.v1.Step
+	(*InspectRequest)(nil),     // 19: airlock.v1.InspectRequest
+	(*EventsRequest)(nil),      // 20: airlock.v1.EventsRequest
+	(*Event)(nil),              // 21: airlock.v1.Event
+	(*ImagesRequest)(nil),      // 22: airlock.v1.ImagesRequest
+	(*ImagesReply)(nil),        // 23: airlock.v1.ImagesReply
+	(*ImageInfo)(nil),          // 24: airlock.v1.ImageInfo
+	(*RemoveImageRequest)(nil), // 25: airlock.v1.RemoveImageRequest
+	(*RemoveImageReply)(nil),   // 26: airlock.v1.RemoveImageReply
+	(*ReapRequest)(nil),        // 27: airlock.v1.ReapRequest
+	(*ReapReply)(nil),          // 28: airlock.v1.ReapReply
+	(*Leftover)(nil),           // 29: airlock.v1.Leftover
+	(*ReloadRequest)(nil),      // 30: airlock.v1.ReloadRequest
+	(*ReloadReply)(nil),        // 31: airlock.v1.ReloadReply
 }
 var file_executor_api_airlock_proto_depIdxs = []int32{
-	3,  // 0: airlock.v1.ClientFrame.prepare:type_name -> airlock.v1.Prepare
-	4,  // 1: airlock.v1.ClientFrame.run:type_name -> airlock.v1.Run
-	5,  // 2: airlock.v1.ClientFrame.cleanup:type_name -> airlock.v1.Cleanup
-	6,  // 3: airlock.v1.ClientFrame.sandbox:type_name -> airlock.v1.Sandbox
-	7,  // 4: airlock.v1.ClientFrame.shell:type_name -> airlock.v1.Shell
-	8,  // 5: airlock.v1.ClientFrame.pull:type_name -> airlock.v1.PullImage
-	9,  // 6: airlock.v1.ClientFrame.import:type_name -> airlock.v1.ImportImage
-	10, // 7: airlock.v1.ClientFrame.resize:type_name -> airlock.v1.Resize
-	11, // 8: airlock.v1.ServerFrame.result:type_name -> airlock.v1.Result
-	10, // 9: airlock.v1.Sandbox.size:type_name -> airlock.v1.Resize
-	10, // 10: airlock.v1.Shell.size:type_name -> airlock.v1.Resize
-	0,  // 11: airlock.v1.Result.failure_class:type_name -> airlock.v1.FailureClass
-	16, // 12: airlock.v1.ListReply.sandboxes:type_name -> airlock.v1.SandboxInfo
-	17, // 13: airlock.v1.SandboxInfo.steps:type_name -> airlock.v1.Step
-	23, // 14: airlock.v1.ImagesReply.images:type_name -> airlock.v1.ImageInfo
-	28, // 15: airlock.v1.ReapReply.leftovers:type_name -> airlock.v1.Leftover
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	4,  // 0: airlock.v1.ClientFrame.prepare:type_name -> airlock.v1.Prepare
+	5,  // 1: airlock.v1.ClientFrame.run:type_name -> airlock.v1.Run
+	6,  // 2: airlock.v1.ClientFrame.cleanup:type_name -> airlock.v1.Cleanup
+	7,  // 3: airlock.v1.ClientFrame.sandbox:type_name -> airlock.v1.Sandbox
+	8,  // 4: airlock.v1.ClientFrame.shell:type_name -> airlock.v1.Shell
+	9,  // 5: airlock.v1.ClientFrame.pull:type_name -> airlock.v1.PullImage
+	10, // 6: airlock.v1.ClientFrame.import:type_name -> airlock.v1.ImportImage
+	11, // 7: airlock.v1.ClientFrame.resize:type_name -> airlock.v1.Resize
+	2,  // 8: airlock.v1.ClientFrame.resume:type_name -> airlock.v1.Resume
+	12, // 9: airlock.v1.ServerFrame.result:type_name -> airlock.v1.Result
+	11, // 10: airlock.v1.Sandbox.size:type_name -> airlock.v1.Resize
+	11, // 11: airlock.v1.Shell.size:type_name -> airlock.v1.Resize
+	0,  // 12: airlock.v1.Result.failure_class:type_name -> airlock.v1.FailureClass
+	17, // 13: airlock.v1.ListReply.sandboxes:type_name -> airlock.v1.SandboxInfo
+	18, // 14: airlock.v1.SandboxInfo.steps:type_name -> airlock.v1.Step
+	24, // 15: airlock.v1.ImagesReply.images:type_name -> airlock.v1.ImageInfo
+	29, // 16: airlock.v1.ReapReply.leftovers:type_name -> airlock.v1.Leftover
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_executor_api_airlock_proto_init() }
@@ -2319,8 +2509,11 @@ func file_executor_api_airlock_proto_init() {
 		(*ClientFrame_End)(nil),
 		(*ClientFrame_Signal)(nil),
 		(*ClientFrame_Resize)(nil),
+		(*ClientFrame_Resume)(nil),
+		(*ClientFrame_Ack)(nil),
+		(*ClientFrame_Hangup)(nil),
 	}
-	file_executor_api_airlock_proto_msgTypes[1].OneofWrappers = []any{
+	file_executor_api_airlock_proto_msgTypes[2].OneofWrappers = []any{
 		(*ServerFrame_Stdout)(nil),
 		(*ServerFrame_Stderr)(nil),
 		(*ServerFrame_Result)(nil),
@@ -2331,7 +2524,7 @@ func file_executor_api_airlock_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_executor_api_airlock_proto_rawDesc), len(file_executor_api_airlock_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   30,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

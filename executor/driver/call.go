@@ -1,55 +1,36 @@
 package driver
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"time"
 
 	"github.com/airlock-ci/airlock/executor/api"
 	"github.com/airlock-ci/airlock/executor/api/failpoint"
 	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/executor/api/flow"
-	"github.com/airlock-ci/airlock/executor/api/hostpb"
 )
-
-// Signal numbers of the contract, the same on every operating system.
-const (
-	signalTerminate = 15
-	signalKill      = 9
-)
-
-// parentInterval is how often the driver looks whether its runner still lives.
-const parentInterval = time.Second
 
 // call makes one Call of the host: it sends the opening frame and the data, then signals as they come, and
-// copies output until the result is there.
+// copies output until the result is there. When the connection breaks, because the host restarts, it goes on over
+// another one (see exchange).
 func (d *Driver) call(ctx context.Context, name string, opening *api.ClientFrame, data []byte) (*api.Result, error) {
 	conn, err := d.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer conn.close()
 	if err := failpoint.Hit("driver/" + name + "-connected"); err != nil {
+		conn.close()
 		return nil, err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stream, err := conn.host.Call(ctx)
-	if err != nil {
-		return nil, d.connectionLost(err)
-	}
-	output := &output{stdout: d.Stdout, stderr: d.Stderr, broken: make(chan struct{})}
-	go func() {
-		if err := d.send(ctx, name, stream, opening, data, output.broken); err != nil {
-			cancel(err)
-			conn.close()
-		}
-	}()
-	result, err := output.copy(flow.Frames(conn.paced, stream.Recv))
+	x := newExchange(d, name, opening, data, conn, cancel)
+	defer x.close()
+	output := &output{stdout: d.Stdout, stderr: d.Stderr, done: x.consumed, broken: make(chan struct{})}
+	go x.steer(ctx, output.broken)
+	result, err := output.copy(flow.Frames(conn.paced, func() (*api.ServerFrame, error) { return x.receive(ctx) }))
 	switch {
 	case context.Cause(ctx) != nil:
 		return nil, context.Cause(ctx)
@@ -61,55 +42,11 @@ func (d *Driver) call(ctx context.Context, name string, opening *api.ClientFrame
 	return result, failpoint.Hit("driver/" + name + "-result")
 }
 
-// send is the sending half of a call. It returns an error when the call cannot go on.
-func (d *Driver) send(ctx context.Context, name string, stream hostpb.Host_CallClient, opening *api.ClientFrame, data []byte, broken <-chan struct{}) error {
-	if err := sendInput(stream, opening, data); err != nil {
-		return nil // the receiving half learns why
-	}
-	if err := failpoint.Hit("driver/" + name + "-sent"); err != nil {
-		return err
-	}
-	number := uint32(signalTerminate)
-	watch := time.NewTicker(parentInterval)
-	defer watch.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-watch.C:
-			if d.Parent > 0 && os.Getppid() != d.Parent {
-				return fault.Systemf("the runner that called this driver (process %d) is gone", d.Parent)
-			}
-			continue
-		case <-broken:
-			broken, number = nil, signalKill
-		case <-d.Signals:
-		}
-		if err := stream.Send(&api.ClientFrame{Kind: &api.ClientFrame_Signal{Signal: number}}); err != nil {
-			return nil
-		}
-		number = signalKill
-	}
-}
-
-// sendInput sends the opening frame, the data in chunks, and its end.
-func sendInput(stream hostpb.Host_CallClient, opening *api.ClientFrame, data []byte) error {
-	if err := stream.Send(opening); err != nil {
-		return err
-	}
-	for rest := bytes.NewBuffer(data); rest.Len() > 0; {
-		chunk := &api.ClientFrame{Kind: &api.ClientFrame_Data{Data: rest.Next(api.MaxChunk)}}
-		if err := stream.Send(chunk); err != nil {
-			return err
-		}
-	}
-	return stream.Send(&api.ClientFrame{Kind: &api.ClientFrame_End{End: true}})
-}
-
 // output is where a call's output goes. Once a write failed, nobody reads any more: the rest is discarded and
 // broken is closed, so that the stage is ended.
 type output struct {
 	stdout, stderr io.Writer
+	done           func(*api.ServerFrame) // is called with each frame that was dealt with
 	broken         chan struct{}
 	err            error
 }
@@ -125,6 +62,7 @@ func (o *output) copy(frames *flow.Queue[*api.ServerFrame]) (result *api.Result,
 		case *api.ServerFrame_Result:
 			result = kind.Result
 		}
+		o.done(frame)
 		return nil
 	})
 	if err == nil && result == nil {

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/airlock-ci/airlock/executor/api"
 	"github.com/airlock-ci/airlock/executor/api/fault"
@@ -37,12 +40,14 @@ type connection struct {
 	wire  *ttrpc.Client
 	host  hostpb.HostClient
 	close func()
+	// resumes tells that the executor lets a call be resumed over another connection.
+	resumes bool
 }
 
 // connect reaches the host and makes sure that both speak the same protocol.
 func (d *Driver) connect(ctx context.Context) (*connection, error) {
 	ctx, stop := d.untilSignalled(ctx)
-	conn, err := d.reach(ctx)
+	conn, err := d.reach(ctx, dialPatience, flow.NewConn)
 	if stop() { // then conn's own error, if any, is but a consequence
 		if err == nil {
 			conn.close()
@@ -75,11 +80,11 @@ func (d *Driver) untilSignalled(ctx context.Context) (context.Context, func() bo
 }
 
 // reach dials until the host answers or patience ends. A host that is restarting may also accept a connection
-// and drop it before its first answer.
-func (d *Driver) reach(ctx context.Context) (*connection, error) {
-	deadline := time.Now().Add(dialPatience)
+// and drop it before its first answer. pace gives the connection its flow control.
+func (d *Driver) reach(ctx context.Context, patience time.Duration, pace func(net.Conn) *flow.Conn) (*connection, error) {
+	deadline := time.Now().Add(patience)
 	for {
-		conn, err := d.open(ctx)
+		conn, err := d.open(ctx, pace)
 		if err == nil {
 			return conn, nil
 		}
@@ -94,14 +99,14 @@ func (d *Driver) reach(ctx context.Context) (*connection, error) {
 	}
 }
 
-func (d *Driver) open(ctx context.Context) (*connection, error) {
+func (d *Driver) open(ctx context.Context, pace func(net.Conn) *flow.Conn) (*connection, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, answerPatience, fmt.Errorf("no answer within %s", answerPatience))
 	defer cancel()
 	raw, err := dial(ctx, d.Socket)
 	if err != nil {
 		return nil, err
 	}
-	paced := flow.NewConn(raw)
+	paced := pace(raw)
 	wire := ttrpc.NewClient(paced)
 	conn := &connection{paced: paced, wire: wire, host: hostpb.NewHostClient(wire)}
 	conn.close = sync.OnceFunc(func() {
@@ -122,13 +127,15 @@ func (d *Driver) open(ctx context.Context) (*connection, error) {
 			d.Socket, version.GetProtocol(), api.ProtocolVersion),
 			"install airlock and airlock-driver of one release and restart the service")
 	}
+	conn.resumes = version.GetResumes()
 	return conn, nil
 }
 
 // restarting tells whether an error may pass within a moment.
 func restarting(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) ||
-		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, ttrpc.ErrClosed)
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, ttrpc.ErrClosed) ||
+		status.Code(err) == codes.Unavailable // it is stopping
 }
 
 // unreachable explains why no host answers.

@@ -52,11 +52,12 @@ func TestMain(m *testing.M) {
 type fakeHost struct {
 	hostpb.HostService // the methods that no driver calls
 	protocol           uint32
+	resumes            bool
 	call               func(ctx context.Context, stream hostpb.Host_CallServer) error
 }
 
 func (h *fakeHost) Version(context.Context, *api.VersionRequest) (*api.VersionReply, error) {
-	return &api.VersionReply{Protocol: h.protocol}, nil
+	return &api.VersionReply{Protocol: h.protocol, Resumes: h.resumes}, nil
 }
 
 func (h *fakeHost) Call(ctx context.Context, stream hostpb.Host_CallServer) error {

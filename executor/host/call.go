@@ -26,9 +26,13 @@ var (
 
 func isEnd(err error) bool { return errors.Is(err, io.EOF) }
 
+// hangUpPatience is how long the executor has to take note that a driver has gone.
+const hangUpPatience = time.Second
+
 // Call passes a call on to the executor, frame by frame in both directions, and makes sure that a caller that
-// is still there gets exactly one result, whatever becomes of the executor or of this host. When the caller
-// goes, the executor's side is cancelled at once.
+// is still there gets exactly one result, whatever becomes of the executor. When the caller goes, the executor's
+// side is ended at once. When this host goes, calls whose caller comes back are left to the next host: their
+// connection ends without a result.
 func (c *connection) Call(ctx context.Context, caller hostpb.Host_CallServer) error {
 	if !c.door.beginCall(c) {
 		return status.Error(codes.Unavailable, errStopping.Error())
@@ -49,18 +53,24 @@ func (c *connection) Call(ctx context.Context, caller hostpb.Host_CallServer) er
 		return nil // it went without a word
 	}
 	verb, needed, err := verbOf(open)
-	var result *api.Result
+	p := &passage{
+		c: c, verb: verb, open: open, box: box, caller: caller, cancel: cancel,
+		resumable: isResumable(open), left: comesBack(open) && !c.door.supervisor.opts.StopExecutor,
+		observe: func(result *api.Result) {
+			c.door.metrics.observe(verb, resultLabel(ctx, result), time.Since(started))
+		},
+	}
 	if err == nil {
 		err = c.peer.require(needed, "the call "+verb)
 	}
 	if err != nil {
-		result = wire.FailureResult(wire.FromStatus(err))
-	} else {
-		result = c.relay(ctx, cancel, verb, open, box, caller)
+		return p.deliver(wire.FailureResult(wire.FromStatus(err)))
 	}
-	c.door.metrics.observe(verb, resultLabel(ctx, result), time.Since(started))
-	_ = failpoint.Hit("host/result-received")
-	return caller.Send(&api.ServerFrame{Kind: &api.ServerFrame_Result{Result: result}})
+	result, err := p.relay(ctx)
+	if errors.Is(err, errLeft) {
+		return c.conn.Close()
+	}
+	return p.deliver(result)
 }
 
 // callContext returns the context of one call; its cause tells the caller's end from the host's.
@@ -85,68 +95,155 @@ func resultLabel(ctx context.Context, r *api.Result) string {
 	return "ok"
 }
 
-// relay finds the executor and carries the call to its result.
-func (c *connection) relay(ctx context.Context, cancel context.CancelCauseFunc, verb string, open *api.ClientFrame,
-	box *inbox, caller hostpb.Host_CallServer,
-) (result *api.Result) {
+// isResumable tells whether the executor lets the call go on without a connection.
+func isResumable(open *api.ClientFrame) bool {
+	return open.GetPrepare().GetCallId() != "" || open.GetRun().GetCallId() != "" || open.GetResume() != nil
+}
+
+// comesBack tells whether a driver that loses the connection under this call tries again: it resumes, or it has
+// the same destroyed once more.
+func comesBack(open *api.ClientFrame) bool { return isResumable(open) || open.GetCleanup() != nil }
+
+// errLeft says that a call goes on without this host.
+var errLeft = errors.New("the call is left to the next host")
+
+// passage is one call on its way between its caller and the executor.
+type passage struct {
+	c         *connection
+	verb      string
+	open      *api.ClientFrame
+	box       *inbox
+	caller    hostpb.Host_CallServer
+	cancel    context.CancelCauseFunc // of the call
+	resumable bool                    // the executor is told whether the caller or the host has gone
+	left      bool                    // when the host stops, the caller gets no result and comes back
+	observe   func(*api.Result)
+	delivered bool
+}
+
+// deliver sends the result to the caller, once: only the first is.
+func (p *passage) deliver(result *api.Result) error {
+	if p.delivered {
+		return nil
+	}
+	p.delivered = true
+	p.observe(result)
+	_ = failpoint.Hit("host/result-received")
+	return p.caller.Send(&api.ServerFrame{Kind: &api.ServerFrame_Result{Result: result}})
+}
+
+// relay finds the executor and carries the call to its result, which it may have delivered already. Its only
+// error is errLeft.
+func (p *passage) relay(ctx context.Context) (result *api.Result, err error) {
 	defer func() {
-		if p := recover(); p != nil {
-			c.door.log.Error().Str("verb", verb).Any("panic", p).Str("stack", string(debug.Stack())).
+		if v := recover(); v != nil {
+			p.c.door.log.Error().Str("verb", p.verb).Any("panic", v).Str("stack", string(debug.Stack())).
 				Msg("a call panicked")
-			result = wire.FailureResult(fault.Systemf("the Airlock service made a mistake in this call"))
+			result, err = wire.FailureResult(fault.Systemf("the Airlock service made a mistake in this call")), nil
 		}
 	}()
-	e, release, err := c.door.supervisor.acquire(ctx)
+	e, release, err := p.c.door.supervisor.acquire(ctx)
 	if err != nil {
-		return wire.FailureResult(err)
+		return p.failed(err)
 	}
 	defer release()
-	stream, err := e.rpc.Call(ctx)
+	upstream, cut := p.upstream(ctx)
+	defer cut(errCallOver)
+	stream, err := e.rpc.Call(upstream)
 	if err == nil {
-		err = stream.Send(open)
+		err = stream.Send(p.open)
 	}
 	if err != nil && !isEnd(err) { // io.EOF: the stream ended, receiving tells why
-		return wire.FailureResult(c.callError(ctx, e, err))
+		return p.failed(p.c.callError(ctx, e, err))
 	}
 	if err := failpoint.Hit("host/call-forwarded"); err != nil {
-		return wire.FailureResult(fault.Systemf("passing the call on: %w", err))
+		return p.failed(fault.Systemf("passing the call on: %w", err))
 	}
-	go sendUp(ctx, cancel, box, stream)
-	return c.sendDown(ctx, e, stream, caller)
+	go p.sendUp(ctx, stream)
+	return p.sendDown(ctx, e, stream)
+}
+
+// upstream returns the context of the executor's side. It ends with the caller's, but for a resumable call whose
+// caller has gone only when the executor had time to hear of that.
+func (p *passage) upstream(ctx context.Context) (context.Context, context.CancelCauseFunc) {
+	upstream, cut := context.WithCancelCause(context.WithoutCancel(ctx))
+	off := context.AfterFunc(ctx, func() {
+		if p.hangsUp(ctx) {
+			select {
+			case <-upstream.Done():
+			case <-time.After(hangUpPatience):
+			}
+		}
+		cut(context.Cause(ctx))
+	})
+	return upstream, func(cause error) {
+		off()
+		cut(cause)
+	}
+}
+
+// hangsUp tells, once ctx has ended, whether the executor must hear that nobody comes back for the call.
+func (p *passage) hangsUp(ctx context.Context) bool {
+	return p.resumable && !(p.left && errors.Is(context.Cause(ctx), errStopping))
+}
+
+// failed is the result of a call that this host could not carry to its end.
+func (p *passage) failed(err error) (*api.Result, error) {
+	if p.left && errors.Is(err, errStopping) {
+		return nil, errLeft
+	}
+	return wire.FailureResult(err), nil
 }
 
 // sendUp passes the caller's frames on until there are no more.
-func sendUp(ctx context.Context, cancel context.CancelCauseFunc, box *inbox, stream executorpb.Executor_CallClient) {
+func (p *passage) sendUp(ctx context.Context, stream executorpb.Executor_CallClient) {
 	for {
-		frame, err := box.next(ctx)
-		if isEnd(err) {
-			_ = stream.CloseSend()
+		frame, err := p.box.next(ctx)
+		if isEnd(err) && p.resumable {
+			<-ctx.Done() // the stream is still needed
+		}
+		switch {
+		case err == nil:
+			if stream.Send(frame) != nil {
+				return // receiving tells why
+			}
+			continue
+		case isEnd(err) && !p.resumable:
+		case p.hangsUp(ctx):
+			_ = stream.Send(&api.ClientFrame{Kind: &api.ClientFrame_Hangup{Hangup: true}})
+		default:
+			p.cancel(errDriverGone)
 			return
 		}
-		if err != nil {
-			cancel(errDriverGone)
-			return
-		}
-		if stream.Send(frame) != nil {
-			return // receiving tells why
-		}
+		_ = stream.CloseSend()
+		return
 	}
 }
 
-// sendDown passes output on and returns the call's result.
-func (c *connection) sendDown(ctx context.Context, e *executor, stream executorpb.Executor_CallClient,
-	caller hostpb.Host_CallServer,
-) *api.Result {
+// sendDown passes output on and returns the call's result. That of a resumable call is delivered at once, and the
+// executor keeps its copy until the caller hangs up, or the host's end makes it come back.
+func (p *passage) sendDown(ctx context.Context, e *executor, stream executorpb.Executor_CallClient) (*api.Result, error) {
 	for {
 		frame, err := stream.Recv()
 		if err != nil {
-			return wire.FailureResult(c.callError(ctx, e, err))
+			return p.failed(p.c.callError(ctx, e, err))
 		}
-		if result := frame.GetResult(); result != nil {
-			return result
+		result := frame.GetResult()
+		switch {
+		case result != nil && !p.resumable:
+			return result, nil
+		case ctx.Err() != nil:
+			continue // nobody listens any more: the executor is about to end the stream
+		case result != nil:
+			err = p.deliver(result)
+		default:
+			err = p.caller.Send(frame)
 		}
-		if err := caller.Send(frame); err != nil {
-			return wire.FailureResult(fault.Systemf("%w", errDriverGone))
+		if err != nil {
+			p.cancel(errDriverGone)
+			if !p.resumable {
+				return wire.FailureResult(fault.Systemf("%w", errDriverGone)), nil
+			}
 		}
 	}
 }

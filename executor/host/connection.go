@@ -29,6 +29,9 @@ func (c *connection) Version(ctx context.Context, _ *api.VersionRequest) (*api.V
 		return nil, err
 	}
 	e, release, err := c.door.supervisor.acquire(ctx)
+	if errors.Is(err, errStopping) {
+		return nil, status.Error(codes.Unavailable, err.Error()) // the next host answers
+	}
 	if err != nil {
 		return nil, wire.ToStatus(err)
 	}

@@ -3,6 +3,7 @@
 package host
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -10,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -85,6 +87,11 @@ func (b *backend) note(name, text string) {
 	_ = os.Rename(path+".new", path)
 }
 
+func (b *backend) noted(name string) bool {
+	_, err := os.Stat(filepath.Join(b.script.Notes, name))
+	return err == nil
+}
+
 func (b *backend) Version() *api.VersionReply {
 	protocol := b.script.Protocol
 	if protocol == 0 {
@@ -93,8 +100,19 @@ func (b *backend) Version() *api.VersionReply {
 	return &api.VersionReply{Protocol: protocol, Version: "test", Instance: b.instance, ConfigPath: b.config}
 }
 
-func (b *backend) Prepare(_ context.Context, req *api.Prepare, response []byte, log io.Writer) error {
+func (b *backend) Prepare(ctx context.Context, req *api.Prepare, response []byte, log io.Writer) error {
 	_, _ = fmt.Fprintf(log, "%d bytes of response\n", len(response))
+	if bytes.Contains(response, []byte("slow")) {
+		b.note("preparing", "")
+		for !b.noted("go on") {
+			select {
+			case <-ctx.Done():
+				return fault.Systemf("cancelled: %w", context.Cause(ctx))
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+		_, _ = io.WriteString(log, "prepared slowly\n")
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.sandboxes = append(b.sandboxes, req.GetHandle())
@@ -140,6 +158,8 @@ func (b *backend) act(ctx context.Context, what string, text []byte, streams api
 		return 0, nil
 	case "flood":
 		return b.flood(ctx, argument, streams)
+	case "noise":
+		return b.noise(argument, streams)
 	case "hang":
 		_, _ = io.WriteString(streams.Stdout, "hanging")
 		<-ctx.Done()
@@ -186,6 +206,27 @@ func (b *backend) flood(ctx context.Context, mib string, streams api.Streams) (i
 	}
 	writers.Wait()
 	return 0, nil
+}
+
+// noise writes so many MiB of noise to both streams at once; it ends with status 42.
+func (b *backend) noise(mib string, streams api.Streams) (int32, error) {
+	n, err := strconv.Atoi(mib)
+	if err != nil {
+		return 0, err
+	}
+	failures := make(chan error, 2)
+	for i, w := range []io.Writer{streams.Stdout, streams.Stderr} {
+		go func() {
+			_, err := io.Copy(w, noise(i, n))
+			failures <- err
+		}()
+	}
+	return 42, errors.Join(<-failures, <-failures)
+}
+
+// noise is what the verb of that name writes to a stream, 0 or 1.
+func noise(stream, mib int) io.Reader {
+	return io.LimitReader(rand.NewChaCha8([32]byte{byte(stream)}), int64(mib)<<20)
 }
 
 func (b *backend) PullImage(_ context.Context, req *api.PullImage, progress io.Writer) error {

@@ -26,15 +26,17 @@ func listen(path, runDir, group string) (net.Listener, error) {
 	if err := socketDir(filepath.Dir(path), runDir, gid); err != nil {
 		return nil, err
 	}
-	// The run directory's lock is ours, so a socket that is there is a dead host's.
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+	// The run directory's lock is ours, so a socket that is there is a dead host's. The new one takes its place
+	// when it is complete: drivers that wait for it knock all the time, and must not be told that they may not.
+	fresh := path + "~"
+	if err := os.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	listener, err := net.Listen("unix", path)
+	listener, err := net.Listen("unix", fresh)
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(os.Chown(path, 0, gid), os.Chmod(path, 0o660)); err != nil {
+	if err := errors.Join(os.Chown(fresh, 0, gid), os.Chmod(fresh, 0o660), os.Rename(fresh, path)); err != nil {
 		_ = listener.Close()
 		return nil, err
 	}

@@ -17,8 +17,8 @@ import (
 	"github.com/airlock-ci/airlock/executor/plugin"
 )
 
-// The test binary plays every process of the boundary: the executor when go-plugin's cookie is set, a host or
-// a driver when testRole says so, else the tests.
+// The test binary plays every process of the boundary: the executor when go-plugin's cookie is set, a host, a
+// plain or the real driver when testRole says so, else the tests.
 const testRole = "AIRLOCK_TEST_ROLE"
 
 func TestMain(m *testing.M) {
@@ -30,6 +30,8 @@ func TestMain(m *testing.M) {
 		exit(hostMain())
 	case os.Getenv(testRole) == "driver":
 		exit(driverMain())
+	case os.Getenv(testRole) == "airlock-driver":
+		os.Exit(realDriverMain())
 	}
 	os.Exit(m.Run())
 }

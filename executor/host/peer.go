@@ -54,6 +54,8 @@ func verbOf(open *api.ClientFrame) (verb string, needed rights, err error) {
 		return "run", rightsJobs, nil
 	case *api.ClientFrame_Cleanup:
 		return "cleanup", rightsJobs, nil
+	case *api.ClientFrame_Resume:
+		return "resume", rightsJobs, nil
 	case *api.ClientFrame_Sandbox:
 		return "sandbox", rightsAll, nil
 	case *api.ClientFrame_Shell:

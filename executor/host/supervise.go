@@ -174,8 +174,8 @@ func (s *supervisor) replaceIdle(ctx context.Context, e *executor) bool {
 	s.set(nil, errors.New("the executor is being replaced")) // no call may begin meanwhile
 	s.mu.Unlock()
 
-	living, err := e.sandboxes(ctx)
-	if err != nil || living > 0 {
+	sandboxes, calls, err := e.needed(ctx)
+	if err != nil || sandboxes+calls > 0 {
 		s.publish(e, nil)
 		return false
 	}
@@ -191,9 +191,9 @@ func (s *supervisor) part(e *executor) {
 	s.publish(nil, errStopping)
 	stop := s.opts.StopExecutor
 	if !stop {
-		living, err := e.sandboxes(context.Background())
-		stop = err == nil && living == 0
-		s.log.Info().Int("sandboxes", living).AnErr("list_error", err).Bool("stop", stop).
+		sandboxes, calls, err := e.needed(context.Background())
+		stop = err == nil && sandboxes+calls == 0
+		s.log.Info().Int("sandboxes", sandboxes).Int("calls", calls).AnErr("list_error", err).Bool("stop", stop).
 			Msg("deciding about the executor")
 	}
 	if stop {

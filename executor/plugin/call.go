@@ -29,24 +29,27 @@ func (s *service) Call(stream executorpb.Executor_CallServer) error {
 		return out.end(wire.FailureResult(err))
 	}
 	defer finish()
-	return out.end(s.answer(ctx, open, stream, out))
-}
-
-// answer does what the opening frame asks for and returns its result.
-func (s *service) answer(ctx context.Context, open *api.ClientFrame, stream executorpb.Executor_CallServer,
-	out *outputs,
-) (result *api.Result) {
+	switch id := callID(open); {
+	case open.GetResume() != nil:
+		return s.resume(ctx, open.GetResume(), stream)
+	case id != "":
+		return s.callResumable(ctx, id, open, stream)
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(errCallEnded)
 	in := newInputs(ctx, open, cancel)
+	go in.receive(stream.Recv)
+	return out.end(s.answer(ctx, open, in, out))
+}
+
+// answer does what the opening frame asks for and returns its result.
+func (s *service) answer(ctx context.Context, open *api.ClientFrame, in *inputs, out frameSink) (result *api.Result) {
 	defer in.close()
 	defer func() {
 		if p := recover(); p != nil {
 			result = wire.FailureResult(panicError(s.log, fmt.Sprintf("%T", open.GetKind()), p))
 		}
 	}()
-	go in.receive(stream.Recv)
-
 	status, err := s.perform(ctx, open, in, out)
 	if cause := in.violation(); cause != nil {
 		err = cause // what the backend made of the cancelled context tells nobody anything
@@ -58,20 +61,20 @@ func (s *service) answer(ctx context.Context, open *api.ClientFrame, stream exec
 }
 
 // perform is the table from opening frames to the backend's methods.
-func (s *service) perform(ctx context.Context, open *api.ClientFrame, in *inputs, out *outputs) (int32, error) {
-	stdout, stderr := out.stdout(), out.stderr()
+func (s *service) perform(ctx context.Context, open *api.ClientFrame, in *inputs, out frameSink) (int32, error) {
+	stdout, stderr := stdout(out), stderr(out)
 	streams := api.Streams{
 		Stdin: in, Stdout: stdout, Stderr: stderr, Signals: in.signals, Resizes: in.resizes,
 	}
 	switch kind := open.GetKind().(type) {
 	case *api.ClientFrame_Prepare:
-		response, err := in.readAll("the job response", gitlab.MaxJobResponse)
+		response, err := in.readAll(open)
 		if err != nil {
 			return 0, err
 		}
 		return 0, s.backend.Prepare(ctx, kind.Prepare, response, stdout)
 	case *api.ClientFrame_Run:
-		script, err := in.readAll("the script", MaxScript)
+		script, err := in.readAll(open)
 		if err != nil {
 			return 0, err
 		}
@@ -92,8 +95,12 @@ func (s *service) perform(ctx context.Context, open *api.ClientFrame, in *inputs
 	}
 }
 
-// readAll returns the whole input, at most limit bytes of it.
-func (in *inputs) readAll(what string, limit int64) ([]byte, error) {
+// readAll returns the whole input of a prepare or run, of at most the size that is accepted.
+func (in *inputs) readAll(open *api.ClientFrame) ([]byte, error) {
+	what, limit := "the script", int64(MaxScript)
+	if open.GetPrepare() != nil {
+		what, limit = "the job response", gitlab.MaxJobResponse
+	}
 	data, err := io.ReadAll(io.LimitReader(in, limit+1))
 	if err != nil {
 		return nil, fault.Systemf("receiving %s: %w", what, err)

@@ -76,6 +76,12 @@ func newInputs(ctx context.Context, open *api.ClientFrame, cancel context.Cancel
 	}
 }
 
+// fill gives all of the data at once, in place of frames.
+func (in *inputs) fill(data []byte) {
+	in.rest, in.ended = data, true
+	in.endData()
+}
+
 // receive takes frames until the stream or the call ends.
 func (in *inputs) receive(recv func() (*api.ClientFrame, error)) {
 	defer in.endData()
@@ -102,6 +108,8 @@ func (in *inputs) take(frame *api.ClientFrame) error {
 		in.endData()
 	case *api.ClientFrame_Signal:
 		in.takeSignal(int(kind.Signal))
+	case *api.ClientFrame_Hangup:
+		in.cancel(ErrCallerGone)
 	case *api.ClientFrame_Resize:
 		in.offer(func() { keepLatest(in.resizes, kind.Resize) })
 	default:

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/rs/zerolog"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/airlock-ci/airlock/executor/api"
 	"github.com/airlock-ci/airlock/executor/api/executorpb"
@@ -19,6 +21,8 @@ var (
 	ErrCallerGone = errors.New("the caller has gone")
 	// ErrStopping says that the executor is ending.
 	ErrStopping = errors.New("the executor is stopping")
+	// ErrDriverLost says that the host went away under a resumable call and its driver did not come back.
+	ErrDriverLost = errors.New("the driver did not come back after the connection to it was lost")
 
 	errCallEnded = errors.New("the call has ended")
 	errPanicked  = fault.WithRemedy(fault.Systemf("the executor made a mistake in this call"),
@@ -30,15 +34,20 @@ type service struct {
 	executorpb.UnimplementedExecutorServer
 	backend Backend
 	log     zerolog.Logger
+	grace   time.Duration // how long a resumable call waits for its driver
 
 	mu       sync.Mutex
 	stopping bool
+	calls    map[string]*call // resumable, by id
 	cancels  map[*context.CancelCauseFunc]struct{}
 	running  sync.WaitGroup
 }
 
 func newService(backend Backend, log zerolog.Logger) *service {
-	return &service{backend: backend, log: log, cancels: map[*context.CancelCauseFunc]struct{}{}}
+	return &service{
+		backend: backend, log: log, grace: resumeGrace,
+		calls: map[string]*call{}, cancels: map[*context.CancelCauseFunc]struct{}{},
+	}
 }
 
 // begin enters a call and returns its context, which ends with a cause: ErrCallerGone when parent does,
@@ -96,13 +105,15 @@ func unary[T any](ctx context.Context, s *service, method func(context.Context) 
 }
 
 func (s *service) Version(context.Context, *api.VersionRequest) (*api.VersionReply, error) {
-	return s.backend.Version(), nil
+	version := proto.CloneOf(s.backend.Version())
+	version.Resumes = true // this package does
+	return version, nil
 }
 
 func (s *service) List(ctx context.Context, _ *api.ListRequest) (*api.ListReply, error) {
 	return unary(ctx, s, func(ctx context.Context) (*api.ListReply, error) {
 		sandboxes, err := s.backend.List(ctx)
-		return &api.ListReply{Sandboxes: sandboxes}, err
+		return &api.ListReply{Sandboxes: sandboxes, ResumableCalls: s.resumable()}, err
 	})
 }
 

@@ -1,10 +1,12 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/airlock-ci/airlock/executor/api/failpoint"
 	"github.com/airlock-ci/airlock/testing/gitlabtest"
+	"github.com/airlock-ci/airlock/testing/syncbuf"
 	"github.com/airlock-ci/airlock/testing/system"
 )
 
@@ -93,8 +96,54 @@ func TestAHostKilledAtEachStep(t *testing.T) {
 			b := start(t, system.Options{Env: []string{env}, Restart: true})
 			result := b.run(aJob())
 			requireKilled(t, marker)
-			requireTrueOrSystem(t, result)
+			require.True(t, result.Success, "the executor survived: %s", result.Log)
+			for _, call := range result.Calls {
+				require.Zero(t, call.ExitCode, "%s failed, and was only made again: %s", call, result.Log)
+			}
 			b.requireSound(t)
+		})
+	}
+}
+
+func TestAHostThatDiesInTheMiddleOfAScriptLosesNothing(t *testing.T) {
+	const lines = 2_000_000
+	for name, end := range map[string]func(*bench) error{
+		"killed":  func(b *bench) error { return errors.Join(b.KillHost(), b.WaitAnswer(b.t.Context())) },
+		"stopped": func(b *bench) error { return errors.Join(b.Stop(), b.StartHost(b.t.Context())) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := start(t, system.Options{Restart: name == "killed", LeaveExecutor: true})
+			executor, err := b.ExecutorPID()
+			require.NoError(t, err)
+			log := &syncbuf.Buffer{}
+			b.caller.Stdout = log
+			ended := make(chan error, 1)
+			b.caller.Started = func(call *gitlabtest.Call) {
+				if call.Stage == "build_script" {
+					go func() { ended <- errors.Join(end(b), end(b), end(b)) }()
+				}
+			}
+			result := b.run(gitlabtest.Job{Script: []string{
+				"touch /tmp/marker", fmt.Sprintf("echo; seq 1 %d; sleep 1; echo and the rest", lines), "exit 7",
+			}, AfterScript: []string{"ls /tmp/marker && echo still here"}})
+			require.NoError(t, <-ended)
+			require.Equal(t, gitlabtest.ScriptFailure, result.Reason, result.Log)
+			require.Equal(t, 7, result.ExitCode)
+			require.Contains(t, log.String(), "\nstill here")
+			_, rest, _ := strings.Cut(log.String(), "\n1\n")
+			next := 2
+			for line := range strings.Lines(rest) {
+				if next > lines {
+					require.Equal(t, "and the rest\n", line)
+					break
+				}
+				require.Equal(t, strconv.Itoa(next)+"\n", line)
+				next++
+			}
+			require.Equal(t, lines+1, next)
+			now, err := b.ExecutorPID()
+			require.NoError(t, err)
+			require.Equal(t, executor, now, "the executor outlived its hosts")
 		})
 	}
 }

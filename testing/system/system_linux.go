@@ -31,6 +31,9 @@ type Options struct {
 	Isolation string
 	// Restart starts the service again whenever it dies by a signal, as a service manager does.
 	Restart bool
+	// LeaveExecutor leaves the executor running when the service stops while something still needs it, as the
+	// installed service does.
+	LeaveExecutor bool
 	// StateDir keeps images between systems; empty means one below the prefix.
 	StateDir string
 	// Reachable lets sandboxes reach the host at Gateway: for a test's GitLab, which listens there.
@@ -132,7 +135,10 @@ func (s *System) StartHost(ctx context.Context) error {
 
 // launch starts the service's process; with Options.Restart it starts it again whenever a signal ended it.
 func (s *System) launch() error {
-	cmd := exec.Command(filepath.Join(s.Bin, "airlock"), "serve", "--config", s.ConfigPath, "--stop-executor-on-exit")
+	cmd := exec.Command(filepath.Join(s.Bin, "airlock"), "serve", "--config", s.ConfigPath)
+	if !s.options.LeaveExecutor {
+		cmd.Args = append(cmd.Args, "--stop-executor-on-exit")
+	}
 	cmd.Env = append(os.Environ(), s.options.Env...)
 	cmd.Stdout, cmd.Stderr = &s.log, &s.log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

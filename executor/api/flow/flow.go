@@ -16,29 +16,35 @@ import (
 	"github.com/airlock-ci/airlock/executor/api"
 )
 
-const (
-	// highWater is how many bytes may wait for their consumer before the connection is no longer read.
-	highWater = 4 * api.MaxChunk
-	// overhead is what a waiting message costs beside its payload, so that empty ones count too.
-	overhead = 128
-)
+// highWater is how many bytes may wait for their consumer before the connection is no longer read. A resumable
+// call never comes so far, because the executor sends at most api.Window ahead: its connection is always read, and
+// the end of the host is noticed at once, however slow the consumer is.
+const highWater = api.Window + api.MaxChunk
 
 // Conn is a connection that is read only while little of what it brought is waiting.
 type Conn struct {
 	net.Conn
+	room    *room
+	stopped bool // under room.mu
+}
 
+// room is what waits, of one connection or of several that follow each other.
+type room struct {
 	mu      sync.Mutex
 	changed *sync.Cond
-	waiting int // bytes
-	stopped bool
+	waiting int  // bytes
+	over    bool // nothing more is worth reading
 }
 
 // NewConn returns conn with flow control. Everything that is received over it must go through a Queue.
 func NewConn(conn net.Conn) *Conn {
-	c := &Conn{Conn: conn}
-	c.changed = sync.NewCond(&c.mu)
-	return c
+	r := &room{}
+	r.changed = sync.NewCond(&r.mu)
+	return &Conn{Conn: conn, room: r}
 }
+
+// Next returns conn as the one that takes c's place: what it brings goes through the same Queue.
+func (c *Conn) Next(conn net.Conn) *Conn { return &Conn{Conn: conn, room: c.room} }
 
 // Read reads from the connection as soon as there is room for more. Once reading was stopped it returns io.EOF.
 func (c *Conn) Read(p []byte) (int, error) {
@@ -49,34 +55,42 @@ func (c *Conn) Read(p []byte) (int, error) {
 }
 
 func (c *Conn) awaitRoom() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for c.waiting >= highWater && !c.stopped {
-		c.changed.Wait()
+	c.room.mu.Lock()
+	defer c.room.mu.Unlock()
+	for c.room.waiting >= highWater && !c.stopped && !c.room.over {
+		c.room.changed.Wait()
 	}
-	return !c.stopped
+	return !c.stopped && !c.room.over
 }
 
 // Stop ends all reading, that which waits for room included. Who closes the connection calls it before.
 func (c *Conn) Stop() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.room.mu.Lock()
+	defer c.room.mu.Unlock()
 	c.stopped = true
-	c.changed.Broadcast()
+	c.room.changed.Broadcast()
 }
 
 // add counts bytes that wait from now on, or, when negative, no longer.
-func (c *Conn) add(bytes int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.waiting += bytes
-	c.changed.Broadcast()
+func (r *room) add(bytes int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.waiting += bytes
+	r.changed.Broadcast()
+}
+
+// end ends the reading of every connection of the room.
+func (r *room) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.over = true
+	r.changed.Broadcast()
 }
 
 // Queue holds the messages of one stream between ttrpc's receive loop and a consumer of any speed.
 type Queue[T any] struct {
-	conn *Conn
-	size func(T) int
+	room *room
+	cost func(T) int
 
 	mu      sync.Mutex
 	changed *sync.Cond
@@ -84,25 +98,27 @@ type Queue[T any] struct {
 	err     error
 }
 
-// Frames receives what the host sends within a Call. Nothing worth receiving follows the result, so the
-// connection is then not read any further: ttrpc would log to stderr what comes for a stream that has ended.
+// Frames receives what the host sends within a Call over conn and those that follow it. Nothing worth receiving
+// comes after the result, so the connection is then not read any further: ttrpc would log to stderr what comes for a stream that has ended.
 func Frames(conn *Conn, recv func() (*api.ServerFrame, error)) *Queue[*api.ServerFrame] {
-	return newQueue(conn, recv,
-		func(f *api.ServerFrame) int { return len(f.GetStdout()) + len(f.GetStderr()) },
+	return newQueue(conn, recv, api.FrameCost,
 		func(f *api.ServerFrame) bool { return f.GetResult() != nil })
 }
 
 // Events receives the events of a followed log.
 func Events(conn *Conn, recv func() (*api.Event, error)) *Queue[*api.Event] {
 	return newQueue(conn, recv,
-		func(e *api.Event) int { return len(e.GetJson()) },
+		func(e *api.Event) int { return len(e.GetJson()) + eventOverhead },
 		func(*api.Event) bool { return false })
 }
 
-// newQueue starts to take messages from recv until it fails. size is a message's payload in bytes; last tells
-// that no message follows.
-func newQueue[T any](conn *Conn, recv func() (T, error), size func(T) int, last func(T) bool) *Queue[T] {
-	q := &Queue[T]{conn: conn, size: size}
+// eventOverhead is what a waiting event costs beside its text.
+const eventOverhead = 128
+
+// newQueue starts to take messages from recv until it fails. cost is what a waiting message counts, in bytes;
+// last tells that no message follows.
+func newQueue[T any](conn *Conn, recv func() (T, error), cost func(T) int, last func(T) bool) *Queue[T] {
+	q := &Queue[T]{room: conn.room, cost: cost}
 	q.changed = sync.NewCond(&q.mu)
 	go q.fill(recv, last)
 	return q
@@ -112,10 +128,10 @@ func (q *Queue[T]) fill(recv func() (T, error), last func(T) bool) {
 	for {
 		item, err := recv()
 		if err == nil {
-			q.conn.add(q.size(item) + overhead)
+			q.room.add(q.cost(item))
 		}
 		if err == nil && last(item) {
-			q.conn.Stop()
+			q.room.end()
 			q.push(item, nil)
 			err = io.EOF
 		}
@@ -149,7 +165,7 @@ func (q *Queue[T]) Each(consume func(T) error) error {
 			return err
 		}
 		err = consume(item)
-		q.conn.add(-q.size(item) - overhead)
+		q.room.add(-q.cost(item))
 		if err != nil {
 			return err
 		}

@@ -36,9 +36,9 @@ func call(t *testing.T, line string) (*Conn, *Queue[*api.ServerFrame]) {
 }
 
 func (c *Conn) nowWaiting() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.waiting
+	c.room.mu.Lock()
+	defer c.room.mu.Unlock()
+	return c.room.waiting
 }
 
 // A consumer that stalls for longer than ttrpc's own second holds the sender back, in bounded memory, and
@@ -75,7 +75,7 @@ func TestStopEndsAReadThatWaitsForRoom(t *testing.T) {
 	ours, _ := net.Pipe()
 	defer ours.Close()
 	conn := NewConn(ours)
-	conn.add(highWater)
+	conn.room.add(highWater)
 	read := make(chan error)
 	go func() {
 		_, err := conn.Read(make([]byte, 1))
