@@ -73,7 +73,7 @@ func (c *Cache) Remove(_ context.Context, image string) (freed int64, err error)
 		return 0, s.forgetName(name)
 	}
 	if holders := len(s.leases[digest]); holders > 0 {
-		return 0, fault.WithRemedy(fault.Adminf("image %s is in use by %d sandboxes", image, holders), "try again when its jobs have ended")
+		return 0, fault.WithRemedy(fault.Adminf("image %s is in use (sandboxes: %d)", image, holders), "try again when its jobs have ended")
 	}
 	if err := s.forget(s.images[digest]); err != nil {
 		return 0, err

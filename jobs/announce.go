@@ -81,7 +81,9 @@ func round(d time.Duration) time.Duration {
 		return d.Round(10 * time.Millisecond)
 	case d >= 10*time.Millisecond:
 		return d.Round(time.Millisecond)
-	default:
+	case d >= time.Millisecond:
 		return d.Round(10 * time.Microsecond)
+	default:
+		return d.Round(100 * time.Nanosecond)
 	}
 }

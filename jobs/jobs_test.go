@@ -114,6 +114,11 @@ func TestAJobFromPrepareToCleanup(t *testing.T) {
 	require.Equal(t, "idle", info.State)
 	require.Equal(t, "process", info.Isolation)
 	require.EqualValues(t, 1<<20, info.MemoryBytes)
+	require.EqualValues(t, 4096, info.ScratchUsedBytes)
+	list, err := f.List(context.Background())
+	require.NoError(t, err)
+	require.Len(t, list, 1)
+	require.EqualValues(t, 1<<20, list[0].MemoryBytes)
 
 	require.NoError(t, f.cleanup())
 	f.requireNothingLeft(t)
@@ -165,7 +170,7 @@ func TestImagesAndPullPoliciesAreTheAdministrators(t *testing.T) {
 		"only negations":      {allowed: []string{"!evil/**"}},
 		"unreadable pattern":  {allowed: []string{"[", "**"}, want: "not one of the allowed images"},
 		"pull policy refused": {pull: []string{"never"}, response: `{"id":7,"image":{"name":"busybox","pull_policy":["always"]}}`, want: `the pull policy "always"`},
-		"no image":            {response: `{"id":7}`, want: "names no image"},
+		"no image":            {response: `{"id":7}`, want: "no image is named"},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

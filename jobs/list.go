@@ -8,11 +8,15 @@ import (
 	"github.com/airlock-ci/airlock/isolation"
 )
 
-// List describes the living sandboxes, oldest first, without their use of resources.
-func (s *Service) List(context.Context) ([]*api.SandboxInfo, error) {
+// List describes the living sandboxes, oldest first.
+func (s *Service) List(ctx context.Context) ([]*api.SandboxInfo, error) {
 	var infos []*api.SandboxInfo
 	for _, sess := range s.all() {
-		infos = append(infos, sess.info())
+		info := sess.info()
+		if err := s.measure(ctx, sess, info); err != nil {
+			sess.log.Debug().Err(err).Msg("a sandbox's use of resources is not known") // it may just be ending
+		}
+		infos = append(infos, info)
 	}
 	return infos, nil
 }
@@ -24,14 +28,22 @@ func (s *Service) Inspect(ctx context.Context, job string) (*api.SandboxInfo, er
 		return nil, err
 	}
 	info := sess.info()
-	if sandbox, err := sess.usable(); err == nil {
-		stats, err := sandbox.Stats(ctx)
-		if err != nil {
-			return nil, err
-		}
-		info.MemoryBytes, info.Pids = stats.Memory, stats.PIDs
+	return info, s.measure(ctx, sess, info)
+}
+
+// measure fills in what a sandbox uses now, if it can be used.
+func (s *Service) measure(ctx context.Context, sess *session, info *api.SandboxInfo) error {
+	sandbox, err := sess.usable()
+	if err != nil {
+		return nil // being made, or ending: it has no use of resources to tell
 	}
-	return info, nil
+	stats, err := sandbox.Stats(ctx)
+	if err != nil {
+		return err
+	}
+	info.MemoryBytes, info.Pids = stats.Memory, stats.PIDs
+	info.ScratchUsedBytes, err = s.layers.ScratchUsed(ctx, sess.id)
+	return err
 }
 
 // info describes a session. Until prepare has returned, only what is fixed from the start is told.

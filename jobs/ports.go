@@ -58,6 +58,8 @@ type Layers interface {
 	NewScratch(ctx context.Context, req ScratchRequest) (Scratch, error)
 	// DestroyScratch removes a scratch with all it holds; it succeeds when there is none.
 	DestroyScratch(ctx context.Context, id string) error
+	// ScratchUsed returns how much of a living scratch is used, in bytes.
+	ScratchUsed(ctx context.Context, id string) (int64, error)
 	// Scratches lists the ids of all scratches there are, those of earlier processes included.
 	Scratches(ctx context.Context) ([]string, error)
 	// CacheVolume returns the host directory that keeps what the jobs of one scope cache, made when missing.

@@ -111,8 +111,11 @@ func (s *Service) lease(ctx context.Context, sess *session, settings Settings, f
 		image, fromAdmin = settings.Image, true
 	}
 	if image == "" {
-		return fault.WithRemedy(fault.Authorf("the job names no image and the runner has no default"),
-			"add image: to the job, or image = to the runner's Airlock configuration")
+		remedy := "add image: to the job, or image = to the runner's Airlock configuration"
+		if facts.Administrator {
+			remedy = "name one with --image, or set image in the configuration"
+		}
+		return fault.WithRemedy(fault.Authorf("no image is named and the runner has no default"), remedy)
 	}
 	if !fromAdmin && !imageAllowed(sess.decision.AllowedImages, image) {
 		return fault.Adminf("the image %q is not one of the allowed images: %s", image, strings.Join(sess.decision.AllowedImages, ", "))

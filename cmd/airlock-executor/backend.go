@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"strings"
 
@@ -37,7 +38,11 @@ func (b *backend) PullImage(ctx context.Context, req *api.PullImage, progress io
 }
 
 func (b *backend) ImportImage(ctx context.Context, req *api.ImportImage, tar io.Reader, progress io.Writer) error {
-	_, err := b.parts.cache.Import(ctx, req.GetName(), tar, progress)
+	base, err := b.parts.cache.Import(ctx, req.GetName(), tar, progress)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(progress, "Imported %s, %s\n", base.Image, base.Digest)
 	return err
 }
 

@@ -35,6 +35,10 @@ func (l layers) Base(ctx context.Context, req jobs.BaseRequest, progress io.Writ
 	}, nil
 }
 
+func (l layers) ScratchUsed(ctx context.Context, id string) (int64, error) {
+	return l.ScratchUsage(ctx, id)
+}
+
 func (l layers) NewScratch(ctx context.Context, req jobs.ScratchRequest) (jobs.Scratch, error) {
 	scratch, err := l.Cache.NewScratch(ctx, cache.ScratchRequest{ID: req.ID, Size: req.Size})
 	return jobs.Scratch{Dir: scratch.Dir}, err

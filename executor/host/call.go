@@ -66,7 +66,15 @@ func (c *connection) Call(ctx context.Context, caller hostpb.Host_CallServer) er
 	if err != nil {
 		return p.deliver(wire.FailureResult(wire.FromStatus(err)))
 	}
-	result, err := p.relay(ctx)
+	relayed := ctx
+	if open.GetCleanup() != nil {
+		// Nobody calls cleanup again: once asked for it is done, though its driver may be killed meanwhile.
+		var end context.CancelCauseFunc
+		relayed, end = context.WithCancelCause(context.WithoutCancel(ctx))
+		defer end(errCallOver)
+		defer context.AfterFunc(c.door.ctx, func() { end(errStopping) })()
+	}
+	result, err := p.relay(relayed)
 	if errors.Is(err, errLeft) {
 		return c.conn.Close()
 	}
@@ -184,7 +192,8 @@ func (p *passage) upstream(ctx context.Context) (context.Context, context.Cancel
 
 // hangsUp tells, once ctx has ended, whether the executor must hear that nobody comes back for the call.
 func (p *passage) hangsUp(ctx context.Context) bool {
-	return p.resumable && !(p.left && errors.Is(context.Cause(ctx), errStopping))
+	leftBehind := p.left && errors.Is(context.Cause(ctx), errStopping)
+	return p.resumable && !leftBehind
 }
 
 // failed is the result of a call that this host could not carry to its end.

@@ -5,6 +5,7 @@ package host
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -79,7 +80,7 @@ func finish(t *testing.T, stream callStream) *outcome {
 	var o outcome
 	for {
 		frame, err := stream.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			require.NotNil(t, o.result, "the call ended without a result")
 			_ = stream.driver.wire.Close()
 			return &o

@@ -39,7 +39,7 @@ func executorEnvironment(socketDir string) []string {
 
 // launch starts an executor and records how to find it again.
 func (s *supervisor) launch(ctx context.Context) (*executor, error) {
-	if err := s.endForgotten(ctx); err != nil {
+	if err := s.endForgotten(); err != nil {
 		return nil, err
 	}
 	if err := s.checkBinary(); err != nil {
@@ -151,7 +151,7 @@ func removeStaleSockets(dir string) {
 
 // endForgotten ends an executor that lives without a usable record: its host was killed before it could write
 // one, or it does not answer any more. Two executors must never share a journal.
-func (s *supervisor) endForgotten(ctx context.Context) error {
+func (s *supervisor) endForgotten() error {
 	lock, err := identity.Acquire(s.paths.executorLock())
 	if err == nil {
 		lock.Release()

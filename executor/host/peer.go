@@ -9,14 +9,13 @@ import (
 	"github.com/airlock-ci/airlock/executor/api"
 )
 
-// rights are what a caller may do, each including the one before.
+// rights are what a caller may do, each including the one before. The zero value is none: the caller is told so,
+// and nothing else.
 type rights int
 
 const (
-	// rightsNone: the caller is told so, and nothing else.
-	rightsNone rights = iota
 	// rightsJobs: drive jobs, by Version and by Call with prepare, run and cleanup.
-	rightsJobs
+	rightsJobs rights = iota + 1
 	// rightsAll: everything; root (Linux), administrators (Windows).
 	rightsAll
 )

@@ -302,7 +302,7 @@ func StopExecutor(ctx context.Context, runDir string, log zerolog.Logger) error 
 	}
 	defer lock.Release()
 	s := &supervisor{paths: where, grace: StopGrace, log: log}
-	if err := s.endForgotten(ctx); err != nil {
+	if err := s.endForgotten(); err != nil {
 		return fmt.Errorf("stopping the executor: %w", err)
 	}
 	return nil

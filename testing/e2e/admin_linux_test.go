@@ -108,6 +108,7 @@ func TestAnAdministratorLooksAfterALivingJob(t *testing.T) {
 		require.Regexp(t, `^sha256:[0-9a-f]{64}$`, s.Digest)
 		require.Greater(t, s.MemoryBytes, int64(100<<10))
 		require.Less(t, s.MemoryBytes, s.MemoryLimitBytes)
+		require.Positive(t, s.ScratchUsedBytes)
 		require.EqualValues(t, 512<<20, s.MemoryLimitBytes)
 		require.Greater(t, s.PIDs, int64(2))
 		require.EqualValues(t, 4096, s.PIDsLimit)
@@ -161,7 +162,7 @@ func TestAnAdministratorLooksAfterALivingJob(t *testing.T) {
 	t.Run("its image stays", func(t *testing.T) {
 		b := b.in(t)
 		digest := b.inspect(job).Digest
-		b.refused(b.ask("", "image", "rm", digest), 1, digest+" is in use by 1 ")
+		b.refused(b.ask("", "image", "rm", digest), 1, digest+" is in use (sandboxes: 1)")
 	})
 	t.Run("the reaper lets it be", func(t *testing.T) {
 		b := b.in(t)

@@ -101,6 +101,9 @@ func (w *World) DestroyScratch(_ context.Context, id string) error {
 	return w.give("discard", w.scratches, id)
 }
 
+// ScratchUsed implements jobs.Layers.
+func (w *World) ScratchUsed(context.Context, string) (int64, error) { return 4096, nil }
+
 // Scratches implements jobs.Layers.
 func (w *World) Scratches(context.Context) ([]string, error) { return w.keys(w.scratches), nil }
 

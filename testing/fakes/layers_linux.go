@@ -363,6 +363,21 @@ func (l *Layers) DestroyScratch(_ context.Context, id string) error {
 	return os.RemoveAll(l.path("scratches", id))
 }
 
+// ScratchUsed implements jobs.Layers: the sum of the files' sizes.
+func (l *Layers) ScratchUsed(_ context.Context, id string) (used int64, err error) {
+	err = filepath.WalkDir(l.path("scratches", id), func(_ string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		info, err := entry.Info()
+		if err == nil {
+			used += info.Size()
+		}
+		return err
+	})
+	return used, err
+}
+
 // Scratches implements jobs.Layers.
 func (l *Layers) Scratches(context.Context) (ids []string, err error) {
 	entries, err := os.ReadDir(l.path("scratches"))

@@ -159,7 +159,7 @@ func (h *Host) RemoveImage(_ context.Context, req *api.RemoveImageRequest) (*api
 			continue
 		}
 		if image.GetLeases() > 0 {
-			return nil, status.Errorf(codes.FailedPrecondition, "image %s is in use by %d sandboxes",
+			return nil, status.Errorf(codes.FailedPrecondition, "image %s is in use (sandboxes: %d)",
 				req.GetImage(), image.GetLeases())
 		}
 		return &api.RemoveImageReply{FreedBytes: image.GetSizeBytes()}, nil
