@@ -1285,10 +1285,10 @@ func (*ListRequest) Descriptor() ([]byte, []int) {
 type ListReply struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Sandboxes []*SandboxInfo         `protobuf:"bytes,1,rep,name=sandboxes,proto3" json:"sandboxes,omitempty"`
-	// resumable_calls is how many calls a driver is attached to or may come back to.
-	ResumableCalls uint32 `protobuf:"varint,2,opt,name=resumable_calls,json=resumableCalls,proto3" json:"resumable_calls,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// pending_calls is how many resumable calls run or have a result that nobody was sent yet.
+	PendingCalls  uint32 `protobuf:"varint,2,opt,name=pending_calls,json=pendingCalls,proto3" json:"pending_calls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListReply) Reset() {
@@ -1328,9 +1328,9 @@ func (x *ListReply) GetSandboxes() []*SandboxInfo {
 	return nil
 }
 
-func (x *ListReply) GetResumableCalls() uint32 {
+func (x *ListReply) GetPendingCalls() uint32 {
 	if x != nil {
-		return x.ResumableCalls
+		return x.PendingCalls
 	}
 	return 0
 }
@@ -2342,10 +2342,10 @@ const file_executor_api_airlock_proto_rawDesc = "" +
 	"\vconfig_path\x18\x04 \x01(\tR\n" +
 	"configPath\x12\x18\n" +
 	"\aresumes\x18\x05 \x01(\bR\aresumes\"\r\n" +
-	"\vListRequest\"k\n" +
+	"\vListRequest\"g\n" +
 	"\tListReply\x125\n" +
-	"\tsandboxes\x18\x01 \x03(\v2\x17.airlock.v1.SandboxInfoR\tsandboxes\x12'\n" +
-	"\x0fresumable_calls\x18\x02 \x01(\rR\x0eresumableCalls\"\x88\x05\n" +
+	"\tsandboxes\x18\x01 \x03(\v2\x17.airlock.v1.SandboxInfoR\tsandboxes\x12#\n" +
+	"\rpending_calls\x18\x02 \x01(\rR\fpendingCalls\"\x88\x05\n" +
 	"\vSandboxInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x15\n" +
 	"\x06job_id\x18\x02 \x01(\x03R\x05jobId\x12\x18\n" +

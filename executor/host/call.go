@@ -192,8 +192,8 @@ func (p *passage) upstream(ctx context.Context) (context.Context, context.Cancel
 
 // hangsUp tells, once ctx has ended, whether the executor must hear that nobody comes back for the call.
 func (p *passage) hangsUp(ctx context.Context) bool {
-	leftBehind := p.left && errors.Is(context.Cause(ctx), errStopping)
-	return p.resumable && !leftBehind
+	handedOver := p.left && errors.Is(context.Cause(ctx), errStopping)
+	return p.resumable && !handedOver
 }
 
 // failed is the result of a call that this host could not carry to its end.

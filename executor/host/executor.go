@@ -94,13 +94,13 @@ func (e *executor) checkProtocol() error {
 		"install airlock and airlock-executor of one release")
 }
 
-// needed returns what would be lost with the executor: its living sandboxes, and the calls that a driver is
-// attached to or may come back to.
+// needed returns what would be lost with the executor: its living sandboxes, and the calls without a result that
+// a driver is attached to or may come back to.
 func (e *executor) needed(ctx context.Context) (sandboxes, calls int, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errNoAnswer)
 	defer cancel()
 	reply, err := e.rpc.List(ctx, &api.ListRequest{})
-	return len(reply.GetSandboxes()), int(reply.GetResumableCalls()), err
+	return len(reply.GetSandboxes()), int(reply.GetPendingCalls()), err
 }
 
 // end asks the executor to stop, which makes it destroy every sandbox, and kills it when it does not.

@@ -44,6 +44,7 @@ type call struct {
 	attached *attachment // nil: the driver is away
 	away     *time.Timer // what ends the call then
 	signals  int         // how many were taken
+	answered bool        // the result was sent
 	stopping bool
 	given    error // why the call was given up
 }
@@ -175,12 +176,12 @@ func (s *service) forget(id string) {
 	delete(s.calls, id)
 }
 
-// resumable counts the calls that a driver may still want something of.
-func (s *service) resumable() (count uint32) {
+// pendingCalls counts the resumable calls that run, or whose result nobody has been sent.
+func (s *service) pendingCalls() (count uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.calls {
-		if c.wanted() {
+		if c.pending() {
 			count++
 		}
 	}
@@ -208,6 +209,7 @@ func (c *call) serve(ctx context.Context, resume *api.Resume, stream executorpb.
 			return endOfStream(here)
 		}
 		if frame.GetResult() != nil {
+			c.markAnswered()
 			break
 		}
 	}
@@ -314,10 +316,17 @@ func (c *call) giveUp(cause error) {
 	time.AfterFunc(remembered, c.forget)
 }
 
-func (c *call) wanted() bool {
+func (c *call) markAnswered() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.given == nil
+	c.answered = true
+}
+
+// pending tells whether the call would be lost with the executor. A result that was sent most likely arrived.
+func (c *call) pending() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.given == nil && !c.answered
 }
 
 // listen takes what the attached driver sends until its stream ends.

@@ -227,7 +227,7 @@ func TestAnySequenceOfAttachmentsYieldsTheExactStreams(t *testing.T) {
 		_, err := d.stream.Recv()
 		require.ErrorIs(t, err, io.EOF)
 	})
-	require.Zero(t, b.service.resumable())
+	require.Zero(t, b.service.pendingCalls())
 }
 
 // awaitable is how many bytes come even if none is acknowledged.
@@ -309,12 +309,12 @@ func TestAHangUpEndsTheCallAtOnce(t *testing.T) {
 	stream := b.open(t, id, "wait")
 	_, err := stream.Recv()
 	require.NoError(t, err)
-	require.EqualValues(t, 1, b.service.resumable())
+	require.EqualValues(t, 1, b.service.pendingCalls())
 	require.NoError(t, stream.Send(hangupFrame()))
 	require.ErrorIs(t, <-causes, ErrCallerGone)
 	_, err = stream.Recv()
 	require.ErrorIs(t, err, io.EOF)
-	require.Zero(t, b.service.resumable())
+	require.Zero(t, b.service.pendingCalls())
 
 	err = wire.ResultError(resultOf(t, b.resume(t, &api.Resume{CallId: id})))
 	require.ErrorContains(t, err, "given up")
@@ -346,7 +346,7 @@ func TestADriverThatStaysAwayLosesItsCall(t *testing.T) {
 		require.ErrorContains(t, wire.ResultError(result), ErrDriverLost.Error())
 		require.Equal(t, 1, b.timesBegun(stage))
 	}
-	require.Zero(t, b.service.resumable())
+	require.Zero(t, b.service.pendingCalls())
 }
 
 func TestAResultWaitsForItsDriver(t *testing.T) {

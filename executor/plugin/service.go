@@ -113,7 +113,7 @@ func (s *service) Version(context.Context, *api.VersionRequest) (*api.VersionRep
 func (s *service) List(ctx context.Context, _ *api.ListRequest) (*api.ListReply, error) {
 	return unary(ctx, s, func(ctx context.Context) (*api.ListReply, error) {
 		sandboxes, err := s.backend.List(ctx)
-		return &api.ListReply{Sandboxes: sandboxes, ResumableCalls: s.resumable()}, err
+		return &api.ListReply{Sandboxes: sandboxes, PendingCalls: s.pendingCalls()}, err
 	})
 }
 
