@@ -28,6 +28,7 @@ PROTOC_PLUGINS := $(TOOLS)/protoc-$(PROTOC_GEN_GO_VERSION)-$(PROTOC_GEN_GO_GRPC_
 # rather than compute.
 TEST_PARALLEL ?= 2
 TEST_TIMEOUT  ?= 15m
+LEDGER        := /testing/(e2e|ledger)$$
 FUZZ_TIME     ?= 20s
 ROUNDS        ?= 30
 PKG           ?= ./...
@@ -70,7 +71,11 @@ uninstall: ## remove the installed programs; configuration, images and caches st
 .PHONY: test
 test: build windows ## run all tests (needs root); PKG=./cache/... limits them
 	@[ "$$(id -u)" = 0 ] || { echo 'make test: the tests make real sandboxes: run it as root' >&2; exit 1; }
-	go test -count=1 -p $(TEST_PARALLEL) -timeout $(TEST_TIMEOUT) $(PKG)
+	@# Those that keep a ledger of the whole host run last, and alone.
+	@alone=$$(go list $(PKG) | grep -E '$(LEDGER)' || true); others=$$(go list $(PKG) | grep -vE '$(LEDGER)' || true); \
+	set -x; \
+	$${others:+go test -count=1 -p $(TEST_PARALLEL) -timeout $(TEST_TIMEOUT) $$others}; \
+	$${alone:+go test -count=1 -p 1 -timeout $(TEST_TIMEOUT) $$alone}
 
 # Not part of `make test`: it takes minutes, and a mirror of Debian.
 .PHONY: test-systemd

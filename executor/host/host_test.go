@@ -77,7 +77,7 @@ func TestCallsReachTheBackendAndResultsComeBack(t *testing.T) {
 	o = call(t, r.socket, prepareFrame(), dataFrame([]byte("{")), dataFrame([]byte("}")), endFrame())
 	require.Equal(t, "2 bytes of response\n", o.stdout.String())
 	require.True(t, call(t, r.socket, cleanupFrame()).result.GetOk())
-	require.Equal(t, "1-a", r.awaitNote("cleaned", time.Second))
+	require.Equal(t, "1-a", r.awaitNote("cleaned", 10*time.Second))
 
 	stream := open(t, dial(t, r.socket), runFrame("signal"), endFrame())
 	frame, err := stream.Recv()
@@ -249,7 +249,7 @@ func TestADriverThatIsKilledEndsItsStage(t *testing.T) {
 			require.NoFileExists(t, filepath.Join(r.script.Notes, "cause"))
 			require.NoError(t, driver.Process.Kill())
 			_ = driver.Wait()
-			require.Equal(t, plugin.ErrCallerGone.Error(), r.awaitNote("cause", time.Second))
+			require.Equal(t, plugin.ErrCallerGone.Error(), r.awaitNote("cause", 10*time.Second))
 			require.Equal(t, "x", run(t, r.socket, "echo", "x").stdout.String())
 		})
 	}
@@ -314,7 +314,7 @@ func TestAHostThatIsKilledFindsItsExecutorAgain(t *testing.T) {
 	h.signal(syscall.SIGTERM)
 	require.NoError(t, h.wait())
 	require.False(t, alive(first.Process))
-	require.Equal(t, "clean", r.awaitNote("stopped", time.Second), "it was asked, not killed")
+	require.Equal(t, "clean", r.awaitNote("stopped", 10*time.Second), "it was asked, not killed")
 }
 
 func TestStoppingEndsCallsWithAResult(t *testing.T) {
@@ -327,7 +327,7 @@ func TestStoppingEndsCallsWithAResult(t *testing.T) {
 	_, err := stream.Recv()
 	require.NoError(t, err)
 	silent := open(t, dial(t, r.socket), runFrame("hush"), endFrame())
-	r.awaitNote("hushed", 2*time.Second)
+	r.awaitNote("hushed", 10*time.Second)
 	h.signal(syscall.SIGTERM)
 	for _, call := range []callStream{stream, silent} {
 		err = wire.ResultError(finish(t, call).result)
@@ -461,7 +461,7 @@ func TestReload(t *testing.T) {
 	r.executor()
 	h.signal(syscall.SIGHUP)
 	h.awaitLog("the configuration was reloaded")
-	r.awaitNote("reloaded", time.Second)
+	r.awaitNote("reloaded", 10*time.Second)
 	r.script.Broken = true
 	r.configure()
 	h.signal(syscall.SIGHUP)

@@ -40,7 +40,17 @@ func listen(path, runDir, group string) (net.Listener, error) {
 		_ = listener.Close()
 		return nil, err
 	}
-	return listener, nil
+	return &renamedListener{Listener: listener, path: path}, nil
+}
+
+// renamedListener removes its socket when it is closed: net knows only the name that it had first.
+type renamedListener struct {
+	net.Listener
+	path string
+}
+
+func (l *renamedListener) Close() error {
+	return errors.Join(os.Remove(l.path), l.Listener.Close())
 }
 
 func socketDir(dir, runDir string, gid int) error {

@@ -188,7 +188,7 @@ func TestAPrepareOutlivesItsHost(t *testing.T) {
 			var out bytes.Buffer
 			j := r.job(`{"id": 1, "is": "slow"}`, &out)
 			ended := j.begin(nil, realdriver.Prepare)
-			r.awaitNote("preparing", 5*time.Second)
+			r.awaitNote("preparing", 10*time.Second)
 			h.signal(sig)
 			_ = h.wait()
 			r.up()
@@ -262,7 +262,7 @@ func TestAKilledDriverEndsItsStageBeforeAndAfterARestart(t *testing.T) {
 			}
 			require.NoError(t, driver.Process.Kill())
 			_ = driver.Wait()
-			require.Equal(t, plugin.ErrCallerGone.Error(), r.awaitNote("cause", time.Second))
+			require.Equal(t, plugin.ErrCallerGone.Error(), r.awaitNote("cause", 10*time.Second))
 			require.Equal(t, "hanging", out.String())
 		})
 	}
