@@ -80,9 +80,11 @@ func TestEveryKindOfLeakIsFound(t *testing.T) {
 			before, err := ledger.Take(o)
 			require.NoError(t, err)
 			remove := l.make(t, dir)
-			_, diffs, err := ledger.Wait(t.Context(), before, o)
-			require.NoError(t, err)
-			require.NotEmpty(t, diffs)
+			var diffs []ledger.Diff
+			require.Eventually(t, func() bool { // a process takes a moment until it is what it will be
+				_, diffs, err = ledger.Wait(t.Context(), before, o)
+				return err == nil && len(diffs) > 0
+			}, 10*time.Second, 10*time.Millisecond, "%v", err)
 			require.Positive(t, diffs[0].Change)
 
 			remove()
