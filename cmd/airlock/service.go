@@ -80,12 +80,12 @@ func serviceStop(ctx context.Context, c *cli.Command) error {
 
 // stopExecutor ends the executor that a stopped service left, with its sandboxes.
 func stopExecutor(c *cli.Command, cfg *config.Config) func(context.Context) error {
-	return func(ctx context.Context) error {
+	return func(context.Context) error {
 		log, err := serviceLogger(cfg, c.Root().ErrWriter)
 		if err != nil {
 			return err
 		}
-		return host.StopExecutor(ctx, cfg.RunDir, log)
+		return host.StopExecutor(cfg.RunDir, log)
 	}
 }
 

@@ -450,7 +450,7 @@ func TestOnlyOneHostRuns(t *testing.T) {
 	require.Error(t, second.wait())
 	require.Contains(t, second.log.String(), "another airlock serve runs here")
 	require.Contains(t, second.log.String(), fmt.Sprintf("process %d", first.cmd.Process.Pid))
-	require.ErrorContains(t, StopExecutor(t.Context(), r.opts.RunDir, zerologTo(io.Discard)), "another airlock serve")
+	require.ErrorContains(t, StopExecutor(r.opts.RunDir, zerologTo(io.Discard)), "another airlock serve")
 	require.Equal(t, "x", run(t, r.socket, "echo", "x").stdout.String())
 }
 

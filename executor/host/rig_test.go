@@ -70,7 +70,7 @@ func (r *rig) tearDown() {
 	for _, h := range r.hosts {
 		h.kill()
 	}
-	require.NoError(r.t, StopExecutor(r.t.Context(), r.opts.RunDir, zerologTo(io.Discard)))
+	require.NoError(r.t, StopExecutor(r.opts.RunDir, zerologTo(io.Discard)))
 	require.Eventually(r.t, func() bool { return len(r.processes()) == 0 }, 5*time.Second, 20*time.Millisecond,
 		"processes are left: %v", r.processes())
 	require.NoError(r.t, os.RemoveAll(r.opts.RunDir))

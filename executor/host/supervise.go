@@ -291,7 +291,7 @@ func (b *backoff) wait(ctx context.Context) {
 
 // StopExecutor ends the executor of a run directory while no host runs there, and by that every sandbox. It
 // is no error when none lives.
-func StopExecutor(ctx context.Context, runDir string, log zerolog.Logger) error {
+func StopExecutor(runDir string, log zerolog.Logger) error {
 	where := paths{runDir}
 	if err := where.prepare(); err != nil {
 		return fault.Adminf("opening the run directory %s: %w", runDir, err)
