@@ -38,7 +38,9 @@ func (r *Runtime) Create(ctx context.Context, spec isolation.Spec) (isolation.Sa
 		return nil, err
 	}
 	defer r.locks.lock(spec.ID)()
-	go r.cgroups.expectMove()
+	expected := make(chan struct{})
+	go func() { defer close(expected); r.cgroups.expectMove() }()
+	defer func() { <-expected }()
 	bundle, err := r.claim(spec)
 	if err != nil {
 		return nil, fault.Systemf("making sandbox %s: %w", spec.ID, err)

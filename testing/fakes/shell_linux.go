@@ -96,7 +96,11 @@ func names(spec isolation.Spec) map[string]string {
 	for _, server := range spec.Network.Nameservers {
 		fmt.Fprintln(&resolver, "nameserver", server)
 	}
-	for word, values := range map[string][]string{"search": spec.Network.Search, "options": spec.Network.Options} {
+	for _, line := range []struct {
+		word   string
+		values []string
+	}{{"search", spec.Network.Search}, {"options", spec.Network.Options}} {
+		word, values := line.word, line.values
 		if len(values) > 0 {
 			fmt.Fprintln(&resolver, word, strings.Join(values, " "))
 		}
