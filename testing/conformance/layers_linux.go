@@ -14,8 +14,12 @@ import (
 type Layers interface {
 	// Base leases the base of an image to holder; layers are host directories, upper-most first.
 	Base(ctx context.Context, image, pullPolicy, holder string, progress io.Writer) (layers []string, pulled bool, err error)
+	// Disk leases the base as one read-only disk image.
+	Disk(ctx context.Context, image, holder string) (path string, err error)
 	Release(holder string)
 	NewScratch(ctx context.Context, id string, size int64) (dir string, err error)
+	// NewScratchDisk makes the scratch of a guest.
+	NewScratchDisk(ctx context.Context, id string, size int64) (path string, err error)
 	DestroyScratch(ctx context.Context, id string) error
 	Scratches(ctx context.Context) ([]string, error)
 
@@ -45,12 +49,14 @@ func TestLayers(t *testing.T, open func(LayersOptions) (Layers, error), killPoin
 	}
 	newWorld := func(t *testing.T) *layersWorld { return newLayersWorld(t, open) }
 	t.Run("a base is shared and no job can change it", func(t *testing.T) { layersBaseIsImmutable(newWorld(t)) })
+	t.Run("a disk holds what the layers show", func(t *testing.T) { layersDisk(newWorld(t)) })
 	t.Run("an image without layers is a base", func(t *testing.T) { layersEmptyImage(newWorld(t)) })
 	t.Run("concurrent jobs pull an image once", func(t *testing.T) { layersPullOnce(newWorld(t)) })
 	t.Run("shared layers are pulled once", func(t *testing.T) { layersShareLayers(newWorld(t)) })
 	t.Run("a scratch is bounded", func(t *testing.T) { layersScratchIsBounded(newWorld(t)) })
 	t.Run("a scratch is discarded", func(t *testing.T) { layersScratchIsDiscarded(newWorld(t)) })
 	t.Run("a scratch in use is destroyed all the same", func(t *testing.T) { layersScratchInUse(newWorld(t)) })
+	t.Run("a guest's scratch is discarded", func(t *testing.T) { layersScratchDisk(newWorld(t)) })
 	t.Run("scratches do not meet", func(t *testing.T) { layersScratchesAreApart(newWorld(t)) })
 	t.Run("a leased image stays", func(t *testing.T) { layersLeaseHolds(newWorld(t)) })
 	t.Run("the least recently used goes first", func(t *testing.T) { layersCollectOldest(newWorld(t)) })
@@ -89,6 +95,13 @@ func (w *layersWorld) start() Layers {
 	require.NoError(w, err)
 	w.Cleanup(func() { require.NoError(w, layers.Close()) })
 	return layers
+}
+
+func (w *layersWorld) disk(layers Layers, image, holder string) string {
+	w.Helper()
+	path, err := layers.Disk(w.Context(), image, holder)
+	require.NoError(w, err)
+	return path
 }
 
 func (w *layersWorld) base(layers Layers, image, holder string) []string {

@@ -76,9 +76,9 @@ type stallingWriter struct {
 }
 
 func (w *stallingWriter) Write(p []byte) (int, error) {
-	n, err := w.ResponseWriter.Write(p)
+	n, err := w.ResponseWriter.Write(p[:min(len(p), stallAfter-w.sent)])
 	w.sent += n
-	if w.sent >= stallAfter {
+	if w.sent == stallAfter {
 		w.ResponseWriter.(http.Flusher).Flush()
 		select {
 		case <-w.reached:
