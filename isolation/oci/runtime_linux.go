@@ -19,6 +19,8 @@ import (
 
 	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/isolation/cgroup"
+	"github.com/airlock-ci/airlock/isolation/layout"
 )
 
 // Options is what a Runtime needs to know about its host.
@@ -43,7 +45,7 @@ type Runtime struct {
 	stateDir  string // the OCI runtime's own state, a directory per sandbox
 	bundleDir string // our bundles, a directory per sandbox
 	shellDir  string // the helper root's upper-most layer, shared
-	cgroups   cgroups
+	cgroups   cgroup.Tree
 	profile   profile
 	filter    compiledFilter
 	logger    zerolog.Logger
@@ -68,7 +70,7 @@ func New(options Options) (*Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
-	groups, err := newCgroups(options.CgroupParent)
+	groups, err := cgroup.New(options.CgroupParent)
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +94,7 @@ func New(options Options) (*Runtime, error) {
 			return nil, fault.Adminf("making the run directory: %w", err)
 		}
 	}
-	if err := makeHelperShell(r.shellDir); err != nil {
+	if err := layout.MakeHelperShell(r.shellDir); err != nil {
 		return nil, fault.Adminf("making the helper root's mount points: %w", err)
 	}
 	return r, nil
@@ -153,7 +155,7 @@ func (r *Runtime) Level() isolation.Level { return isolation.ProcessLevel }
 // or a cgroup.
 func (r *Runtime) List(context.Context) ([]string, error) {
 	var ids []string
-	for _, dir := range append([]string{r.stateDir, r.bundleDir}, r.cgroups.parents()...) {
+	for _, dir := range append([]string{r.stateDir, r.bundleDir}, r.cgroups.Parents()...) {
 		entries, err := os.ReadDir(dir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("listing sandboxes: %w", err)
@@ -170,4 +172,4 @@ func (r *Runtime) List(context.Context) ([]string, error) {
 
 // Close gives back what New and the first sandboxes made on the host: the parent cgroup, if no sandbox is left
 // in it. Sandboxes that still live are not touched.
-func (r *Runtime) Close() error { return r.cgroups.removeParents() }
+func (r *Runtime) Close() error { return r.cgroups.RemoveParents() }
