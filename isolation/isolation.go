@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 )
 
@@ -130,8 +131,17 @@ type Spec struct {
 type Network struct {
 	// NetNS is a path that leads to the sandbox's network namespace (process level).
 	NetNS string
-	// Tap, MAC and Address configure a guest's interface (hypervisor level).
-	Tap, MAC, Address, Gateway string
+	// MAC, Address (in CIDR notation), Gateway and MTU (bytes) are those of the sandbox's interface. At the
+	// hypervisor level the guest has to be told them; frames with any other source address are dropped.
+	MAC, Address, Gateway string
+	MTU                   int
+	// Tap is the name of the tap device behind the guest's interface, and TapFile its only queue, without
+	// virtio-net headers (IFF_TAP | IFF_NO_PI); both empty when there is no network (hypervisor level). The
+	// device cannot be opened by its name, nor TapFile by a path: hand TapFile itself to the virtual
+	// machine's process (exec.Cmd.ExtraFiles; QEMU: -netdev tap,fd=N). It stays the network's, which
+	// closes it; the device goes with its last holder, whoever crashes.
+	Tap     string
+	TapFile *os.File
 	// Nameservers, Search and Options make the sandbox's resolv.conf; all empty writes an empty one.
 	Nameservers, Search, Options []string
 	// Hosts are extra lines of /etc/hosts, "address name...".
