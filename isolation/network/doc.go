@@ -1,5 +1,7 @@
-// Package network gives every sandbox its network: a namespace of its own and, in mode "nat", one veth pair to
-// a bridge from which only the internet and the configured name servers can be reached.
+// Package network gives every sandbox its network: in mode "nat" one port of a bridge from which only the internet
+// and the configured name servers can be reached. At the process level the port is a veth pair into a namespace
+// of its own, at the hypervisor level a tap device whose other end a virtual machine inherits. The rules are the
+// same: they know names of ports, and those do not tell the level.
 //
 // It owns the bridge, its ports, the namespaces, the sandboxes' addresses and two nftables tables (families
 // inet and bridge), all named after the bridge. It never changes a link, table or route that it did not make;
@@ -9,8 +11,8 @@
 //
 // # What a sandbox can reach
 //
-// Mode "none" is a namespace with nothing but loopback. Mode "nat" is enforced on the host, where a sandbox
-// cannot reach the rules:
+// Mode "none" is a namespace with nothing but loopback, or a guest without an interface. Mode "nat" is enforced
+// on the host, where a sandbox cannot reach the rules:
 //
 //   - Public IPv4 addresses, masqueraded behind the host's. Nothing outside can open a connection inwards.
 //   - The name servers, on port 53 only, wherever they are, the host included.
@@ -40,6 +42,7 @@
 // # What is left when the executor dies
 //
 // Namespaces are held by an open file of the Manager and by the sandbox's processes; they are never bind-mounted.
-// When both are gone the kernel removes the namespace and the veth pair in it. Entries of the nftables set of
-// allowed sources may stay: they name a link that no longer exists, and go with Detach or the next start.
+// When both are gone the kernel removes the namespace and the veth pair in it. A tap device is not persistent: it
+// goes when the Manager and the virtual machine's process have closed its one descriptor. Entries of the nftables
+// set of allowed sources may stay: they name a link that no longer exists, and go with Detach or the next start.
 package network

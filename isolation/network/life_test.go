@@ -53,11 +53,16 @@ func TestNothingLeaks(t *testing.T) {
 		if i%5 == 0 {
 			mode = ModeNone
 		}
-		_, err := m.Attach(t.Context(), id, mode, isolation.ProcessLevel)
+		level := isolation.ProcessLevel
+		if i%2 == 0 {
+			level = isolation.HypervisorLevel
+		}
+		_, err := m.Attach(t.Context(), id, mode, level)
 		require.NoError(t, err)
 		require.NoError(t, m.Detach(t.Context(), id))
 	}
 	attachDetach(1) // the first opens what stays open
+	attachDetach(2)
 	before := takeLedger(t, m)
 	for i := range 200 {
 		attachDetach(i)
@@ -69,12 +74,18 @@ func TestNothingLeaks(t *testing.T) {
 	require.Len(t, m.pool.taken, 0)
 }
 
-func TestRemoveLeavesNothing(t *testing.T) {
+func TestRemoveLeavesNothing(t *testing.T) { eachLevel(t, removeLeavesNothing) }
+
+func removeLeavesNothing(t *testing.T, level isolation.Level) {
 	m, err := New(options(t))
 	require.NoError(t, err)
 	before := takeLedger(t, m)
 	require.NoError(t, m.Prepare(t.Context()))
-	attach(t, m, "al-000000000001")
+	put := func() {
+		_, err := m.Attach(t.Context(), "al-000000000001", ModeNAT, level)
+		require.NoError(t, err)
+	}
+	put()
 	err = m.Remove(t.Context())
 	require.ErrorContains(t, err, "1 sandboxes attached")
 	require.Equal(t, fault.Admin, fault.ClassOf(err))
@@ -86,25 +97,26 @@ func TestRemoveLeavesNothing(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, ids)
 
-	attach(t, m, "al-000000000001") // makes all of it again
+	put() // makes all of it again
 	require.NoError(t, m.Detach(t.Context(), "al-000000000001"))
 	require.NoError(t, m.Remove(t.Context()))
 }
 
 func TestDetachIsIdempotentAndWorksForOthers(t *testing.T) {
+	eachLevel(t, detachIsIdempotentAndWorksForOthers)
+}
+
+func detachIsIdempotentAndWorksForOthers(t *testing.T, level isolation.Level) {
 	m := newManager(t, options(t))
 	other := newManager(t, options(t)) // takes bridge and rules over, with what is attached
 	require.NoError(t, m.Detach(t.Context(), "al-never"))
-	s := attach(t, m, "al-000000000001")
+	s := attachAt(t, level, m, "al-000000000001")
 	ids, err := other.Attached(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []string{s.id}, ids)
 
 	require.NoError(t, other.Detach(t.Context(), s.id))
-	inside(t, s.NetNS, func() {
-		_, err := net.InterfaceByName("eth0")
-		require.Error(t, err)
-	})
+	require.Nil(t, linkOf(t, s.id))
 	ids, err = other.Attached(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, ids)
@@ -116,10 +128,12 @@ func TestDetachIsIdempotentAndWorksForOthers(t *testing.T) {
 	require.Empty(t, ids)
 }
 
-func TestAttachTwiceIsRefused(t *testing.T) {
+func TestAttachTwiceIsRefused(t *testing.T) { eachLevel(t, attachTwiceIsRefused) }
+
+func attachTwiceIsRefused(t *testing.T, level isolation.Level) {
 	m := newManager(t, options(t))
-	s := attach(t, m, "al-000000000001")
-	_, err := m.Attach(t.Context(), s.id, ModeNAT, isolation.ProcessLevel)
+	s := attachAt(t, level, m, "al-000000000001")
+	_, err := m.Attach(t.Context(), s.id, ModeNAT, level)
 	require.ErrorContains(t, err, "already")
 	require.Equal(t, fault.System, fault.ClassOf(err))
 	require.NotNil(t, linkOf(t, s.id), "the first is untouched")
@@ -144,7 +158,11 @@ func TestConcurrentSandboxesGetAddressesOfTheirOwn(t *testing.T) {
 	for i := range n {
 		all.Go(func() {
 			id := fmt.Sprintf("al-%012x", i)
-			network, err := m.Attach(context.Background(), id, ModeNAT, isolation.ProcessLevel)
+			level := isolation.ProcessLevel
+			if i%2 == 0 {
+				level = isolation.HypervisorLevel
+			}
+			network, err := m.Attach(context.Background(), id, ModeNAT, level)
 			if err == nil {
 				sandboxes[i] = sandbox{network, id}
 			}
@@ -156,6 +174,9 @@ func TestConcurrentSandboxesGetAddressesOfTheirOwn(t *testing.T) {
 		require.NotEmpty(t, s.Address)
 		require.False(t, seen[s.Address], s.Address)
 		seen[s.Address] = true
+		if s.TapFile != nil {
+			s.NetNS = playGuest(t, s.Network)
+		}
 		require.True(t, s.reaches(t, "tcp", internet+":80"), s.Address)
 	}
 	for _, s := range sandboxes {
@@ -188,10 +209,12 @@ func TestFullSubnetIsSaid(t *testing.T) {
 	attach(t, m, "al-more")
 }
 
-func TestRulesAreMadeAgain(t *testing.T) {
+func TestRulesAreMadeAgain(t *testing.T) { eachLevel(t, rulesAreMadeAgain) }
+
+func rulesAreMadeAgain(t *testing.T, level isolation.Level) {
 	newWorld(t)
 	m := newManager(t, options(t))
-	s := attach(t, m, "al-000000000001")
+	s := attachAt(t, level, m, "al-000000000001")
 	before := rules(t)
 	require.NoError(t, m.prepare())
 	require.Equal(t, before, rules(t), "the same rules, not twice")
@@ -199,14 +222,14 @@ func TestRulesAreMadeAgain(t *testing.T) {
 	second := newManager(t, options(t))
 	require.Equal(t, before, rules(t))
 	require.True(t, s.reaches(t, "tcp", internet+":80"), "a successor keeps who is attached")
-	other := attach(t, second, "al-000000000002")
+	other := attachAt(t, level, second, "al-000000000002")
 	require.NotEqual(t, s.Address, other.Address)
 
 	tx, err := transaction()
 	require.NoError(t, err)
 	tx.FlushRuleset() // an administrator restarts nftables.service
 	require.NoError(t, tx.Flush())
-	third := attach(t, second, "al-000000000003")
+	third := attachAt(t, level, second, "al-000000000003")
 	for _, each := range []sandbox{s, other, third} {
 		require.True(t, each.reaches(t, "tcp", internet+":80"))
 		require.True(t, each.refused(t, "tcp", gateway+":80"))
@@ -261,7 +284,11 @@ func childID(i int) string { return fmt.Sprintf("al-child%d", i) }
 func childMain() {
 	m, err := New(Options{Bridge: "test0", Subnet: testSubnet, DNS: []string{lanDNS}, Logger: zerolog.Nop()})
 	for i := 0; i < 3 && err == nil; i++ {
-		_, err = m.Attach(context.Background(), childID(i), ModeNAT, isolation.ProcessLevel)
+		level := isolation.ProcessLevel
+		if i == 1 {
+			level = isolation.HypervisorLevel
+		}
+		_, err = m.Attach(context.Background(), childID(i), ModeNAT, level)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -299,7 +326,6 @@ func TestRefusedAttaches(t *testing.T) {
 		class  fault.Class
 		expect string
 	}{
-		"level":     {t.Context(), "al-1", ModeNAT, isolation.HypervisorLevel, fault.Admin, "not supported"},
 		"no level":  {t.Context(), "al-1", ModeNAT, 0, fault.System, "not a level"},
 		"mode":      {t.Context(), "al-1", "host", isolation.ProcessLevel, fault.Admin, `network "host" is unknown`},
 		"id":        {t.Context(), "al 1", ModeNAT, isolation.ProcessLevel, fault.System, "not a sandbox id"},
@@ -313,18 +339,18 @@ func TestRefusedAttaches(t *testing.T) {
 		})
 	}
 	require.Equal(t, before, takeLedger(t, m))
-	_, err := m.Attach(t.Context(), "al-1", ModeNAT, isolation.HypervisorLevel)
-	require.ErrorIs(t, err, isolation.ErrUnsupported)
 }
 
 // A start beside what an earlier process left: its addresses are not given out twice.
-func TestAddressesOfOthersAreNotTaken(t *testing.T) {
+func TestAddressesOfOthersAreNotTaken(t *testing.T) { eachLevel(t, addressesOfOthersAreNotTaken) }
+
+func addressesOfOthersAreNotTaken(t *testing.T, level isolation.Level) {
 	first := newManager(t, options(t))
-	left := attach(t, first, "al-000000000001")
+	left := attachAt(t, level, first, "al-000000000001")
 	second := newManager(t, options(t))
 	for i := range 3 {
 		for range 2 { // also after the reaper has looked
-			s := attach(t, second, fmt.Sprintf("al-00000000001%d", i))
+			s := attachAt(t, level, second, fmt.Sprintf("al-00000000001%d", i))
 			require.NotEqual(t, left.Address, s.Address)
 			require.NoError(t, second.Detach(t.Context(), s.id))
 			_, err := second.Attached(t.Context())
@@ -332,7 +358,7 @@ func TestAddressesOfOthersAreNotTaken(t *testing.T) {
 			second.pool.last = second.gateway
 		}
 	}
-	_, err := second.Attach(t.Context(), left.id, ModeNAT, isolation.ProcessLevel)
+	_, err := second.Attach(t.Context(), left.id, ModeNAT, level)
 	require.ErrorContains(t, err, "already")
 }
 
@@ -405,11 +431,15 @@ func TestForwardBlockersAreNamed(t *testing.T) {
 }
 
 func TestNarrowUplinkMakesNarrowSandboxes(t *testing.T) {
+	eachLevel(t, narrowUplinkMakesNarrowSandboxes)
+}
+
+func narrowUplinkMakesNarrowSandboxes(t *testing.T, level isolation.Level) {
 	newWorld(t)
 	wan, err := netlink.LinkByName("wan0")
 	require.NoError(t, err)
 	require.NoError(t, netlink.LinkSetMTU(wan, 1380))
-	s := attach(t, newManager(t, options(t)), "al-000000000001")
+	s := attachAt(t, level, newManager(t, options(t)), "al-000000000001")
 	inside(t, s.NetNS, func() {
 		eth0, err := net.InterfaceByName("eth0")
 		require.NoError(t, err)
@@ -418,13 +448,18 @@ func TestNarrowUplinkMakesNarrowSandboxes(t *testing.T) {
 }
 
 func BenchmarkAttachDetach(b *testing.B) {
-	for _, mode := range []string{ModeNAT, ModeNone} {
-		b.Run(mode, func(b *testing.B) {
+	for name, how := range map[string]struct {
+		mode  string
+		level isolation.Level
+	}{
+		"nat": {ModeNAT, isolation.ProcessLevel}, "none": {ModeNone, isolation.ProcessLevel}, "tap": {ModeNAT, isolation.HypervisorLevel},
+	} {
+		b.Run(name, func(b *testing.B) {
 			m := newManager(b, Options{Bridge: "test0", Subnet: testSubnet, DNS: []string{lanDNS}, Logger: zerolog.Nop()})
 			var attaching, detaching time.Duration
 			for b.Loop() {
 				start := time.Now()
-				_, err := m.Attach(b.Context(), "al-bench", mode, isolation.ProcessLevel)
+				_, err := m.Attach(b.Context(), "al-bench", how.mode, how.level)
 				require.NoError(b, err)
 				middle := time.Now()
 				require.NoError(b, m.Detach(b.Context(), "al-bench"))

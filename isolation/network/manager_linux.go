@@ -42,8 +42,9 @@ type attachment struct {
 	id    string
 	lock  chan struct{} // holds one token while Attach or Detach works on it
 	gone  bool          // Detach has finished: the map no longer has it
-	netns *os.File
-	addr  netip.Addr // invalid in mode none
+	netns *os.File      // process level
+	tap   *os.File      // hypervisor level
+	addr  netip.Addr    // invalid in mode none
 }
 
 // New checks the options and that the subnet is nobody else's on this host. It changes nothing: the bridge and
@@ -70,20 +71,19 @@ func New(options Options) (*Manager, error) {
 	return m, nil
 }
 
-// Attach makes a sandbox's network: mode "nat" or "none". The namespace that NetNS leads to lives until Detach or
-// the end of this process and of all processes in it. Address is in CIDR notation. When Attach fails, nothing
-// is left. The context is looked at before each step; a step takes a few milliseconds.
+// Attach makes a sandbox's network: mode "nat" or "none". At the process level that is a namespace, which lives until
+// Detach or the end of this process and of all processes in it; at the hypervisor level it is a tap device,
+// which lives until Detach or until this process and the virtual machine's have ended, and in mode none nothing
+// at all. When Attach fails, nothing is left. The context is looked at before each step; a step takes a few
+// milliseconds.
 //
-// Errors: class admin for an unknown mode, a missing name server or a host that lacks what NAT needs; one that
-// wraps isolation.ErrUnsupported for the hypervisor level; class system when the subnet is full.
+// Errors: class admin for an unknown mode, a missing name server or a host that lacks what NAT needs; class system
+// when the subnet is full.
 func (m *Manager) Attach(ctx context.Context, id, mode string, level isolation.Level) (isolation.Network, error) {
 	switch {
 	case !validID(id):
 		return isolation.Network{}, fault.Systemf("attaching sandbox %q: not a sandbox id", id)
-	case level == isolation.HypervisorLevel:
-		return isolation.Network{}, fault.WithRemedy(fault.Adminf("a network for sandbox %s at level %s: %w", id, level, isolation.ErrUnsupported),
-			"use isolation \"process\" on this host")
-	case level != isolation.ProcessLevel:
+	case level != isolation.ProcessLevel && level != isolation.HypervisorLevel:
 		return isolation.Network{}, fault.Systemf("attaching sandbox %s: %s is not a level", id, level)
 	case mode != ModeNAT && mode != ModeNone:
 		return isolation.Network{}, fault.Adminf("network %q is unknown: use %q or %q", mode, ModeNAT, ModeNone)
@@ -94,7 +94,7 @@ func (m *Manager) Attach(ctx context.Context, id, mode string, level isolation.L
 		return isolation.Network{}, err
 	}
 	defer a.release()
-	network, err := m.attach(ctx, a, mode)
+	network, err := m.attach(ctx, a, mode, level)
 	if err == nil {
 		return network, nil
 	}
@@ -105,12 +105,15 @@ func (m *Manager) Attach(ctx context.Context, id, mode string, level isolation.L
 	return isolation.Network{}, err
 }
 
-func (m *Manager) attach(ctx context.Context, a *attachment, mode string) (isolation.Network, error) {
+func (m *Manager) attach(ctx context.Context, a *attachment, mode string, level isolation.Level) (isolation.Network, error) {
 	if err := ctx.Err(); err != nil {
 		return isolation.Network{}, fault.Systemf("attaching sandbox %s: %w", a.id, context.Cause(ctx))
 	}
 	if mode == ModeNAT {
-		return m.attachNAT(ctx, a)
+		return m.attachNAT(ctx, a, level)
+	}
+	if level == isolation.HypervisorLevel {
+		return isolation.Network{Hosts: m.hosts}, nil
 	}
 	ns, err := newNamespace()
 	if err != nil {
@@ -123,7 +126,7 @@ func (m *Manager) attach(ctx context.Context, a *attachment, mode string) (isola
 
 // attachNAT puts a sandbox on the bridge. The order matters: the rules know the port's name before the port
 // exists, and the port is up only when it is isolated.
-func (m *Manager) attachNAT(ctx context.Context, a *attachment) (isolation.Network, error) {
+func (m *Manager) attachNAT(ctx context.Context, a *attachment, level isolation.Level) (isolation.Network, error) {
 	dns, err := m.nameservers()
 	if err != nil {
 		return isolation.Network{}, err
@@ -137,23 +140,14 @@ func (m *Manager) attachNAT(ctx context.Context, a *attachment) (isolation.Netwo
 	if err := m.admit(ctx, a, dns.servers); err != nil {
 		return isolation.Network{}, err
 	}
-	ns, err := newNamespace()
-	if err != nil {
-		return isolation.Network{}, fault.Systemf("attaching sandbox %s: %w", a.id, err)
-	}
-	defer ns.links.Close()
-	a.netns = ns.file
 	if err := ctx.Err(); err != nil {
 		return isolation.Network{}, fault.Systemf("attaching sandbox %s: %w", a.id, context.Cause(ctx))
 	}
-	if err := m.plug(ctx, a, ns); err != nil {
-		return isolation.Network{}, fault.Systemf("attaching sandbox %s: %w", a.id, err)
-	}
 	network := isolation.Network{
-		NetNS:   ns.path(),
 		MAC:     macOf(a.addr).String(),
 		Address: netip.PrefixFrom(a.addr, m.subnet.Bits()).String(),
 		Gateway: m.gateway.String(),
+		MTU:     m.mtuNow(),
 		Search:  dns.search,
 		Options: dns.options,
 		Hosts:   m.hosts,
@@ -161,7 +155,22 @@ func (m *Manager) attachNAT(ctx context.Context, a *attachment) (isolation.Netwo
 	for _, server := range dns.servers {
 		network.Nameservers = append(network.Nameservers, server.String())
 	}
+	if level == isolation.HypervisorLevel {
+		err = m.plugTap(ctx, a, &network)
+	} else {
+		err = m.plugVeth(ctx, a, &network)
+	}
+	if err != nil {
+		return isolation.Network{}, fault.Systemf("attaching sandbox %s: %w", a.id, err)
+	}
 	return network, nil
+}
+
+// mtuNow is the MTU of the bridge's ports.
+func (m *Manager) mtuNow() int {
+	m.host.RLock()
+	defer m.host.RUnlock()
+	return m.mtu
 }
 
 // admit enters a sandbox and its name servers into the rules, made again if necessary.
@@ -295,10 +304,12 @@ func (m *Manager) remove(a *attachment) error {
 		}
 		m.forgetConnections(a.addr)
 	}
-	if a.netns != nil {
-		// The last reference that this process has. An error would not keep it open.
-		_ = a.netns.Close()
-		a.netns = nil
+	for _, held := range []**os.File{&a.netns, &a.tap} {
+		if *held != nil {
+			// The last reference that this process has. An error would not keep it open.
+			_ = (*held).Close()
+			*held = nil
+		}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

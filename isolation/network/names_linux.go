@@ -18,7 +18,7 @@ func digest(text string, n int) string {
 // it, so a port is never without them, and other bridges' ports never meet them.
 func portPrefix(bridge string) string { return "al" + digest(bridge, 4) }
 
-// portName is the host's end of a sandbox's veth pair, 15 bytes, the most that a link's name can have.
+// portName is the host's end of a sandbox's veth pair, or its tap device: 15 bytes, the most that a link's name can have.
 func portName(bridge, id string) string { return portPrefix(bridge) + digest(id, 9) }
 
 // macOf derives a MAC address from an IP address: one owner per address, the same each time, so that

@@ -11,20 +11,28 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/airlock-ci/airlock/isolation"
 )
 
 // guestLink is the name of a sandbox's interface.
 const guestLink = "eth0"
 
-// port is the host's end of a sandbox's veth pair.
+// port is the host's end of a sandbox's veth pair, or its tap device.
 type port struct {
 	id   string
 	addr netip.Addr
 }
 
-// plug connects a namespace to the bridge: the far end is made inside the namespace at once, so it never
+// plugVeth connects a new namespace to the bridge: the far end is made inside the namespace at once, so it never
 // shows up on the host.
-func (m *Manager) plug(ctx context.Context, a *attachment, ns *namespace) error {
+func (m *Manager) plugVeth(ctx context.Context, a *attachment, network *isolation.Network) error {
+	ns, err := newNamespace()
+	if err != nil {
+		return err
+	}
+	defer ns.links.Close()
+	a.netns, network.NetNS = ns.file, ns.path()
 	m.host.RLock()
 	defer m.host.RUnlock()
 	attrs := netlink.NewLinkAttrs()
@@ -127,7 +135,7 @@ func (m *Manager) configureGuest(links *netlink.Handle, addr netip.Addr) (netlin
 	return link, nil
 }
 
-// unplug removes a sandbox's veth pair, both ends; it succeeds when there is none.
+// unplug removes a sandbox's veth pair, both ends, or its tap device; it succeeds when there is none.
 func (m *Manager) unplug(id string) error {
 	name := portName(m.bridge, id)
 	link, err := netlink.LinkByName(name)

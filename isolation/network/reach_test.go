@@ -4,6 +4,7 @@ package network
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -21,8 +22,12 @@ import (
 )
 
 func TestSandboxReachesTheInternetBehindTheHost(t *testing.T) {
+	eachLevel(t, sandboxReachesTheInternetBehindTheHost)
+}
+
+func sandboxReachesTheInternetBehindTheHost(t *testing.T, level isolation.Level) {
 	newWorld(t)
-	s := attach(t, newManager(t, options(t)), "al-000000000001")
+	s := attachAt(t, level, newManager(t, options(t)), "al-000000000001")
 	inside(t, s.NetNS, func() {
 		seen, err := ask("tcp", internet+":80")
 		require.NoError(t, err)
@@ -33,11 +38,13 @@ func TestSandboxReachesTheInternetBehindTheHost(t *testing.T) {
 }
 
 // The first packet after Attach must pass: a lost one costs a job a second.
-func TestNetworkIsReadyAtOnce(t *testing.T) {
+func TestNetworkIsReadyAtOnce(t *testing.T) { eachLevel(t, networkIsReadyAtOnce) }
+
+func networkIsReadyAtOnce(t *testing.T, level isolation.Level) {
 	newWorld(t)
 	m := newManager(t, options(t))
 	for i := range 20 {
-		s := attach(t, m, fmt.Sprintf("al-%012x", i))
+		s := attachAt(t, level, m, fmt.Sprintf("al-%012x", i))
 		inside(t, s.NetNS, func() {
 			conn, err := net.Dial("tcp4", internet+":80")
 			require.NoError(t, err)
@@ -67,17 +74,24 @@ func forbidden() map[string]string {
 	}
 }
 
-func TestSandboxReachesNothingPrivate(t *testing.T) {
+func TestSandboxReachesNothingPrivate(t *testing.T) { eachLevel(t, sandboxReachesNothingPrivate) }
+
+func sandboxReachesNothingPrivate(t *testing.T, level isolation.Level) {
 	newWorld(t)
 	m := newManager(t, options(t))
-	s := attach(t, m, "al-000000000001")
+	s := attachAt(t, level, m, "al-000000000001")
 	t.Run("refused at once", func(t *testing.T) {
 		inside(t, s.NetNS, func() {
 			for _, address := range []string{gateway + ":80", lanServer + ":80", metadata + ":80"} {
 				_, err := ask("tcp", address)
 				require.ErrorIs(t, err, unix.ECONNREFUSED)
 			}
-			_, err := ask("udp", metadata+":80")
+			var err error
+			for range 20 { // the kernel sends few ICMP messages a second to one address
+				if _, err = askPatiently("udp", metadata+":80", silence); errors.Is(err, unix.EHOSTUNREACH) {
+					break
+				}
+			}
 			require.ErrorIs(t, err, unix.EHOSTUNREACH)
 		})
 	})
@@ -105,14 +119,16 @@ func TestSandboxReachesNothingPrivate(t *testing.T) {
 	})
 }
 
-func TestNameServersAnswerOnPort53Only(t *testing.T) {
+func TestNameServersAnswerOnPort53Only(t *testing.T) { eachLevel(t, nameServersAnswerOnPort53Only) }
+
+func nameServersAnswerOnPort53Only(t *testing.T, level isolation.Level) {
 	newWorld(t)
 	serve(t, 53)
 	o := options(t)
 	o.DNS = []string{lanDNS, gateway}
 	o.DNSSearch = []string{"example.org"}
 	o.ExtraHosts = []string{"registry:10.77.0.2"}
-	s := attach(t, newManager(t, o), "al-000000000001")
+	s := attachAt(t, level, newManager(t, o), "al-000000000001")
 	for _, server := range o.DNS {
 		require.True(t, s.reaches(t, "udp", server+":53"), server)
 		require.True(t, s.reaches(t, "tcp", server+":53"), server)
@@ -157,12 +173,14 @@ func TestAllowOpensExactlyWhatItNames(t *testing.T) {
 	}
 }
 
-func TestSandboxesCannotMeet(t *testing.T) {
+func TestSandboxesCannotMeet(t *testing.T) { eachLevel(t, sandboxesCannotMeet) }
+
+func sandboxesCannotMeet(t *testing.T, level isolation.Level) {
 	w := newWorld(t)
 	o := options(t)
 	o.Allow = []string{"172.16.0.0/12"} // not even then
 	m := newManager(t, o)
-	a, b := attach(t, m, "al-00000000000a"), attach(t, m, "al-00000000000b")
+	a, b := attachAt(t, level, m, "al-00000000000a"), attachAt(t, level, m, "al-00000000000b")
 	inside(t, b.NetNS, func() { serve(t, 80) })
 	require.True(t, b.reaches(t, "tcp", b.addr().String()+":80"))
 	require.True(t, a.refused(t, "tcp", b.addr().String()+":80"))
@@ -208,7 +226,7 @@ func TestSandboxesCannotMeet(t *testing.T) {
 func (s sandbox) sees(t *testing.T, do func()) [][]byte {
 	t.Helper()
 	var fd int
-	inside(t, s.NetNS, func() { fd, _ = packetSocket(t) })
+	inside(t, s.NetNS, func() { fd, _ = packetSocket(t, "eth0") })
 	defer unix.Close(fd)
 	require.NoError(t, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: silence.Microseconds()}))
 	do()
@@ -227,10 +245,12 @@ func (s sandbox) sees(t *testing.T, do func()) [][]byte {
 	}
 }
 
-func TestForgedSourcesAreDropped(t *testing.T) {
+func TestForgedSourcesAreDropped(t *testing.T) { eachLevel(t, forgedSourcesAreDropped) }
+
+func forgedSourcesAreDropped(t *testing.T, level isolation.Level) {
 	w := newWorld(t)
 	m := newManager(t, options(t))
-	a, b := attach(t, m, "al-00000000000a"), attach(t, m, "al-00000000000b")
+	a, b := attachAt(t, level, m, "al-00000000000a"), attachAt(t, level, m, "al-00000000000b")
 	macA, macB, gatewayMAC := macOf(a.addr()), macOf(b.addr()), macOf(netip.MustParseAddr(gateway))
 	ipA, ipB := a.addr().String(), b.addr().String()
 	tagged := append([]byte{0, 5, 8, 0}, datagram(ipA, internet, 9, "tagged")...)
@@ -270,6 +290,46 @@ func TestForgedSourcesAreDropped(t *testing.T) {
 	})
 }
 
+// The host's own stack never sees what a sandbox may not send.
+func TestOnlyIPv4ComesIn(t *testing.T) { eachLevel(t, onlyIPv4ComesIn) }
+
+func onlyIPv4ComesIn(t *testing.T, level isolation.Level) {
+	s := attachAt(t, level, newManager(t, options(t)), "al-000000000001")
+	fd, _ := packetSocket(t, "test0")
+	defer unix.Close(fd)
+	require.NoError(t, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: silence.Microseconds()}))
+	mac, gatewayMAC := macOf(s.addr()), macOf(netip.MustParseAddr(gateway))
+	honest := datagram(s.addr().String(), gateway, 9, "honest")
+	advertisement := append([]byte{0x60, 0, 0, 0, 0, 8, unix.IPPROTO_ICMPV6, 255}, make([]byte, 40)...)
+	for _, f := range [][]byte{
+		frame(net.HardwareAddr{0x33, 0x33, 0, 0, 0, 1}, mac, unix.ETH_P_IPV6, advertisement),
+		frame(gatewayMAC, mac, unix.ETH_P_IPV6, advertisement),
+		frame(gatewayMAC, mac, unix.ETH_P_8021Q, append([]byte{0, 5, 8, 0}, honest...)),
+		frame(gatewayMAC, mac, unix.ETH_P_8021AD, append([]byte{0, 5, 0x81, 0, 0, 5, 8, 0}, honest...)),
+		frame(gatewayMAC, mac, 40, make([]byte, 60)), // IEEE 802.3 with a length
+		frame(net.HardwareAddr{0x01, 0x80, 0xc2, 0, 0, 0}, mac, 38, append([]byte{0x42, 0x42, 3}, make([]byte, 60)...)),
+		frame(gatewayMAC, mac, unix.ETH_P_IP, honest),
+	} {
+		s.inject(t, f)
+	}
+	var kinds []string
+	buffer := make([]byte, 2048)
+	for {
+		n, from, err := unix.Recvfrom(fd, buffer, 0)
+		if err != nil {
+			break
+		}
+		if from.(*unix.SockaddrLinklayer).Pkttype == unix.PACKET_OUTGOING {
+			continue
+		}
+		require.Equal(t, s.MAC, net.HardwareAddr(buffer[6:12]).String())
+		if kind := binary.BigEndian.Uint16(buffer[12:]); kind != unix.ETH_P_ARP {
+			kinds = append(kinds, fmt.Sprintf("%#x %d", kind, n))
+		}
+	}
+	require.Equal(t, []string{fmt.Sprintf("0x800 %d", 14+len(honest))}, kinds)
+}
+
 func hostNeighbour(t *testing.T, ip string) string {
 	t.Helper()
 	bridge, err := netlink.LinkByName("test0")
@@ -285,11 +345,13 @@ func hostNeighbour(t *testing.T, ip string) string {
 }
 
 // A server may keep sending to a connection whose sandbox is gone. The next sandbox with that address must not get it.
-func TestConnectionsEndWithTheirSandbox(t *testing.T) {
+func TestConnectionsEndWithTheirSandbox(t *testing.T) { eachLevel(t, connectionsEndWithTheirSandbox) }
+
+func connectionsEndWithTheirSandbox(t *testing.T, level isolation.Level) {
 	w := newWorld(t)
 	o := options(t)
 	m := newManager(t, o)
-	s := attach(t, m, "al-000000000001")
+	s := attachAt(t, level, m, "al-000000000001")
 	var server net.PacketConn
 	var seenAs net.Addr
 	w.internet.in(t, func() {
@@ -324,7 +386,7 @@ func TestConnectionsEndWithTheirSandbox(t *testing.T) {
 	_ = first.Close()
 	require.NoError(t, m.Detach(t.Context(), s.id))
 	m.pool = newAddresses(m.subnet) // so that the next gets the same address
-	next := attach(t, m, "al-000000000002")
+	next := attachAt(t, level, m, "al-000000000002")
 	require.Equal(t, s.Address, next.Address)
 	require.False(t, hears(listen(next)))
 }
@@ -350,9 +412,11 @@ func TestModeNoneHasNothingButLoopback(t *testing.T) {
 	require.Equal(t, []string{"al-000000000001"}, ids)
 }
 
-func TestHostHasNoIPv6TowardsSandboxes(t *testing.T) {
+func TestHostHasNoIPv6TowardsSandboxes(t *testing.T) { eachLevel(t, hostHasNoIPv6TowardsSandboxes) }
+
+func hostHasNoIPv6TowardsSandboxes(t *testing.T, level isolation.Level) {
 	m := newManager(t, options(t))
-	s := attach(t, m, "al-000000000001")
+	s := attachAt(t, level, m, "al-000000000001")
 	for _, name := range []string{"test0", portName("test0", s.id)} {
 		link, err := netlink.LinkByName(name)
 		require.NoError(t, err)
@@ -362,9 +426,11 @@ func TestHostHasNoIPv6TowardsSandboxes(t *testing.T) {
 	}
 }
 
-func TestSandboxInterface(t *testing.T) {
+func TestSandboxInterface(t *testing.T) { eachLevel(t, sandboxInterface) }
+
+func sandboxInterface(t *testing.T, level isolation.Level) {
 	m := newManager(t, options(t))
-	s := attach(t, m, "al-000000000001")
+	s := attachAt(t, level, m, "al-000000000001")
 	require.Equal(t, gateway, s.Gateway)
 	require.True(t, netip.MustParsePrefix(testSubnet).Contains(s.addr()))
 	inside(t, s.NetNS, func() {

@@ -5,6 +5,7 @@ package network
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -229,15 +230,72 @@ func newManager(t testing.TB, o Options) *Manager {
 
 func attach(t *testing.T, m *Manager, id string) sandbox {
 	t.Helper()
-	network, err := m.Attach(t.Context(), id, ModeNAT, isolation.ProcessLevel)
+	return attachAt(t, isolation.ProcessLevel, m, id)
+}
+
+// attachAt attaches a sandbox of a level. The NetNS of one of the hypervisor level plays its guest.
+func attachAt(t *testing.T, level isolation.Level, m *Manager, id string) sandbox {
+	t.Helper()
+	network, err := m.Attach(t.Context(), id, ModeNAT, level)
 	require.NoError(t, err)
+	if level == isolation.HypervisorLevel {
+		network.NetNS = playGuest(t, network)
+	}
 	return sandbox{network, id}
 }
 
-// packetSocket is a raw one on eth0 of the current namespace, which a job could open only with NET_RAW.
-func packetSocket(t *testing.T) (fd int, index int) {
+// eachLevel runs a test of what must hold at both levels alike.
+func eachLevel(t *testing.T, test func(t *testing.T, level isolation.Level)) {
+	for _, level := range []isolation.Level{isolation.ProcessLevel, isolation.HypervisorLevel} {
+		t.Run(level.String(), func(t *testing.T) { test(t, level) })
+	}
+}
+
+// playGuest does what a virtual machine does with a tap device: a namespace plays the guest, and frames are carried
+// between the device's descriptor and an interface there, set up with what the guest would be told.
+func playGuest(t *testing.T, network isolation.Network) (netns string) {
 	t.Helper()
-	link, err := net.InterfaceByName("eth0")
+	guest := newPlace(t)
+	var inner *os.File
+	guest.in(t, func() {
+		var err error
+		inner, err = openTap("eth0")
+		require.NoError(t, err)
+	})
+	t.Cleanup(func() { _ = inner.Close() })
+	links := guest.ns.links
+	link, err := links.LinkByName("eth0")
+	require.NoError(t, err)
+	mac, err := net.ParseMAC(network.MAC)
+	require.NoError(t, err)
+	require.NoError(t, links.LinkSetHardwareAddr(link, mac))
+	require.NoError(t, links.LinkSetMTU(link, network.MTU))
+	require.NoError(t, links.AddrAdd(link, &netlink.Addr{IPNet: cidr(network.Address)}))
+	require.NoError(t, links.LinkSetUp(link))
+	require.NoError(t, links.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.ParseIP(network.Gateway)}))
+	go carry(inner, network.TapFile)
+	go carry(network.TapFile, inner)
+	return guest.ns.path()
+}
+
+// carry copies frames, each read being one, until either end is closed.
+func carry(to, from *os.File) {
+	buffer := make([]byte, 1<<16)
+	for {
+		n, err := from.Read(buffer)
+		if err == nil {
+			_, err = to.Write(buffer[:n])
+		}
+		if errors.Is(err, os.ErrClosed) || errors.Is(err, unix.EBADFD) {
+			return
+		}
+	}
+}
+
+// packetSocket is a raw one on an interface of the current namespace, which a job could open only with NET_RAW.
+func packetSocket(t *testing.T, name string) (fd int, index int) {
+	t.Helper()
+	link, err := net.InterfaceByName(name)
 	require.NoError(t, err)
 	all := binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, unix.ETH_P_ALL))
 	fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(all))
@@ -250,7 +308,7 @@ func packetSocket(t *testing.T) (fd int, index int) {
 func (s sandbox) inject(t *testing.T, frame []byte) {
 	t.Helper()
 	inside(t, s.NetNS, func() {
-		fd, index := packetSocket(t)
+		fd, index := packetSocket(t, "eth0")
 		defer unix.Close(fd)
 		require.NoError(t, unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: index}))
 	})
