@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"path/filepath"
-	"slices"
 
 	"github.com/airlock-ci/airlock/executor/api/fault"
 )
@@ -30,6 +29,8 @@ type Request struct {
 	Holder string
 	// Credentials are tried on the image's registry, each on its own only. They are not kept.
 	Credentials []Credentials
+	// Form is what the base is for: FormDisk has its layers and its disk made.
+	Form Form
 	// AllowLocal is true when an administrator chose the image: only they may name files of the host.
 	AllowLocal bool
 }
@@ -44,6 +45,10 @@ type Base struct {
 	// Layers are host directories, upper-most first, in overlayfs's format (whiteouts are character devices
 	// 0/0, opaque directories carry trusted.overlay.opaque). No layers make an empty root.
 	Layers []string
+	// Disk, with FormDisk, is a file of DiskSize bytes with a read-only ext4 file system that holds what an overlay
+	// of the layers would show, and a /lost+found. The file is mode 0444 in a directory that only root may
+	// search: hand it on as a descriptor.
+	Disk   string
 	Config Config
 	// Pulled is false when nothing had to be unpacked.
 	Pulled bool
@@ -61,6 +66,25 @@ func (c *Cache) Base(ctx context.Context, req Request, progress io.Writer) (Base
 	}
 	ctx, cancel := c.boundPull(ctx, ref)
 	defer cancel()
+	base, err := c.unpacked(ctx, ref, req, progress)
+	if err != nil || req.Form != FormDisk {
+		return base, err
+	}
+	image := c.store.image(base.Digest)
+	if image == nil { // another hand took its layers, and somebody noticed
+		err = fault.Systemf("image %s left the cache while it was in use", ref.asked)
+	} else {
+		base.Disk, err = c.disk(ctx, ref.asked, image, progress)
+	}
+	if err != nil {
+		c.store.unlease(base.Digest, req.Holder)
+		return Base{}, err
+	}
+	return base, nil
+}
+
+// unpacked leases the unpacked layers of an image.
+func (c *Cache) unpacked(ctx context.Context, ref reference, req Request, progress io.Writer) (Base, error) {
 	switch req.PullPolicy {
 	case PullAlways:
 	case PullIfNotPresent, PullNever:
@@ -117,13 +141,10 @@ func (c *Cache) authorise(ctx context.Context, ref reference, image *imageRecord
 }
 
 func (c *Cache) base(ref reference, image *imageRecord) Base {
-	layers := make([]string, 0, len(image.Layers))
-	for _, l := range slices.Backward(image.Layers) {
-		dir := filepath.Join(layerDir(c.opts.Dir, l.DiffID), "fs")
-		// Of equal layers the upper one hides the lower one entirely, and overlayfs refuses to stack both.
-		if !slices.Contains(layers, dir) {
-			layers = append(layers, dir)
-		}
+	stack := image.stack()
+	layers := make([]string, len(stack))
+	for i, id := range stack {
+		layers[i] = filepath.Join(layerDir(c.opts.Dir, id), "fs")
 	}
 	return Base{Image: ref.asked, Digest: image.Digest, Layers: layers, Config: image.Config}
 }

@@ -18,13 +18,13 @@ type Options struct {
 	// Dir is kept across reboots; RunDir need not be. Both are made when missing. Layers and scratches need
 	// a file system below Dir that has xattrs and sparse files (ext4, xfs, btrfs).
 	Dir, RunDir string
-	// DiskLimit bounds the unpacked images, in bytes; 0: no bound. See Collect.
+	// DiskLimit bounds the unpacked images and their disks, in bytes; 0: no bound. See Collect.
 	DiskLimit int64
 	// InsecureRegistries are hosts, with port, that may be talked to by plain HTTP. Loopback always may.
 	InsecureRegistries []string
 	// PullTimeout bounds one pull; 0 means 30 min.
 	PullTimeout time.Duration
-	// Scratch is the kind of scratches; empty means ScratchLoop.
+	// Scratch is the kind of scratches, other than disks for guests; empty means ScratchLoop.
 	Scratch ScratchKind
 	// ScratchSize is the size, in bytes, of which some scratches are kept ready; 0 keeps none ready until one
 	// was asked for.
@@ -61,6 +61,7 @@ type Cache struct {
 	store     *store
 	pulls     flights[*pull]
 	layers    flights[struct{}]
+	disks     flights[struct{}]
 	scratches *scratches
 
 	// life ends with Close; work that outlives its caller lives in it and is counted by background.
@@ -86,6 +87,7 @@ func New(opts Options) (*Cache, error) {
 	c.life, c.endOfLife = context.WithCancelCause(context.Background())
 	c.pulls.init(c.life, &c.background)
 	c.layers.init(c.life, &c.background)
+	c.disks.init(c.life, &c.background)
 	c.transport, c.closeIdle = newTransport(opts.InsecureRegistries)
 	if err := c.open(); err != nil {
 		return nil, errors.Join(err, c.Close())
@@ -105,6 +107,9 @@ func (c *Cache) open() error {
 	}
 	for _, id := range c.store.strayLayers() {
 		c.discard(layerDir(c.opts.Dir, id))
+	}
+	for _, name := range c.store.strayDisks() {
+		c.discard(diskPath(c.opts.Dir, name))
 	}
 	if c.scratches, err = newScratches(c); err != nil {
 		return err
@@ -148,7 +153,7 @@ func prepareDirs(opts *Options) error {
 	if err := os.Chmod(opts.Dir, 0o700); err != nil {
 		return fmt.Errorf("closing the cache directory to others: %w", err)
 	}
-	for _, sub := range []string{"layers/sha256", "images", "refs", "ingest", "pool", "scratch", "trash", "volumes"} {
+	for _, sub := range []string{"layers/sha256", "disks", "images", "refs", "ingest", "pool", "scratch", "trash", "volumes"} {
 		if err := os.MkdirAll(filepath.Join(opts.Dir, sub), 0o700); err != nil {
 			return fmt.Errorf("making the cache directory: %w", err)
 		}

@@ -15,7 +15,7 @@ import (
 type ImageInfo struct {
 	Names  []string // sorted; names that were moved to another image are not among them
 	Digest string
-	// Size is what its layers take unpacked, in bytes, those shared with other images included.
+	// Size is what its layers and its disk take, in bytes, what it shares with other images included.
 	Size int64
 	// Created is when it came into the cache.
 	Created, LastUsed time.Time
@@ -32,7 +32,7 @@ func (c *Cache) List(context.Context) ([]ImageInfo, error) {
 	defer s.mu.Unlock()
 	infos := make([]ImageInfo, 0, len(s.images))
 	for _, image := range s.images {
-		infos = append(infos, ImageInfo{Names: s.namesOf(image.Digest), Digest: image.Digest, Size: image.size(),
+		infos = append(infos, ImageInfo{Names: s.namesOf(image.Digest), Digest: image.Digest, Size: image.size() + s.disks[diskName(image.stack())],
 			Created: image.Created, LastUsed: image.lastUsed, Leases: len(s.leases[image.Digest]), Private: image.private()})
 	}
 	slices.SortFunc(infos, func(a, b ImageInfo) int {
@@ -41,7 +41,7 @@ func (c *Cache) List(context.Context) ([]ImageInfo, error) {
 	return infos, nil
 }
 
-// Usage returns what the unpacked layers take, in bytes, and the limit (0: none).
+// Usage returns what the unpacked layers and the disks take, in bytes, and the limit (0: none).
 func (c *Cache) Usage() (used, limit int64) {
 	c.store.mu.Lock()
 	defer c.store.mu.Unlock()
@@ -113,7 +113,8 @@ func (c *Cache) identify(image string) (name, digest string, err error) {
 
 // Collect removes what nobody can ask for (images whose names moved on, layers of failed pulls) and then the
 // least recently used images until the rest fits the disk limit. What is leased or being pulled stays, so the
-// limit may be exceeded as long as that is in use. It runs by itself after every pull.
+// limit may be exceeded as long as that is in use. An image takes its disk along. It runs by itself after every
+// pull and every disk that was made.
 func (c *Cache) Collect(context.Context) (freed int64, err error) {
 	s := c.store
 	s.mu.Lock()
@@ -140,7 +141,7 @@ func (c *Cache) Collect(context.Context) (freed int64, err error) {
 	return freed, nil
 }
 
-// freeLayers discards the layers that no image and no pull needs. The caller holds the store's lock.
+// freeLayers discards the layers and disks that no image and no pull needs. The caller holds the store's lock.
 func (c *Cache) freeLayers() (freed int64) {
 	s := c.store
 	needed := map[string]bool{}
@@ -156,12 +157,23 @@ func (c *Cache) freeLayers() (freed int64) {
 			freed += l.size
 		}
 	}
+	neededDisks := s.neededDisks()
+	for name, size := range s.disks {
+		if !neededDisks[name] {
+			c.discard(diskPath(s.dir, name))
+			delete(s.disks, name)
+			freed += size
+		}
+	}
 	return freed
 }
 
 func (s *store) used() (sum int64) {
 	for _, l := range s.layers {
 		sum += l.size
+	}
+	for _, size := range s.disks {
+		sum += size
 	}
 	return sum
 }

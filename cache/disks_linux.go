@@ -23,7 +23,6 @@ const readyDisks = 3
 // disks keeps formatted disk images ready: taking one is a rename.
 type disks struct {
 	cache *Cache
-	mkfs  string
 
 	mu        sync.Mutex
 	templates map[int64]string
@@ -31,17 +30,28 @@ type disks struct {
 	filling   map[int64]bool
 }
 
-func newDisks(c *Cache) (*disks, error) {
-	mkfs, err := exec.LookPath("mkfs.ext4")
-	if err != nil {
-		return nil, fault.WithRemedy(fault.Adminf("scratches need mkfs.ext4: %w", err),
-			"install e2fsprogs, or set the scratch's kind to tmpfs")
+func newDisks(c *Cache) *disks {
+	return &disks{cache: c, templates: map[int64]string{}, ready: map[int64][]string{}, filling: map[int64]bool{}}
+}
+
+// prepare finds out early whether disk images can be made, and makes the first.
+func (d *disks) prepare() error {
+	if _, err := findMkfs(); err != nil {
+		return err
 	}
-	d := &disks{cache: c, mkfs: mkfs, templates: map[int64]string{}, ready: map[int64][]string{}, filling: map[int64]bool{}}
-	if size := c.opts.ScratchSize; size >= minScratch {
+	if size := d.cache.opts.ScratchSize; size >= minScratch {
 		d.refill(size)
 	}
-	return d, nil
+	return nil
+}
+
+func findMkfs() (string, error) {
+	mkfs, err := exec.LookPath("mkfs.ext4")
+	if err != nil {
+		return "", fault.WithRemedy(fault.Adminf("scratches need mkfs.ext4: %w", err),
+			"install e2fsprogs, or set the scratch's kind to tmpfs")
+	}
+	return mkfs, nil
 }
 
 // take moves a formatted disk image of a size to path.
@@ -124,6 +134,10 @@ func (d *disks) template(ctx context.Context, size int64) (string, error) {
 	if ctx.Err() != nil {
 		return "", fmt.Errorf("making a disk image: %w", context.Cause(ctx))
 	}
+	mkfs, err := findMkfs()
+	if err != nil {
+		return "", err
+	}
 	f, err := os.CreateTemp(filepath.Join(d.cache.opts.Dir, "pool"), "template-*")
 	if err != nil {
 		return "", fault.Systemf("making a disk image: %w", err)
@@ -131,7 +145,7 @@ func (d *disks) template(ctx context.Context, size int64) (string, error) {
 	if err := errors.Join(f.Truncate(size), f.Close()); err != nil {
 		return "", fault.Systemf("making a disk image: %w", err)
 	}
-	if err := format(ctx, d.mkfs, f.Name()); err != nil {
+	if err := format(ctx, mkfs, f.Name()); err != nil {
 		return "", errors.Join(err, os.Remove(f.Name()))
 	}
 	d.templates[size] = f.Name()

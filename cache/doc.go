@@ -10,18 +10,20 @@
 //
 //	Dir/lock                     held by the one process that may use Dir
 //	Dir/layers/sha256/<id>/fs    an unpacked layer, by the digest of its uncompressed tar (its diff id)
+//	Dir/disks/sha256-<hash>.ext4 the layers of an image merged into one disk, for guests; by a hash of their ids
 //	Dir/images/<digest>.json     an image: configuration and layers; its mtime is when it was last used
 //	Dir/refs/<hash>.json         what a name led to when it was last resolved
-//	Dir/ingest/<random>          layers in the making; emptied at start
+//	Dir/ingest/<random>          layers and disks in the making; emptied at start
 //	Dir/pool/<random>            formatted scratch files, ready to be taken; emptied at start
-//	Dir/scratch/<id>             a scratch: its disk image, or its directory
+//	Dir/scratch/<id>             a scratch: its disk image, mounted here or a guest's, or its directory
 //	Dir/trash/<random>           being deleted
 //	Dir/volumes/<hash>-<scope>   what jobs cache
 //	RunDir/scratch/<id>          where a scratch is mounted
 //
 // A layer counts only if an image's record names it, and a record is written, atomically, only when all its
 // layers are complete and synced. So whatever kills the process or the host, a half-made layer is never seen:
-// New removes what no record names.
+// New removes what no record names. A disk gets its name when it is complete and synced, and stays as long as there
+// is an image that has just those layers.
 //
 // # Whose image is it
 //

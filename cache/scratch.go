@@ -33,14 +33,21 @@ type ScratchRequest struct {
 	// ID is the sandbox's: [a-z0-9-]{1,40}.
 	ID string
 	// Size in bytes, at least 16 MiB; file system structures take a small part of it. 0: a plain directory
-	// without bound, whatever the kind.
+	// without bound, whatever the kind. For FormDisk at most DiskSize, which 0 stands for.
 	Size int64
+	// Form is what the scratch is for; with FormDisk Options.Scratch does not matter.
+	Form Form
 }
 
 // Scratch is the writable layer of one sandbox.
 type Scratch struct {
 	// Dir is an empty, mounted directory, mode 0755. What is below it is the runtime's.
 	Dir string
+	// Disk, with FormDisk instead of Dir, is a sparse file of DiskSize bytes that begins with an empty ext4 file
+	// system of the size asked for: nothing is attached or mounted. The rest of the file is a hole that the
+	// file system never touches, but whoever has the whole device can: bound the writer too (RLIMIT_FSIZE).
+	// It is mode 0600 in a directory that only root may search: hand it on as a descriptor.
+	Disk string
 }
 
 // minScratch is the smallest size: ext4's own structures need some.
@@ -56,6 +63,10 @@ func (c *Cache) NewScratch(ctx context.Context, req ScratchRequest) (Scratch, er
 	if req.Size < 0 || req.Size > 0 && req.Size < minScratch {
 		return Scratch{}, fault.WithRemedy(fault.Adminf("a scratch of %s is too small", bytesize.Format(req.Size)),
 			"set scratch_size to 16 MiB or more")
+	}
+	if req.Form == FormDisk && req.Size > DiskSize {
+		return Scratch{}, fault.WithRemedy(fault.Adminf("a scratch of %s is too large for a disk", bytesize.Format(req.Size)),
+			"set scratch_size to 64 GiB or less")
 	}
 	err := os.Mkdir(c.scratchDir(req.ID), 0o700)
 	if errors.Is(err, fs.ErrExist) {

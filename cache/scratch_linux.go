@@ -19,15 +19,14 @@ import (
 // scratches makes and destroys scratches.
 type scratches struct {
 	cache *Cache
-	disks *disks // of ScratchLoop
+	disks *disks
 }
 
 func newScratches(c *Cache) (*scratches, error) {
-	s := &scratches{cache: c}
+	s := &scratches{cache: c, disks: newDisks(c)}
 	switch c.opts.Scratch {
 	case ScratchLoop:
-		var err error
-		if s.disks, err = newDisks(c); err != nil {
+		if err := s.disks.prepare(); err != nil {
 			return nil, err
 		}
 	case ScratchTmpfs, ScratchDirectory:
@@ -38,6 +37,9 @@ func newScratches(c *Cache) (*scratches, error) {
 }
 
 func (s *scratches) create(ctx context.Context, req ScratchRequest) (Scratch, error) {
+	if req.Form == FormDisk {
+		return s.createDisk(ctx, req)
+	}
 	if req.Size == 0 || s.cache.opts.Scratch == ScratchDirectory {
 		dir := filepath.Join(s.cache.scratchDir(req.ID), "fs")
 		return Scratch{Dir: dir}, makeDir0755(dir)
@@ -62,6 +64,28 @@ func (s *scratches) create(ctx context.Context, req ScratchRequest) (Scratch, er
 	}
 	return Scratch{Dir: mount}, mountDisk(disk, mount)
 }
+
+// createDisk makes a scratch for a guest.
+func (s *scratches) createDisk(ctx context.Context, req ScratchRequest) (Scratch, error) {
+	disk := s.cache.guestDisk(req.ID)
+	size := req.Size
+	if size == 0 {
+		size = DiskSize
+	}
+	if err := s.disks.take(ctx, size, disk); err != nil {
+		return Scratch{}, err
+	}
+	if err := failpoint.Hit("scratch-guest"); err != nil {
+		return Scratch{}, err
+	}
+	if err := os.Truncate(disk, DiskSize); err != nil {
+		return Scratch{}, fault.Systemf("growing the disk image: %w", err)
+	}
+	return Scratch{Disk: disk}, nil
+}
+
+// guestDisk is never attached here, so that nobody need look for a loop device over it.
+func (c *Cache) guestDisk(id string) string { return filepath.Join(c.scratchDir(id), "guest.img") }
 
 func (c *Cache) scratchDisk(id string) string { return filepath.Join(c.scratchDir(id), "disk.img") }
 
@@ -171,6 +195,9 @@ func shutDown(mount, disk string) {
 }
 
 func (s *scratches) usage(id string) (int64, error) {
+	if info, err := os.Lstat(s.cache.guestDisk(id)); err == nil {
+		return allocated(info), nil
+	}
 	if _, err := os.Lstat(s.cache.scratchMount(id)); err == nil {
 		var st unix.Statfs_t
 		if err := unix.Statfs(s.cache.scratchMount(id), &st); err != nil {

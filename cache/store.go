@@ -24,6 +24,7 @@ type store struct {
 	images map[string]*imageRecord   // by digest
 	refs   map[string]*refRecord     // by name
 	layers map[string]*layer         // by diff id; complete ones only
+	disks  map[string]int64          // name -> bytes it takes; complete ones only
 	leases map[string]map[string]int // digest -> holder -> count; may precede the image
 	pins   map[string]int            // diff id -> pulls that rely on it; may precede the layer
 }
@@ -64,7 +65,7 @@ func (s *store) refPath(name string) string {
 // be pulled again.
 func openStore(dir string, log zerolog.Logger) (*store, error) {
 	s := &store{dir: dir, images: map[string]*imageRecord{}, refs: map[string]*refRecord{},
-		layers: map[string]*layer{}, leases: map[string]map[string]int{}, pins: map[string]int{}}
+		layers: map[string]*layer{}, disks: map[string]int64{}, leases: map[string]map[string]int{}, pins: map[string]int{}}
 	err := eachFile(filepath.Join(dir, "images"), func(path string, info fs.FileInfo) error {
 		image := &imageRecord{}
 		if err := readRecord(path, image); err != nil || !image.valid() || s.imagePath(image.Digest) != path || !s.complete(image) {
@@ -86,7 +87,10 @@ func openStore(dir string, log zerolog.Logger) (*store, error) {
 		s.refs[ref.Name] = ref
 		return nil
 	})
-	return s, err
+	if err != nil {
+		return nil, err
+	}
+	return s, s.openDisks()
 }
 
 func eachFile(dir string, visit func(path string, info fs.FileInfo) error) error {

@@ -5,6 +5,7 @@ package cache
 import (
 	"context"
 	"io"
+	"io/fs"
 	"os"
 	"runtime"
 
@@ -20,6 +21,10 @@ func lockDir(string) (*os.File, error) { return nil, errUnsupported() }
 func syncFileSystem(string) error { return errUnsupported() }
 
 func unpack(context.Context, string, io.Reader, *budget) (int64, error) { return 0, errUnsupported() }
+
+func writeDisk(context.Context, *os.File, []string) error { return errUnsupported() }
+
+func allocated(info fs.FileInfo) int64 { return info.Size() }
 
 type scratches struct{}
 

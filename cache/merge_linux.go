@@ -1,0 +1,320 @@
+package cache
+
+import (
+	"archive/tar"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/airlock-ci/airlock/executor/api/bytesize"
+	"github.com/airlock-ci/airlock/executor/api/fault"
+)
+
+// maxDiskFile is the largest file that a disk can hold, in bytes: the converter's extents are wrong from 42 GiB on.
+const maxDiskFile = 32 << 30
+
+// merge writes as one tar what an overlay of the layers, upper-most first, shows. It reads the layers themselves
+// and mounts nothing: no privilege is needed, and nothing can be left. One difference is left on purpose: a
+// layer whose root is marked as opaque hides all below it, as the image format says; overlayfs looks
+// for that mark in every directory but the root.
+//
+// Errors of reading are the system's; all others say what a tar or the receiver cannot hold.
+func merge(ctx context.Context, layers []string, to io.Writer) error {
+	m := &merger{ctx: ctx, tar: tar.NewWriter(to), written: map[fileID]string{}, buffer: make([]byte, 256<<10)}
+	var trees []*tree
+	for _, dir := range layers {
+		t, err := openTree(dir)
+		if err != nil {
+			return err
+		}
+		defer t.close()
+		trees = append(trees, t)
+	}
+	if len(trees) > 0 {
+		if err := m.directory("", trees); err != nil {
+			return err
+		}
+	}
+	return m.tar.Close()
+}
+
+type merger struct {
+	ctx     context.Context
+	tar     *tar.Writer
+	written map[fileID]string // the first name of files that have several
+	buffer  []byte
+}
+
+type fileID struct{ dev, ino uint64 }
+
+// directory writes a directory, which all of these layers have, and what is in it. Only while it writes the files
+// of one directory does it hold descriptors, one for each layer: neither depth nor width uses them up.
+func (m *merger) directory(name string, layers []*tree) error {
+	fds, layers, err := m.openAll(name, layers)
+	defer func() { closeAll(fds) }()
+	if err != nil {
+		return err
+	}
+	if err := m.writeDirectory(name, fds[0]); err != nil {
+		return err
+	}
+	children, err := list(name, fds)
+	if err != nil {
+		return err
+	}
+	var below []string
+	for _, base := range sortedNames(children) {
+		switch c := children[base]; {
+		case len(c.dirs) > 0:
+			below = append(below, base)
+		case !c.hidden:
+			if err := m.file(path.Join(name, base), fds[c.layer], base); err != nil {
+				return err
+			}
+		}
+	}
+	closeAll(fds)
+	fds = nil
+	for _, base := range below {
+		trees := make([]*tree, 0, len(children[base].dirs))
+		for _, i := range children[base].dirs {
+			trees = append(trees, layers[i])
+		}
+		if err := m.directory(path.Join(name, base), trees); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openAll opens a directory in each layer, upper-most first, down to the one that hides those below.
+func (m *merger) openAll(name string, layers []*tree) (fds []int, opened []*tree, err error) {
+	if m.ctx.Err() != nil {
+		return nil, nil, fault.Systemf("interrupted: %w", context.Cause(m.ctx))
+	}
+	for _, t := range layers {
+		fd, err := t.walk(name, false)
+		if err != nil {
+			return fds, nil, reading("opening", name, err)
+		}
+		fds, opened = append(fds, fd), append(opened, t)
+		value := make([]byte, 1)
+		if n, err := unix.Fgetxattr(fd, "trusted.overlay.opaque", value); err == nil && string(value[:n]) == "y" {
+			break
+		}
+	}
+	return fds, opened, nil
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		_ = unix.Close(fd)
+	}
+}
+
+// child is one name in a merged directory.
+type child struct {
+	layer  int   // the upper-most layer that has it
+	dirs   []int // the layers whose directories of that name are merged; none: it is no directory
+	hidden bool  // the upper-most layer whites it out
+	ended  bool  // what layers further below have is hidden
+}
+
+// list merges the names of a directory in several layers.
+func list(name string, fds []int) (map[string]*child, error) {
+	children := map[string]*child{}
+	for i, fd := range fds {
+		names, err := namesIn(fd)
+		if err != nil {
+			return nil, reading("listing", name, err)
+		}
+		for _, base := range names {
+			c := children[base]
+			if c != nil && c.ended {
+				continue
+			}
+			kind, err := statKind(fd, base)
+			if err != nil {
+				return nil, reading("looking at", path.Join(name, base), err)
+			}
+			switch {
+			case kind == kindDir && c == nil:
+				children[base] = &child{layer: i, dirs: []int{i}}
+			case kind == kindDir:
+				c.dirs = append(c.dirs, i)
+			case c == nil:
+				children[base] = &child{layer: i, hidden: kind == kindWhiteout, ended: true}
+			default:
+				c.ended = true
+			}
+		}
+	}
+	return children, nil
+}
+
+func namesIn(fd int) ([]string, error) {
+	again, err := openDirAt(fd, ".") // a descriptor of its own, to be closed with its os.File
+	if err != nil {
+		return nil, err
+	}
+	dir := os.NewFile(uintptr(again), ".")
+	defer dir.Close()
+	return dir.Readdirnames(-1)
+}
+
+func sortedNames(children map[string]*child) []string {
+	names := make([]string, 0, len(children))
+	for name := range children {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (m *merger) writeDirectory(name string, fd int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return reading("looking at", name, err)
+	}
+	header := headerOf(name+"/", tar.TypeDir, &st)
+	if name == "" {
+		header.Name = "./"
+	}
+	if err := addAttributes(header, fd); err != nil {
+		return err
+	}
+	return m.tar.WriteHeader(header)
+}
+
+// file writes what is no directory.
+func (m *merger) file(name string, parent int, base string) error {
+	var st unix.Stat_t
+	if err := unix.Fstatat(parent, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return reading("looking at", name, err)
+	}
+	if st.Nlink > 1 {
+		id := fileID{st.Dev, st.Ino}
+		if first, again := m.written[id]; again {
+			header := headerOf(name, tar.TypeLink, &st)
+			header.Linkname = first
+			return m.tar.WriteHeader(header)
+		}
+		m.written[id] = name
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		return m.regular(name, parent, base)
+	case unix.S_IFLNK:
+		header := headerOf(name, tar.TypeSymlink, &st)
+		target := make([]byte, unix.PathMax)
+		n, err := unix.Readlinkat(parent, base, target)
+		if err != nil {
+			return reading("reading", name, err)
+		}
+		header.Linkname = string(target[:n])
+		return m.tar.WriteHeader(header)
+	case unix.S_IFIFO:
+		return m.tar.WriteHeader(headerOf(name, tar.TypeFifo, &st))
+	default:
+		return fault.Systemf("layers hold %.200q, of unknown type %#o", name, st.Mode&unix.S_IFMT)
+	}
+}
+
+func (m *merger) regular(name string, parent int, base string) error {
+	fd, err := unix.Openat(parent, base, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return reading("opening", name, err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return reading("looking at", name, err)
+	}
+	if st.Size > maxDiskFile {
+		return fault.WithRemedy(fault.Authorf("the image's %.200q has %s, %s are allowed", name, bytesize.Format(st.Size), bytesize.Format(maxDiskFile)),
+			"make the file smaller, or run the job at level process")
+	}
+	header := headerOf(name, tar.TypeReg, &st)
+	header.Size = st.Size
+	if err := addAttributes(header, fd); err != nil {
+		return err
+	}
+	if err := m.tar.WriteHeader(header); err != nil {
+		return err
+	}
+	content := &layerFile{ctx: m.ctx, file: f}
+	n, err := io.CopyBuffer(struct{ io.Writer }{m.tar}, io.LimitReader(content, st.Size), m.buffer)
+	switch {
+	case content.err != nil:
+		return reading("reading", name, content.err)
+	case err == nil && n < st.Size:
+		return fault.Systemf("layers changed: %.200q lost its end", name)
+	}
+	return err
+}
+
+// layerFile tells errors of reading a layer apart from those of writing it elsewhere.
+type layerFile struct {
+	ctx  context.Context
+	file *os.File
+	err  error
+}
+
+// Read is io.Reader's.
+func (l *layerFile) Read(p []byte) (int, error) {
+	if l.ctx.Err() != nil {
+		l.err = context.Cause(l.ctx)
+		return 0, l.err
+	}
+	n, err := l.file.Read(p)
+	if err != nil && err != io.EOF { //nolint:errorlint // os.File returns it as it is
+		l.err = err
+	}
+	return n, err
+}
+
+// headerOf carries over owner, mode and modification time. A disk cannot tell times before 1970.
+func headerOf(name string, kind byte, st *unix.Stat_t) *tar.Header {
+	modified := time.Unix(max(st.Mtim.Sec, 0), st.Mtim.Nsec)
+	return &tar.Header{
+		Typeflag: kind, Name: name, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid), Format: tar.FormatPAX,
+		ModTime: modified, AccessTime: modified, ChangeTime: modified,
+	}
+}
+
+// addAttributes carries over the extended attributes that unpacking keeps.
+func addAttributes(header *tar.Header, fd int) error {
+	names := make([]byte, 64<<10) // XATTR_LIST_MAX
+	n, err := unix.Flistxattr(fd, names)
+	if err != nil {
+		return reading("listing the attributes of", header.Name, err)
+	}
+	value := make([]byte, 64<<10) // XATTR_SIZE_MAX
+	for name := range strings.SplitSeq(string(names[:n]), "\x00") {
+		if name == "" || !keptAttribute(name) {
+			continue
+		}
+		size, err := unix.Fgetxattr(fd, name, value)
+		if err != nil {
+			return reading("reading "+name+" of", header.Name, err)
+		}
+		if header.PAXRecords == nil {
+			header.PAXRecords = map[string]string{}
+		}
+		header.PAXRecords["SCHILY.xattr."+name] = string(value[:size])
+	}
+	return nil
+}
+
+// reading classifies an error of the host in reading what was unpacked.
+func reading(doing, name string, err error) error {
+	return fault.Systemf("%s %.200q of the unpacked image: %w", doing, fmt.Sprint("/", name), err)
+}
