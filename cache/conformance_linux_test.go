@@ -15,8 +15,11 @@ func TestConformance(t *testing.T) {
 		return adapter{c}, err
 	}
 	conformance.TestLayers(t, conformance.LayersEnv{
-		Open:       open,
-		KillPoints: []string{"cache-unpacked", "cache-commit", "scratch-disk", "scratch-attached", "scratch-mounted"},
+		Open: open,
+		KillPoints: []string{
+			"cache-unpacked", "cache-commit", "cache-disk", "cache-disk-named",
+			"scratch-guest", "scratch-disk", "scratch-attached", "scratch-mounted",
+		},
 	})
 }
 
@@ -26,6 +29,16 @@ type adapter struct{ *cache.Cache }
 func (a adapter) Base(ctx context.Context, image, pullPolicy, holder string, progress io.Writer) ([]string, bool, error) {
 	base, err := a.Cache.Base(ctx, cache.Request{Image: image, PullPolicy: pullPolicy, Holder: holder}, progress)
 	return base.Layers, base.Pulled, err
+}
+
+func (a adapter) Disk(ctx context.Context, image, holder string) (string, error) {
+	base, err := a.Cache.Base(ctx, cache.Request{Image: image, PullPolicy: "if-not-present", Holder: holder, Form: cache.FormDisk}, nil)
+	return base.Disk, err
+}
+
+func (a adapter) NewScratchDisk(ctx context.Context, id string, size int64) (string, error) {
+	scratch, err := a.Cache.NewScratch(ctx, cache.ScratchRequest{ID: id, Size: size, Form: cache.FormDisk})
+	return scratch.Disk, err
 }
 
 func (a adapter) NewScratch(ctx context.Context, id string, size int64) (string, error) {

@@ -52,6 +52,9 @@ type merger struct {
 	buffer  []byte
 }
 
+// maxAttribute bounds an extended attribute's value, and the list of their names, in bytes; linux/limits.h.
+const maxAttribute = 64 << 10
+
 type fileID struct{ dev, ino uint64 }
 
 // directory writes a directory, which all of these layers have, and what is in it. Only while it writes the files
@@ -187,7 +190,7 @@ func (m *merger) writeDirectory(name string, fd int) error {
 	if name == "" {
 		header.Name = "./"
 	}
-	if err := addAttributes(header, fd); err != nil {
+	if err := m.addAttributes(header, fd); err != nil {
 		return err
 	}
 	return m.tar.WriteHeader(header)
@@ -244,7 +247,7 @@ func (m *merger) regular(name string, parent int, base string) error {
 	}
 	header := headerOf(name, tar.TypeReg, &st)
 	header.Size = st.Size
-	if err := addAttributes(header, fd); err != nil {
+	if err := m.addAttributes(header, fd); err != nil {
 		return err
 	}
 	if err := m.tar.WriteHeader(header); err != nil {
@@ -291,13 +294,12 @@ func headerOf(name string, kind byte, st *unix.Stat_t) *tar.Header {
 }
 
 // addAttributes carries over the extended attributes that unpacking keeps.
-func addAttributes(header *tar.Header, fd int) error {
-	names := make([]byte, 64<<10) // XATTR_LIST_MAX
+func (m *merger) addAttributes(header *tar.Header, fd int) error {
+	names, value := m.buffer[:maxAttribute], m.buffer[maxAttribute:2*maxAttribute]
 	n, err := unix.Flistxattr(fd, names)
 	if err != nil {
 		return reading("listing the attributes of", header.Name, err)
 	}
-	value := make([]byte, 64<<10) // XATTR_SIZE_MAX
 	for name := range strings.SplitSeq(string(names[:n]), "\x00") {
 		if name == "" || !keptAttribute(name) {
 			continue

@@ -42,6 +42,32 @@ func layersBaseIsImmutable(w *layersWorld) {
 	require.Equal(w, before, Fingerprint(w.TB, dirs...))
 }
 
+func layersDisk(w *layersWorld) {
+	lower := layersLayer(w.TB, "etc/", "", "etc/conf", "original", "etc/old", "removed by the upper layer")
+	upper := layersLayer(w.TB, "etc/", "", "etc/.wh.old", "", "etc/new", "of the upper layer")
+	image := w.registry.push("base", lower, upper)
+	layers := w.start()
+	disk := w.disk(layers, image, "al-1")
+	require.Equal(w, disk, w.disk(layers, image, "al-2"), "shared")
+	root := w.mountDisk(disk)
+	require.Equal(w, "original", readString(w.TB, root, "etc/conf"))
+	require.Equal(w, "of the upper layer", readString(w.TB, root, "etc/new"))
+	require.NoFileExists(w, filepath.Join(root, "etc/old"), "whited out")
+	require.Equal(w, 1, w.registry.timesSent(lower))
+
+	for _, holder := range []string{"al-1", "al-2"} {
+		_, err := layers.Remove(w.Context(), image)
+		require.Equal(w, fault.Admin, fault.ClassOf(err), "leased: %v", err)
+		require.FileExists(w, disk)
+		layers.Release(holder)
+	}
+	_, err := layers.Remove(w.Context(), image)
+	require.NoError(w, err)
+	require.NoFileExists(w, disk)
+	require.Equal(w, "original", readString(w.TB, root, "etc/conf"), "its last user keeps it")
+	require.DirExists(w, w.mountDisk(w.disk(layers, w.registry.push("nothing"), "al-3")), "without any layers")
+}
+
 func layersEmptyImage(w *layersWorld) {
 	layers := w.start()
 	require.Empty(w, w.base(layers, w.registry.push("nothing"), "al-1"))

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -27,6 +28,27 @@ func (w *layersWorld) mountJob(layers Layers, dirs []string, id string) string {
 	require.NoError(w, unix.Mount("overlay", root, "overlay", 0, fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work",
 		strings.Join(dirs, ":"), scratch, scratch)))
 	return root
+}
+
+// mountDisk mounts a base's disk until the test ends, as a guest does.
+func (w *layersWorld) mountDisk(disk string) string {
+	root := w.TempDir()
+	w.run("mount", "-t", "ext4", "-o", "ro,loop", disk, root)
+	w.Cleanup(func() { unmount(w.TB, root) })
+	return root
+}
+
+// mountWritable mounts a scratch's disk.
+func (w *layersWorld) mountWritable(disk string) string {
+	root := w.TempDir()
+	w.run("mount", "-t", "ext4", "-o", "loop", disk, root)
+	return root
+}
+
+func (w *layersWorld) run(name string, args ...string) {
+	w.Helper()
+	out, err := exec.CommandContext(w.Context(), name, args...).CombinedOutput()
+	require.NoError(w, err, string(out))
 }
 
 func unmount(t testing.TB, path string) {

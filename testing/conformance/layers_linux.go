@@ -28,6 +28,13 @@ type Layers interface {
 	Close() error
 }
 
+// Disks is the power of Layers to give guests, which have a kernel of their own, disk images.
+type Disks interface {
+	// Disk leases the base as one read-only disk image.
+	Disk(ctx context.Context, image, holder string) (path string, err error)
+	NewScratchDisk(ctx context.Context, id string, size int64) (path string, err error)
+}
+
 // LayersOptions say where an instance lives. Dir and RunDir survive it.
 type LayersOptions struct {
 	Dir, RunDir string
@@ -57,12 +64,14 @@ func TestLayers(t *testing.T, env LayersEnv) {
 		run  func(w *layersWorld)
 	}{
 		{"a base is shared and no job can change it", layersBaseIsImmutable},
+		{"a disk holds what the layers show", layersDisk},
 		{"an image without layers is a base", layersEmptyImage},
 		{"concurrent jobs pull an image once", layersPullOnce},
 		{"shared layers are pulled once", layersShareLayers},
 		{"a scratch is bounded", layersScratchIsBounded},
 		{"a scratch is discarded", layersScratchIsDiscarded},
 		{"a scratch in use is destroyed all the same", layersScratchInUse},
+		{"a guest's scratch is discarded", layersScratchDisk},
 		{"scratches do not meet", layersScratchesAreApart},
 		{"a leased image stays", layersLeaseHolds},
 		{"the least recently used goes first", layersCollectOldest},
@@ -109,6 +118,14 @@ func (w *layersWorld) start() Layers {
 	require.NoError(w, err)
 	w.Cleanup(func() { require.NoError(w, layers.Close()) })
 	return layers
+}
+
+func (w *layersWorld) disk(layers Layers, image, holder string) string {
+	w.Helper()
+	require.Implements(w, (*Disks)(nil), layers)
+	path, err := layers.(Disks).Disk(w.Context(), image, holder)
+	require.NoError(w, err)
+	return path
 }
 
 func (w *layersWorld) base(layers Layers, image, holder string) []string {

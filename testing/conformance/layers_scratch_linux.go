@@ -93,3 +93,27 @@ func layersScratchesAreApart(w *layersWorld) {
 	require.NoError(w, os.WriteFile(filepath.Join(two, "f"), []byte("2"), 0o600))
 	require.NoError(w, layers.DestroyScratch(w.Context(), "al-2"))
 }
+
+func layersScratchDisk(w *layersWorld) {
+	layers := w.start()
+	require.Implements(w, (*Disks)(nil), layers)
+	for range 2 { // the second of an id finds nothing of the first
+		disk, err := layers.(Disks).NewScratchDisk(w.Context(), "al-1", scratchSize)
+		require.NoError(w, err)
+		root := w.mountWritable(disk)
+		entries, err := os.ReadDir(root)
+		require.NoError(w, err)
+		require.Len(w, entries, 1, "lost+found")
+		err = os.WriteFile(filepath.Join(root, "f"), make([]byte, scratchSize+1), 0o600)
+		require.ErrorIs(w, err, syscall.ENOSPC)
+		unmount(w.TB, root)
+		_, err = layers.NewScratch(w.Context(), "al-1", scratchSize)
+		require.Error(w, err, "one id, one scratch")
+		require.FileExists(w, disk)
+		require.NoError(w, layers.DestroyScratch(w.Context(), "al-1"))
+		require.NoFileExists(w, disk)
+		ids, err := layers.Scratches(w.Context())
+		require.NoError(w, err)
+		require.Empty(w, ids)
+	}
+}
