@@ -306,7 +306,7 @@ func TestDisksThatCannotBeMade(t *testing.T) {
 		require.NoError(t, os.Truncate(filepath.Join(layer, "vast"), maxDiskFile+1))
 		err := write(t.Context(), disk, []string{layer})
 		require.Equal(t, fault.Author, fault.ClassOf(err), "%v", err)
-		require.ErrorContains(t, err, `"vast" has 32.0 GiB`)
+		require.ErrorContains(t, err, `"vast" has 32 GiB`)
 	})
 	t.Run("a layer that is gone", func(t *testing.T) {
 		err := write(t.Context(), disk, []string{filepath.Join(t.TempDir(), "none")})

@@ -156,6 +156,40 @@ func TestAMissingRuntimeIsNeverReplacedByAWeakerOne(t *testing.T) {
 	require.ErrorContains(t, err, "no runtime for hypervisor isolation")
 	require.Equal(t, fault.System, fault.ClassOf(err))
 	f.requireNothingLeft(t)
+
+	f = newFixture(t, func(o *jobs.Options) {
+		o.Settings.Policy = policy.Fixed{Level: isolation.HypervisorLevel}
+		o.Unavailable = map[isolation.Level]error{isolation.HypervisorLevel: fault.Adminf("no QEMU here")}
+	})
+	err = f.prepare()
+	require.ErrorContains(t, err, "not run at a weaker level: no QEMU here")
+	require.Equal(t, fault.System, fault.ClassOf(err), "another runner may have what this one lacks")
+}
+
+// A guest gets disks, and no directory of the host whatever the configuration says about caches.
+func TestWhatTheLevelsAreMadeOf(t *testing.T) {
+	made := func(level isolation.Level) isolation.Spec {
+		f := newFixture(t, func(o *jobs.Options) {
+			o.Settings.Policy = policy.Fixed{Level: level, Network: "nat", CacheScope: "project"}
+			o.Runtimes = append(o.Runtimes, o.Layers.(*fakes.World).Runtime(isolation.HypervisorLevel))
+		})
+		require.NoError(t, f.prepare())
+		require.Len(t, f.world.Created, 1)
+		return f.world.Created[0]
+	}
+	container, guest := made(isolation.ProcessLevel), made(isolation.HypervisorLevel)
+	require.NotEmpty(t, container.Image.Layers)
+	require.NotEmpty(t, container.Helper.Layers)
+	require.NotEmpty(t, container.ScratchDir)
+	require.Contains(t, container.CacheDir, "project-42-protected")
+	require.Empty(t, container.Image.Disk+container.Helper.Disk+container.ScratchDisk)
+
+	require.NotEmpty(t, guest.Image.Disk)
+	require.NotEmpty(t, guest.Helper.Disk)
+	require.NotEmpty(t, guest.ScratchDisk)
+	require.Empty(t, guest.Image.Layers)
+	require.Empty(t, guest.Helper.Layers)
+	require.Empty(t, guest.ScratchDir+guest.CacheDir)
 }
 
 func TestImagesAndPullPoliciesAreTheAdministrators(t *testing.T) {

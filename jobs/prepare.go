@@ -242,9 +242,10 @@ func choosePullPolicy(allowed, requested []string) (string, error) {
 }
 
 // cacheScope names what may share a cache with the job: jobs of the same project, as GitLab attests it, and of
-// the same protection. An unprotected job can then never write what a protected one will read.
+// the same protection. An unprotected job can then never write what a protected one will read. No directory of the
+// host is shared with a guest, so at the hypervisor level every job has a cache of its own.
 func cacheScope(decision Decision, job *gitlab.JobResponse) string {
-	if decision.CacheScope != "project" || job.JobInfo.ProjectID == nil || job.GitInfo.Protected == nil {
+	if decision.Level == isolation.HypervisorLevel || decision.CacheScope != "project" || job.JobInfo.ProjectID == nil || job.GitInfo.Protected == nil {
 		return ""
 	}
 	protection := "unprotected"

@@ -38,8 +38,10 @@ type Options struct {
 	Layers   Layers
 	Networks Networks
 	Runtimes []isolation.Runtime
-	Journal  Journal
-	Logger   zerolog.Logger
+	// Unavailable says, for a level without a runtime, why this host has none.
+	Unavailable map[isolation.Level]error
+	Journal     Journal
+	Logger      zerolog.Logger
 	// Version is Airlock's, for the job log; Instance is the executor process's random name.
 	Version, Instance string
 }
@@ -50,6 +52,7 @@ type Service struct {
 	layers   Layers
 	networks Networks
 	runtimes map[isolation.Level]isolation.Runtime
+	missing  map[isolation.Level]error
 	journal  Journal
 	log      zerolog.Logger
 	version  string
@@ -65,7 +68,7 @@ func New(o Options) *Service {
 	s := &Service{
 		layers: o.Layers, networks: o.Networks, journal: o.Journal, log: o.Logger,
 		version: o.Version, instance: o.Instance,
-		runtimes: map[isolation.Level]isolation.Runtime{},
+		runtimes: map[isolation.Level]isolation.Runtime{}, missing: o.Unavailable,
 		sessions: map[string]*session{},
 	}
 	for _, r := range o.Runtimes {
@@ -95,8 +98,11 @@ func (s *Service) runtime(level isolation.Level) (isolation.Runtime, error) {
 	if r, ok := s.runtimes[level]; ok {
 		return r, nil
 	}
-	return nil, fault.WithRemedy(
-		fault.Systemf("this host has no runtime for %s isolation, and the job is not run at a weaker level", level),
+	refusal := fault.Systemf("this host has no runtime for %s isolation, and the job is not run at a weaker level", level)
+	if why := s.missing[level]; why != nil {
+		refusal = fault.Systemf("%w: %w", refusal, why)
+	}
+	return nil, fault.WithRemedy(refusal,
 		"see `airlock doctor` on the host for what it can run")
 }
 

@@ -32,7 +32,7 @@ type Config struct {
 	// AllowedPullPolicies bound what image:pull_policy may ask for; default: PullPolicies.
 	AllowedPullPolicies []string
 
-	// Limits are memory (default 4 GiB), cpus (default 0: all of the host's), pids_limit (default 4096) and
+	// Limits are memory (default 4 GiB, never 0), cpus (default 0: all of the host's), pids_limit (default 4096) and
 	// scratch_size (default 20 GiB).
 	Limits isolation.Limits
 
@@ -42,7 +42,8 @@ type Config struct {
 	DNS, DNSSearch, ExtraHosts []string
 	Network                    Network
 
-	Cache Cache
+	Cache      Cache
+	Hypervisor Hypervisor
 
 	// StateDir holds what must survive a reboot (images, caches); default /var/lib/airlock.
 	StateDir string
@@ -93,4 +94,19 @@ type Cache struct {
 	// Scratch is how a scratch is bounded to scratch_size: "loop" (an ext4 image on a loop device; default),
 	// "tmpfs" (in memory) or "directory" (not bounded at all).
 	Scratch string
+}
+
+// Hypervisor is [hypervisor]: the virtual machines of jobs at the hypervisor level. Their size is that of Limits, memory
+// rounded up to whole 2 MiB and cpus to whole ones.
+type Hypervisor struct {
+	// QEMU is the emulator, by name or absolute path; default qemu-system-x86_64.
+	QEMU string
+	// Kernel is the guests' kernel: "auto" (default: the newest of the distribution's) or the absolute path of one.
+	Kernel string
+	// KernelDir is where kernels (boot/vmlinuz-VERSION) and their modules (lib/modules/VERSION) are looked for;
+	// default "/".
+	KernelDir string
+	// AllowEmulation lets a host without working hardware virtualisation interpret its guests, several times slower;
+	// default false: such a host refuses the jobs.
+	AllowEmulation bool
 }

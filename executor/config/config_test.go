@@ -70,6 +70,11 @@ scope = "job"
 insecure_registries = ["registry.local:5000", "192.0.2.1"]
 pull_timeout = "90s"
 scratch = "tmpfs"
+[hypervisor]
+qemu = "/opt/qemu/bin/qemu-system-x86_64"
+kernel = "/boot/vmlinuz-6.1.0"
+kernel_dir = "/srv/kernels"
+allow_emulation = true
 `)
 	require.Equal(t, &config.Config{
 		Isolation: isolation.ProcessLevel, Image: "debian:13", HelperImage: "oci:/srv/helper",
@@ -84,6 +89,9 @@ scratch = "tmpfs"
 		Cache: config.Cache{
 			Scope: "job", InsecureRegistries: []string{"registry.local:5000", "192.0.2.1"},
 			PullTimeout: 90 * time.Second, Scratch: "tmpfs",
+		},
+		Hypervisor: config.Hypervisor{
+			QEMU: "/opt/qemu/bin/qemu-system-x86_64", Kernel: "/boot/vmlinuz-6.1.0", KernelDir: "/srv/kernels", AllowEmulation: true,
 		},
 		StateDir: "/srv/airlock", RunDir: "/run/airlock-2", Group: "ci", Runtime: "/usr/local/bin/crun",
 		CgroupParent: "system.slice/airlock.service/jobs", GracefulKillTimeout: 30 * time.Second, OrphanTimeout: 5 * time.Minute,
@@ -145,7 +153,12 @@ func TestProblems(t *testing.T) {
 		{"unknown key in an inline table", "network = { bridge = 'x', brigde = 'y' }\n", []string{`1:27: network.brigde: unknown key; did you mean bridge in [network]?`}},
 		{"quoted key with a dot", "\"network.bridge\" = 'x'\n", []string{`1:1: "network.bridge": unknown key; `}},
 		{"unknown table, once", "[netwrok]\nbridge = 'x'\nsubnet = 'y'\n", []string{`1:2: netwrok: unknown table; did you mean [network]?`}},
-		{"unknown table, nothing near", "[x]\n", []string{`1:2: x: unknown table; remove it; the tables are [network], [cache]`}},
+		{"unknown table, nothing near", "[x]\n", []string{`1:2: x: unknown table; remove it; the tables are [network], [cache], [hypervisor]`}},
+		{"words for truth", "[hypervisor]\nallow_emulation = \"yes\"\n", []string{`2:19: hypervisor.allow_emulation: "yes" is neither true nor false; write true or false`}},
+		{"hypervisor's paths", "[hypervisor]\nqemu = \"./qemu\"\nkernel = \"newest\"\nkernel_dir = \"srv\"\n", []string{
+			`2:8: hypervisor.qemu: "./qemu" is not a program; `, `3:10: hypervisor.kernel: "newest" is not a kernel; write "auto"`,
+			`4:14: hypervisor.kernel_dir: "srv" is not an absolute path`,
+		}},
 		{"the runner's file", "concurrent = 4\n[[runners]]\nname = 'x'\n[runners.docker]\nimage = 'y'\n", []string{
 			`1:1: concurrent: unknown key; remove it`, `2:3: runners: unknown table: this looks like GitLab Runner's own config.toml; keep [[runners]] in that file`,
 			`4:2: runners.docker: unknown table; `,

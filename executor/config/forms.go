@@ -79,12 +79,33 @@ func isExtraHost(s string) (string, string) {
 
 func isDirectory(s string) (string, string) {
 	switch {
-	case !filepath.IsAbs(s) || strings.ContainsRune(s, 0):
-		return "is not an absolute path", "begin it with a /"
 	case filepath.Clean(s) == string(filepath.Separator):
 		return "is the root directory", "give Airlock a directory of its own"
+	}
+	return isAbsolute(s)
+}
+
+// isAbsolute takes the path of any directory, the root included.
+func isAbsolute(s string) (string, string) {
+	switch {
+	case !filepath.IsAbs(s) || strings.ContainsRune(s, 0):
+		return "is not an absolute path", "begin it with a /"
 	case filepath.Clean(s) != s:
 		return "is not a plain path", "write " + quote(filepath.Clean(s))
+	}
+	return "", ""
+}
+
+func isProgram(s string) (string, string) {
+	if wrong, _ := isAbsolute(s); wrong != "" && (s == "" || strings.ContainsAny(s, "/\x00 ")) {
+		return "is not a program", `write its name, as in "qemu-system-x86_64", or its absolute path`
+	}
+	return "", ""
+}
+
+func isKernel(s string) (string, string) {
+	if wrong, _ := isAbsolute(s); s != "auto" && wrong != "" {
+		return "is not a kernel", `write "auto", or the absolute path of one, as in "/boot/vmlinuz"`
 	}
 	return "", ""
 }

@@ -53,6 +53,11 @@ func keys() []key {
 		{"cache.insecure_registries", func(c *Config, r *reading) { r.list(&c.Cache.InsecureRegistries, isRegistry) }},
 		{"cache.pull_timeout", func(c *Config, r *reading) { r.duration(&c.Cache.PullTimeout, time.Second, 24*time.Hour) }},
 		{"cache.scratch", func(c *Config, r *reading) { r.choice(&c.Cache.Scratch, "loop", "tmpfs", "directory") }},
+
+		{"hypervisor.qemu", func(c *Config, r *reading) { r.text(&c.Hypervisor.QEMU, isProgram) }},
+		{"hypervisor.kernel", func(c *Config, r *reading) { r.text(&c.Hypervisor.Kernel, isKernel) }},
+		{"hypervisor.kernel_dir", func(c *Config, r *reading) { r.text(&c.Hypervisor.KernelDir, isAbsolute) }},
+		{"hypervisor.allow_emulation", func(c *Config, r *reading) { r.truth(&c.Hypervisor.AllowEmulation) }},
 	}
 }
 

@@ -55,6 +55,15 @@ func (r *reading) text(dst *string, check form) {
 	*dst = s
 }
 
+func (r *reading) truth(dst *bool) {
+	b, ok := r.value.(bool)
+	if !ok {
+		r.wrong("%s is neither true nor false", "write true or false, without quotes")
+		return
+	}
+	*dst = b
+}
+
 func (r *reading) choice(dst *string, names ...string) {
 	if s, ok := r.value.(string); ok && slices.Contains(names, s) {
 		*dst = s

@@ -25,6 +25,8 @@ type World struct {
 	Fail map[string]error
 	// Script is what a stage does: it returns the status. It has to end when ctx does.
 	Script func(ctx context.Context, spec isolation.ProcessSpec) int
+	// Created is what sandboxes were made of, in their order.
+	Created []isolation.Spec
 
 	leases, scratches, networks map[string]bool
 	sandboxes                   map[string]*sandbox
@@ -85,7 +87,11 @@ func (w *World) Base(_ context.Context, req jobs.BaseRequest, progress io.Writer
 		return jobs.Base{}, err
 	}
 	fmt.Fprintf(progress, "Pulled %s\n", req.Image)
-	return jobs.Base{Image: req.Image, Digest: "sha256:fake", Pulled: true, Bytes: 1536}, nil
+	root := isolation.Root{Layers: []string{"/fake/layers/" + req.Image}}
+	if req.Level == isolation.HypervisorLevel {
+		root = isolation.Root{Disk: "/fake/disks/" + req.Image}
+	}
+	return jobs.Base{Image: req.Image, Digest: "sha256:fake", Root: root, Pulled: true, Bytes: 1536}, nil
 }
 
 // Release implements jobs.Layers.
@@ -93,7 +99,11 @@ func (w *World) Release(holder string) { _ = w.give("", w.leases, holder) }
 
 // NewScratch implements jobs.Layers.
 func (w *World) NewScratch(_ context.Context, req jobs.ScratchRequest) (jobs.Scratch, error) {
-	return jobs.Scratch{Dir: "/fake/" + req.ID}, w.take("scratch", w.scratches, req.ID)
+	scratch := jobs.Scratch{Dir: "/fake/" + req.ID}
+	if req.Level == isolation.HypervisorLevel {
+		scratch = jobs.Scratch{Disk: "/fake/" + req.ID + ".img"}
+	}
+	return scratch, w.take("scratch", w.scratches, req.ID)
 }
 
 // DestroyScratch implements jobs.Layers.

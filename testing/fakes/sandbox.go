@@ -74,6 +74,7 @@ func (w *World) enter(s *sandbox) error {
 		return fmt.Errorf("there is a sandbox %s already", s.spec.ID)
 	}
 	w.sandboxes[s.spec.ID] = s
+	w.Created = append(w.Created, s.spec)
 	return nil
 }
 
