@@ -18,7 +18,7 @@ func checkHost(ctx context.Context, r *report, cfg *config.Config) {
 	checkSeccomp(r)
 	checkCgroups(r)
 	checkRuntime(ctx, r, cfg.Runtime)
-	checkKVM(r)
+	checkHypervisor(ctx, r, cfg)
 
 	checkStorage(r, cfg)
 	checkScratch(r, cfg)

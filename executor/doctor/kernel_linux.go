@@ -2,7 +2,6 @@ package doctor
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -114,18 +113,4 @@ func checkRuntime(ctx context.Context, r *report, configured string) {
 		return
 	}
 	r.fail("runtime", remedy, "%s is not installed", strings.Join(candidates, " or "))
-}
-
-// checkKVM tells whether virtual machines would be possible; jobs of level process do not need them.
-func checkKVM(r *report) {
-	file, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
-	switch {
-	case err == nil:
-		_ = file.Close()
-		r.info("kvm", "/dev/kvm is there")
-	case errors.Is(err, os.ErrNotExist):
-		r.info("kvm", "there is no /dev/kvm: this host has no hardware virtualisation to offer")
-	default:
-		r.info("kvm", "%v", err)
-	}
 }
