@@ -1,9 +1,11 @@
 // Airlock-agent is PID 1 of every Linux sandbox. It is static, small and quick to start, because every sandbox pays
 // for it; all it does is package isolation/agent's.
 //
-//	airlock-agent [-fd N]
+//	airlock-agent [-fd N] [-guest]
+//	/init
 //
-// N is the inherited descriptor of the connection to the executor, 3 by default.
+// N is the inherited descriptor of the connection to the executor, 3 by default. As /init it is the first program of a
+// virtual machine, makes the sandbox in it by itself and then executes itself in that.
 package main
 
 import (
@@ -16,19 +18,30 @@ import (
 )
 
 func main() {
+	if os.Args[0] == "/init" {
+		failure := agent.InitGuest()
+		// The kernel prints it, as the most urgent there is, before it panics for want of a first process.
+		_ = os.WriteFile("/dev/kmsg", fmt.Appendf(nil, "<0>airlock-agent: %v\n", failure), 0)
+		os.Exit(1)
+	}
 	fd := flag.Int("fd", 3, "inherited `descriptor` of the connection to the executor")
+	guest := flag.Bool("guest", false, "this is a virtual machine")
 	flag.Parse()
-	if err := run(*fd); err != nil {
+	if err := run(*fd, *guest); err != nil {
 		fmt.Fprintln(os.Stderr, "airlock-agent:", err)
 		os.Exit(1)
 	}
 }
 
 // run returns nil when the executor has ended the connection.
-func run(fd int) error {
+func run(fd int, guest bool) error {
 	// Only non-blocking descriptors use Go's poller, and with it can be closed while they are read.
 	if err := syscall.SetNonblock(fd, true); err != nil {
 		return fmt.Errorf("descriptor %d is no connection to the executor: %w (the agent is started by Airlock's runtimes only)", fd, err)
 	}
-	return agent.Serve(os.NewFile(uintptr(fd), "executor"))
+	conn := os.NewFile(uintptr(fd), "executor")
+	if guest {
+		return agent.ServeGuest(conn)
+	}
+	return agent.Serve(conn)
 }

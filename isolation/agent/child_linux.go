@@ -16,6 +16,7 @@ type child struct {
 	pid         int
 	helper      bool
 	interactive bool
+	oomKills    int64 // when it was started; in a guest only
 	streams     *childStreams
 	status      chan syscall.WaitStatus // receives one
 	ended       chan struct{}           // closed when everything it started is dead
@@ -43,7 +44,7 @@ func (s *server) reap() {
 
 // finish waits for the main process, ends everything it left behind, forwards the rest of the output and returns
 // the payload of the exit frame.
-func (s *server) finish(stream *yamux.Stream, c *child) ([2]byte, error) {
+func (s *server) finish(stream *yamux.Stream, c *child) ([exitLength]byte, error) {
 	var pumps sync.WaitGroup
 	pumps.Go(func() { pump(stream, c.streams.stdout, frameStdout) })
 	if c.streams.stderr != nil {
@@ -58,10 +59,14 @@ func (s *server) finish(stream *yamux.Stream, c *child) ([2]byte, error) {
 	c.streams.drain()
 	pumps.Wait()
 	c.streams.closeOwnEnds()
+	exit := [exitLength]byte{byte(status.ExitStatus())}
 	if status.Signaled() {
-		return [2]byte{0, byte(status.Signal())}, err
+		exit = [exitLength]byte{0, byte(status.Signal())}
 	}
-	return [2]byte{byte(status.ExitStatus()), 0}, err
+	if s.usage != nil && s.usage.oomKills() > c.oomKills {
+		exit[2] = 1
+	}
+	return exit, err
 }
 
 // receive feeds stdin to the process. When the executor gives up the stream, it kills the process.

@@ -111,6 +111,26 @@ func (c *Client) Ping(ctx context.Context) (time.Duration, error) {
 	}
 }
 
+// Usage is what a guest's agent says of its machine. Nothing of it can be checked.
+type Usage struct {
+	// PIDs are processes and threads, the agent's included.
+	PIDs int64 `json:"pids"`
+	// OOMKills is how many processes were killed because memory ran out.
+	OOMKills int64 `json:"oom_kills"`
+}
+
+// Usage asks the agent of a guest.
+func (c *Client) Usage(ctx context.Context) (Usage, error) {
+	got, err := c.call(ctx, startTimeout, request{Op: opUsage})
+	if err == nil && got.Usage == nil {
+		err = fmt.Errorf("%w: no usage", errProtocol)
+	}
+	if err != nil {
+		return Usage{}, fmt.Errorf("asking for the guest's usage: %w", c.explain(err))
+	}
+	return *got.Usage, nil
+}
+
 // Done is closed when the connection has ended, for whatever reason.
 func (c *Client) Done() <-chan struct{} { return c.session.CloseChan() }
 

@@ -114,7 +114,7 @@ func TestLyingAboutAProcess(t *testing.T) {
 	}{
 		"no exit":            {func(s *yamux.Stream) { s.Close() }, "no exit frame", true},
 		"short exit":         {func(s *yamux.Stream) { writeFrame(s, frameExit, []byte{1}) }, "exit frame", true},
-		"impossible signal":  {func(s *yamux.Stream) { writeFrame(s, frameExit, []byte{0, 200}) }, "exit frame", true},
+		"impossible signal":  {func(s *yamux.Stream) { writeFrame(s, frameExit, []byte{0, 200, 0}) }, "exit frame", true},
 		"empty output":       {func(s *yamux.Stream) { writeFrame(s, frameStdout, nil) }, "no bytes", true},
 		"huge output":        {func(s *yamux.Stream) { s.Write([]byte{byte(frameStdout), 0, 1, 0, 1}) }, "claims 65537 bytes", true},
 		"input":              {func(s *yamux.Stream) { writeFrame(s, frameStdin, []byte("x")) }, "from a process", true},
@@ -290,8 +290,8 @@ func FuzzDeliver(f *testing.F) {
 		writeFrame(&b, typ, []byte(payload))
 		return b.Bytes()
 	}
-	f.Add(frames(frame(frameStdout, "out"), frame(frameStderr, "err"), frame(frameExit, "\x03\x00")))
-	f.Add(frames(frame(frameExit, "\x00\x09")))
+	f.Add(frames(frame(frameStdout, "out"), frame(frameStderr, "err"), frame(frameExit, "\x03\x00\x00")))
+	f.Add(frames(frame(frameExit, "\x00\x09\x01")))
 	f.Add(frames(frame(frameReply, `{"error":{"author":true,"message":"m","remedy":"r"}}`)))
 	f.Add(frames(frame(frameStdout, strings.Repeat("x", maxPayload))))
 	f.Add([]byte{byte(frameStdout), 0xff, 0xff, 0xff, 0xff})

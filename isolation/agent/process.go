@@ -142,12 +142,15 @@ func (p *process) deliver(stdout, stderr *sink) (isolation.Exit, error) {
 	}
 }
 
-// parseExit reads an exit frame: a status byte and a signal byte.
+// exitLength is that of an exit frame's payload: status, signal, and 1 if memory ran out meanwhile.
+const exitLength = 3
+
+// parseExit reads an exit frame.
 func parseExit(payload []byte) (isolation.Exit, error) {
-	if len(payload) != 2 || payload[1] > maxSignal {
+	if len(payload) != exitLength || payload[1] > maxSignal || payload[2] > 1 {
 		return isolation.Exit{}, fmt.Errorf("%w: exit frame % x", errProtocol, payload[:min(len(payload), 8)])
 	}
-	exit := isolation.Exit{Code: int(payload[0]), Signal: int(payload[1])}
+	exit := isolation.Exit{Code: int(payload[0]), Signal: int(payload[1]), OOM: payload[2] == 1}
 	if exit.Signal != 0 {
 		exit.Code = 128 + exit.Signal
 	}

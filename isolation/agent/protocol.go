@@ -51,6 +51,7 @@ const (
 	opStart  operation = "start"
 	opSignal operation = "signal"
 	opResize operation = "resize"
+	opUsage  operation = "usage" // of guests only
 )
 
 // request is the executor's opening of a stream. Exactly the field of its operation is set.
@@ -111,6 +112,7 @@ type resizeRequest struct {
 // reply is the agent's answer.
 type reply struct {
 	Hello *greeting  `json:"hello,omitempty"`
+	Usage *Usage     `json:"usage,omitempty"`
 	Error *wireError `json:"error,omitempty"`
 }
 

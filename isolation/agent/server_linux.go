@@ -21,6 +21,7 @@ type server struct {
 	pid1  bool
 	null  *os.File
 	oom   oomScore
+	usage *usageFiles // nil but in a guest
 
 	// mu makes forking, reaping and killing exclude each other, so that a status never belongs to an older
 	// process with the same id and no process escapes between its fork and its entry here.
@@ -40,6 +41,23 @@ func Serve(conn io.ReadWriteCloser) error {
 		conn.Close()
 		return err
 	}
+	return s.run(conn)
+}
+
+// ServeGuest is Serve in a virtual machine, where only the agent can know what runs out of memory.
+func ServeGuest(conn io.ReadWriteCloser) error {
+	s, err := newServer()
+	if err == nil {
+		s.usage, err = openUsage()
+	}
+	if err != nil {
+		conn.Close()
+		return err
+	}
+	return s.run(conn)
+}
+
+func (s *server) run(conn io.ReadWriteCloser) error {
 	// As PID 1 of a pid namespace nothing in it can end us, except that Go would exit by itself on signals
 	// like SIGTERM. Those are therefore caught, and none but SIGCHLD means anything. They are named one by one:
 	// Go takes 30 µs to catch a signal, and there are 65, of which it lets most pass anyway (package os/signal).
@@ -157,6 +175,8 @@ func (s *server) answer(req request) (reply, error) {
 		return reply{}, s.signal(req.Signal.ID, unix.Signal(req.Signal.Signal))
 	case req.Op == opResize && req.Resize != nil:
 		return reply{}, s.resize(*req.Resize)
+	case req.Op == opUsage && s.usage != nil:
+		return reply{Usage: s.usage.read()}, nil
 	default:
 		return reply{}, fmt.Errorf("%w: operation %q", errProtocol, req.Op)
 	}

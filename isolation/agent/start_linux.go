@@ -154,6 +154,10 @@ func (s *server) fork(p plan, req startRequest) (*child, error) {
 		},
 	}
 
+	if s.usage != nil {
+		c.oomKills = s.usage.oomKills()
+	}
+
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, used := s.byID[req.ID]; used {

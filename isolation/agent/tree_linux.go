@@ -81,6 +81,9 @@ func (t *procTable) stat(pid int, buf []byte) (proc, bool) {
 	return parseStat(pid, buf[:max(n, 0)])
 }
 
+// kernelThread is the flag PF_KTHREAD of proc_pid_stat(5).
+const kernelThread = 0x00200000
+
 // parseStat reads a line of proc_pid_stat(5). The name, in parentheses, may contain anything.
 func parseStat(pid int, line []byte) (proc, bool) {
 	open, end := bytes.IndexByte(line, '('), bytes.LastIndexByte(line, ')')
@@ -95,6 +98,10 @@ func parseStat(pid int, line []byte) (proc, bool) {
 	number := func(i int) int {
 		n, _ := strconv.Atoi(string(fields[i])) // the kernel wrote it
 		return n
+	}
+	// A guest's agent sees its kernel's own threads, which nobody started and nothing ends.
+	if flags := number(6); flags&kernelThread != 0 {
+		return proc{}, false
 	}
 	// The first thread of a process may be dead while others run: then it is listed as a zombie, but with threads.
 	if state := fields[0][0]; state == 'X' || state == 'Z' && number(17) <= 1 {
@@ -187,7 +194,7 @@ func (s *server) killOnce(c *child, spareNobody bool) ([]proc, error) {
 	defer s.mu.Unlock()
 	if s.pid1 && (spareNobody || len(s.others(c)) == 0) {
 		if errors.Is(unix.Kill(-1, unix.SIGKILL), unix.ESRCH) {
-			return nil, nil
+			return nil, nil // never in a guest: there are always threads of its kernel
 		}
 		targets, _, err := s.targets(c)
 		return targets, err

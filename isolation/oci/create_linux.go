@@ -39,7 +39,7 @@ func (r *Runtime) Create(ctx context.Context, spec isolation.Spec) (isolation.Sa
 	}
 	defer r.locks.lock(spec.ID)()
 	expected := make(chan struct{})
-	go func() { defer close(expected); r.cgroups.expectMove() }()
+	go func() { defer close(expected); r.cgroups.ExpectMove() }()
 	defer func() { <-expected }()
 	bundle, err := r.claim(spec)
 	if err != nil {
@@ -180,7 +180,7 @@ func readRuntimeLog(path string) string {
 // explain adds to an error of Create what the sandbox's cgroup knows about it: a limit that the agent itself does
 // not fit in is the administrator's to raise.
 func (r *Runtime) explain(spec isolation.Spec, err error) error {
-	if kills, failed := r.cgroups.oomKills(spec.ID); failed != nil || kills == 0 {
+	if kills, failed := r.cgroups.OOMKills(spec.ID); failed != nil || kills == 0 {
 		return err
 	}
 	return fault.WithRemedy(fault.Adminf("%w: %w", memoryLimitError(spec.Limits.Memory), err), "raise the memory limit")

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/isolation/cgroup"
 	"github.com/airlock-ci/airlock/testing/conformance"
 )
 
@@ -112,9 +113,9 @@ func takeLedger(t testing.TB) ledger {
 	for lines := bufio.NewScanner(file); lines.Scan(); {
 		l.mounts = append(l.mounts, strings.Fields(lines.Text())[4])
 	}
-	groups, err := newCgroups(testParent)
+	groups, err := cgroup.New(testParent)
 	require.NoError(t, err)
-	for _, parent := range groups.parents() {
+	for _, parent := range groups.Parents() {
 		entries, _ := filepath.Glob(filepath.Join(parent, fmt.Sprintf("%d-*", os.Getpid()), "*"))
 		for _, entry := range entries {
 			if info, err := os.Stat(entry); err == nil && info.IsDir() {

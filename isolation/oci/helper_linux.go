@@ -1,100 +1,25 @@
 package oci
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/isolation/layout"
 )
-
-// The helper root is an overlay without an upper layer, so nothing can change it, not even root. Two layers
-// lie above the helper image's own, and one below:
-//   - the names layer of the sandbox (its /etc/hosts and the like; a copy apart from the image's, so that the
-//     author's code cannot change where the runner's own stages connect to);
-//   - the shell, one for all sandboxes: mount points, which nobody can make later, and device nodes, which
-//     therefore need no mounts. Being upper-most it also covers links that the helper image may have there;
-//   - the alias, one for all sandboxes: the name gitlab-runner, which is what scripts for a custom executor call,
-//     for GitLab's own helper image, which has the program as gitlab-runner-helper. Being the lowest it
-//     gives way to whatever the helper image has itself.
-
-// helperMountPoints are the directories of the shell and their modes.
-var helperMountPoints = map[string]fs.FileMode{
-	isolation.Dir:       0o755,
-	isolation.BuildsDir: 0o755,
-	isolation.CacheDir:  0o755,
-	"/proc":             0o755,
-	"/tmp":              fs.ModeSticky | 0o777,
-	"/dev":              0o755,
-}
-
-// helperDevices are the device nodes of the shell, by their minor numbers of major 1, as in the kernel's
-// Documentation/admin-guide/devices.txt, and the controlling terminal's.
-var helperDevices = map[string]uint64{
-	"/dev/null": unix.Mkdev(1, 3), "/dev/zero": unix.Mkdev(1, 5), "/dev/full": unix.Mkdev(1, 7),
-	"/dev/random": unix.Mkdev(1, 8), "/dev/urandom": unix.Mkdev(1, 9), "/dev/tty": unix.Mkdev(5, 0),
-}
-
-// helperLinks are the links of the shell.
-var helperLinks = map[string]string{
-	"/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0", "/dev/stdout": "/proc/self/fd/1", "/dev/stderr": "/proc/self/fd/2",
-}
-
-// makeHelperShell makes the shell in dir. It is the same always, so an existing one is completed.
-func makeHelperShell(dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	for name, mode := range helperMountPoints {
-		if err := makeDirs(mode, filepath.Join(dir, name)); err != nil {
-			return err
-		}
-	}
-	for name, device := range helperDevices {
-		path := filepath.Join(dir, name)
-		if err := unix.Mknod(path, unix.S_IFCHR|0o666, int(device)); err != nil && !errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("making the device node %s: %w", path, err)
-		}
-		if err := os.Chmod(path, 0o666); err != nil {
-			return err
-		}
-	}
-	for name, target := range helperLinks {
-		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-	}
-	return nil
-}
-
-// makeHelperAlias makes the alias in dir. In images without gitlab-runner-helper it leads nowhere, and counts as
-// missing to who looks for it.
-func makeHelperAlias(dir string) error {
-	bin := filepath.Join(dir, "usr", "bin")
-	if err := os.MkdirAll(bin, 0o755); err != nil {
-		return err
-	}
-	if err := os.Symlink("gitlab-runner-helper", filepath.Join(bin, "gitlab-runner")); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return nil
-}
 
 // mountHelper mounts the helper root.
 func (r *Runtime) mountHelper(spec isolation.Spec) error {
 	s := scratch(spec.ScratchDir)
-	if err := makeDirs(0o755, s.helper(), s.helperEtc(), filepath.Join(s.helperEtc(), "etc")); err != nil {
+	if err := layout.MakeDirs(0o755, s.helper(), s.helperEtc(), filepath.Join(s.helperEtc(), "etc")); err != nil {
 		return err
 	}
-	if err := makeDirs(fs.ModeSticky|0o777, s.helperTmp()); err != nil {
+	if err := layout.MakeDirs(fs.ModeSticky|0o777, s.helperTmp()); err != nil {
 		return err
 	}
-	for name, content := range namesFiles(spec) {
+	for name, content := range layout.NamesFiles(spec) {
 		if err := os.WriteFile(filepath.Join(s.helperEtc(), name), []byte(content), 0o644); err != nil {
 			return fmt.Errorf("preparing the helper root: %w", err)
 		}
@@ -102,6 +27,3 @@ func (r *Runtime) mountHelper(spec isolation.Spec) error {
 	layers := append([]string{s.helperEtc(), r.shellDir}, spec.Helper.Layers...)
 	return overlay{lower: append(layers, r.aliasDir)}.mount(s.helper())
 }
-
-// inHelper returns a path of the helper root as the sandbox sees it.
-func inHelper(path string) string { return isolation.HelperPath + "/" + strings.TrimPrefix(path, "/") }

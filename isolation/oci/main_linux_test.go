@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/airlock-ci/airlock/isolation/cgroup"
 	"github.com/airlock-ci/airlock/isolation/mountns"
 	"github.com/airlock-ci/airlock/testing/conformance"
 	"github.com/airlock-ci/airlock/testing/rootfs"
@@ -48,11 +49,11 @@ const testParent = "airlock-oci-test"
 
 // removeTestCgroups removes the parents, which are left to whoever ends last.
 func removeTestCgroups() {
-	groups, err := newCgroups(testParent)
+	groups, err := cgroup.New(testParent)
 	if err != nil {
 		return
 	}
-	for _, parent := range groups.parents() {
+	for _, parent := range groups.Parents() {
 		own, _ := filepath.Glob(filepath.Join(parent, fmt.Sprintf("%d-*", os.Getpid())))
 		for _, dir := range append(own, parent) {
 			_ = syscall.Rmdir(dir)

@@ -11,6 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/isolation/cgroup"
+	"github.com/airlock-ci/airlock/isolation/layout"
 )
 
 // posture is how a process of a sandbox is confined, as the host's /proc shows it.
@@ -115,8 +117,8 @@ func readPosture(t *testing.T, pid int) posture {
 	}
 	slices.Sort(p.Writable)
 	p.Writable = slices.DeleteFunc(p.Writable, func(path string) bool {
-		// Masks are /dev/null, which swallows what is written; the other is on version 1 hosts only, see readonlyPaths.
-		return slices.Contains(maskedPaths, path) || path == cgroupRoot
+		// Masks are /dev/null, which swallows what is written; the other is on version 1 hosts only, see layout.ReadonlyPaths.
+		return slices.Contains(layout.MaskedPaths, path) || path == cgroup.Root
 	})
 	descriptors, err := filepath.Glob(dir + "/fd/*")
 	require.NoError(t, err)

@@ -19,6 +19,8 @@ import (
 
 	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/isolation/cgroup"
+	"github.com/airlock-ci/airlock/isolation/layout"
 )
 
 // Options is what a Runtime needs to know about its host.
@@ -44,7 +46,7 @@ type Runtime struct {
 	bundleDir string // our bundles, a directory per sandbox
 	shellDir  string // the helper root's upper-most layer, shared
 	aliasDir  string // and its lowest
-	cgroups   cgroups
+	cgroups   cgroup.Tree
 	profile   profile
 	filter    compiledFilter
 	logger    zerolog.Logger
@@ -69,7 +71,7 @@ func New(options Options) (*Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
-	groups, err := newCgroups(options.CgroupParent)
+	groups, err := cgroup.New(options.CgroupParent)
 	if err != nil {
 		return nil, err
 	}
@@ -94,10 +96,10 @@ func New(options Options) (*Runtime, error) {
 			return nil, fault.Adminf("making the run directory: %w", err)
 		}
 	}
-	if err := makeHelperShell(r.shellDir); err != nil {
+	if err := layout.MakeHelperShell(r.shellDir); err != nil {
 		return nil, fault.Adminf("making the helper root's mount points: %w", err)
 	}
-	if err := makeHelperAlias(r.aliasDir); err != nil {
+	if err := layout.MakeHelperAlias(r.aliasDir); err != nil {
 		return nil, fault.Adminf("making the helper root's lowest layer: %w", err)
 	}
 	return r, nil
@@ -158,7 +160,7 @@ func (r *Runtime) Level() isolation.Level { return isolation.ProcessLevel }
 // or a cgroup.
 func (r *Runtime) List(context.Context) ([]string, error) {
 	var ids []string
-	for _, dir := range append([]string{r.stateDir, r.bundleDir}, r.cgroups.parents()...) {
+	for _, dir := range append([]string{r.stateDir, r.bundleDir}, r.cgroups.Parents()...) {
 		entries, err := os.ReadDir(dir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("listing sandboxes: %w", err)
@@ -175,4 +177,4 @@ func (r *Runtime) List(context.Context) ([]string, error) {
 
 // Close gives back what New and the first sandboxes made on the host: the parent cgroup, if no sandbox is left
 // in it. Sandboxes that still live are not touched.
-func (r *Runtime) Close() error { return r.cgroups.removeParents() }
+func (r *Runtime) Close() error { return r.cgroups.RemoveParents() }

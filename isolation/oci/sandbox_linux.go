@@ -32,7 +32,7 @@ func (s *sandbox) ID() string { return s.id }
 func (s *sandbox) Done() <-chan struct{} { return s.agent.Done() }
 
 func (s *sandbox) Stats(context.Context) (isolation.Stats, error) {
-	stats, err := s.runtime.cgroups.stats(s.id)
+	stats, err := s.runtime.cgroups.Stats(s.id)
 	if err != nil {
 		select {
 		case <-s.Done():
@@ -53,7 +53,7 @@ func (s *sandbox) Destroy(ctx context.Context) error {
 
 // oomKills returns how many processes the memory limit has killed, as far as that is still known.
 func (s *sandbox) oomKills() int64 {
-	kills, err := s.runtime.cgroups.oomKills(s.id)
+	kills, err := s.runtime.cgroups.OOMKills(s.id)
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	if err == nil {

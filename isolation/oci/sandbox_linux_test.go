@@ -17,6 +17,7 @@ import (
 
 	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/isolation/cgroup"
 	"github.com/airlock-ci/airlock/testing/conformance"
 )
 
@@ -47,11 +48,11 @@ func shell(t *testing.T, sandbox isolation.Sandbox, line string) string {
 // members are the ids of the sandbox's processes on the host.
 func (b *bench) members(t *testing.T, id string) []int {
 	t.Helper()
-	groups, err := newCgroups(b.parent)
+	groups, err := cgroup.New(b.parent)
 	require.NoError(t, err)
-	dirs, err := groups.dirs(id)
+	dirs, err := groups.Dirs(id)
 	require.NoError(t, err)
-	pids, err := processes(dirs)
+	pids, err := cgroup.Processes(dirs)
 	require.NoError(t, err)
 	return pids
 }
@@ -188,7 +189,7 @@ func TestDestroyOfWhatIsHalfMade(t *testing.T) {
 			require.NoError(t, os.WriteFile(filepath.Join(runtime.stateDir, id, "status"), []byte("{"), 0o600))
 		},
 		"cgroups with cgroups in them": func(t *testing.T) {
-			for _, parent := range runtime.cgroups.parents() {
+			for _, parent := range runtime.cgroups.Parents() {
 				require.NoError(t, os.MkdirAll(filepath.Join(parent, id, "inner"), 0o755))
 			}
 		},

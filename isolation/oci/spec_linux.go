@@ -4,6 +4,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/isolation/layout"
 )
 
 // specVersion is the oldest version of the OCI runtime specification that has all we use.
@@ -21,12 +22,12 @@ func (r *Runtime) ociSpec(spec isolation.Spec) *specs.Spec {
 		Annotations: r.filter.annotations(),
 		Linux: &specs.Linux{
 			Namespaces:        namespaces(spec.Network.NetNS),
-			CgroupsPath:       r.cgroups.path(spec.ID),
-			Resources:         r.cgroups.resources(spec.Limits),
+			CgroupsPath:       r.cgroups.Path(spec.ID),
+			Resources:         resources(r.cgroups, spec.Limits),
 			Seccomp:           r.profile.seccomp,
-			Sysctl:            sysctls,
-			MaskedPaths:       maskedPaths,
-			ReadonlyPaths:     readonlyPaths,
+			Sysctl:            layout.Sysctls,
+			MaskedPaths:       layout.MaskedPaths,
+			ReadonlyPaths:     layout.ReadonlyPaths,
 			RootfsPropagation: "private",
 		},
 	}

@@ -1,4 +1,4 @@
-package oci
+package layout
 
 import (
 	"fmt"
@@ -7,9 +7,9 @@ import (
 	"github.com/airlock-ci/airlock/isolation"
 )
 
-// namesFiles returns what tells a root who it is and whom to ask: resolv.conf(5), hosts(5), hostname(5), by
+// NamesFiles returns what tells a root who it is and whom to ask: resolv.conf(5), hosts(5), hostname(5), by
 // their paths in the root.
-func namesFiles(spec isolation.Spec) map[string]string {
+func NamesFiles(spec isolation.Spec) map[string]string {
 	return map[string]string{
 		"etc/resolv.conf": resolvConf(spec.Network),
 		"etc/hosts":       hosts(spec),

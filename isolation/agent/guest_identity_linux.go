@@ -1,0 +1,60 @@
+package agent
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Requests of random(4).
+const (
+	addEntropy = 0x40085203 // RNDADDENTROPY
+	reseedNow  = 0x5207     // RNDRESEEDCRNG
+)
+
+// reseed makes this machine's random numbers differ from those of every other that was restored from the same
+// template.
+func (s GuestSetup) reseed() error {
+	random, err := os.OpenFile("/dev/urandom", os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = random.Close() }()
+	// struct rand_pool_info: bits, bytes, the bytes.
+	pool := binary.NativeEndian.AppendUint32(nil, uint32(8*len(s.Entropy)))
+	pool = binary.NativeEndian.AppendUint32(pool, uint32(len(s.Entropy)))
+	pool = append(pool, s.Entropy...)
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, random.Fd(), addEntropy, uintptr(unsafe.Pointer(&pool[0]))); errno != 0 {
+		return fmt.Errorf("adding entropy: %w", errno)
+	}
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, random.Fd(), reseedNow, 0); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+func (s GuestSetup) setClock() error {
+	now := unix.NsecToTimespec(s.Now)
+	if s.Now < time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC).UnixNano() {
+		return fmt.Errorf("%w: the executor's clock says %s", errProtocol, time.Unix(0, s.Now))
+	}
+	return unix.ClockSettime(unix.CLOCK_REALTIME, &now)
+}
+
+// setNames sets the host name and the sysctls; the files with names are the roots'.
+func (s GuestSetup) setNames() error {
+	if err := unix.Sethostname([]byte(s.Hostname)); err != nil {
+		return fmt.Errorf("host name %q: %w", s.Hostname, err)
+	}
+	for name, value := range s.Sysctls {
+		if err := os.WriteFile("/proc/sys/"+strings.ReplaceAll(name, ".", "/"), []byte(value), 0); err != nil {
+			return fmt.Errorf("sysctl %s: %w", name, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,170 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/airlock-ci/airlock/isolation"
+)
+
+// InitGuest is the life of the agent as the first process of a virtual machine, until it is the first process of a
+// sandbox: it loads the modules, opens the port to the executor and says that it is ready. There a template is
+// saved. Told who it is, it makes the roots, confines itself as an OCI runtime confines a container, and executes
+// itself again with the port as descriptor 3, which also gives it memory and randomness of its own. It returns
+// only with an error; the machine is of no use then.
+//
+// It locks the calling goroutine to its thread, whose confinement and namespaces are what the executed program
+// gets.
+func InitGuest() error {
+	runtime.LockOSThread()
+	unix.Umask(0o022)
+	if err := mountKernel(); err != nil {
+		return err
+	}
+	if err := loadModules(GuestModules); err != nil {
+		return err
+	}
+	port, err := openPort(GuestPort)
+	if err != nil {
+		return err
+	}
+	if err := writeJSON(port, frameReply, reply{Hello: &greeting{Version: GuestVersion}}); err != nil {
+		return fmt.Errorf("greeting the executor: %w", err)
+	}
+	setup, err := readGuestSetup(port)
+	if err != nil {
+		return err
+	}
+	if err := setup.apply(); err != nil {
+		return errors.Join(err, writeJSON(port, frameReply, reply{Error: toWire(err)}), awaitHangUp(port))
+	}
+	if err := writeJSON(port, frameReply, reply{}); err != nil {
+		return fmt.Errorf("answering the executor: %w", err)
+	}
+	return becomeAgent(port)
+}
+
+// apply makes the machine this sandbox.
+func (s GuestSetup) apply() error {
+	for _, step := range []struct {
+		what string
+		do   func() error
+	}{
+		{"reseeding the kernel's random generator", s.reseed},
+		{"setting the clock", s.setClock},
+		{"setting the names", s.setNames},
+		{"attaching the network", s.attachNetwork},
+		{"limiting processes", s.enterCgroup},
+		{"making the roots", s.makeRoots},
+		{"confining the agent", s.confine},
+	} {
+		if err := step.do(); err != nil {
+			return fmt.Errorf("%s: %w", step.what, err)
+		}
+	}
+	return nil
+}
+
+// mountKernel mounts what the guest's own kernel shows, in the initramfs.
+func mountKernel() error {
+	for _, m := range []struct{ dir, kind string }{{"/proc", "proc"}, {"/sys", "sysfs"}, {"/dev", "devtmpfs"}} {
+		if err := os.MkdirAll(m.dir, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount(m.kind, m.dir, m.kind, unix.MS_NOSUID|unix.MS_NOEXEC, ""); err != nil && !errors.Is(err, unix.EBUSY) {
+			return fmt.Errorf("mounting %s: %w", m.dir, err)
+		}
+	}
+	return nil
+}
+
+// loadModules loads the modules of a directory and removes them: the initramfs is memory.
+func loadModules(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("listing the kernel modules: %w", err)
+	}
+	for _, entry := range entries {
+		path := filepath.Join(dir, entry.Name())
+		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("opening the kernel module %s: %w", path, err)
+		}
+		err = unix.FinitModule(fd, "", 0)
+		_ = unix.Close(fd)
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("loading the kernel module %s: %w", path, err)
+		}
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// portTimeout is how long the kernel may take to find its devices.
+const portTimeout = 10 * time.Second
+
+// openPort opens a virtual serial port by name. Reads and writes block.
+func openPort(name string) (*os.File, error) {
+	for began := time.Now(); ; time.Sleep(time.Millisecond) {
+		names, err := filepath.Glob("/sys/class/virtio-ports/*/name")
+		if err != nil {
+			return nil, err
+		}
+		for _, path := range names {
+			content, err := os.ReadFile(path)
+			if err != nil || strings.TrimSpace(string(content)) != name {
+				continue
+			}
+			device := filepath.Join("/dev", filepath.Base(filepath.Dir(path)))
+			fd, err := unix.Open(device, unix.O_RDWR|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return nil, fmt.Errorf("opening %s: %w", device, err)
+			}
+			return os.NewFile(uintptr(fd), device), nil
+		}
+		if time.Since(began) > portTimeout {
+			return nil, fmt.Errorf("no virtual serial port is named %q", name)
+		}
+	}
+}
+
+func readGuestSetup(port *os.File) (GuestSetup, error) {
+	typ, payload, err := readFrame(port, make([]byte, maxGuestSetup))
+	if err != nil {
+		return GuestSetup{}, fmt.Errorf("waiting for the setup: %w", err)
+	}
+	if typ != frameRequest {
+		return GuestSetup{}, fmt.Errorf("%w: a frame of type %d instead of a setup", errProtocol, typ)
+	}
+	return parseGuestSetup(payload)
+}
+
+// awaitHangUp returns when the executor has closed the connection. Without it the machine might be gone before the
+// executor has read why.
+func awaitHangUp(port *os.File) error {
+	_, err := port.Read(make([]byte, 1))
+	return err
+}
+
+// becomeAgent executes the agent as containers have it.
+func becomeAgent(port *os.File) error {
+	const connection = 3
+	if fd := int(port.Fd()); fd == connection {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
+			return err
+		}
+	} else if err := unix.Dup3(fd, connection, 0); err != nil {
+		return fmt.Errorf("passing the port on: %w", err)
+	}
+	err := unix.Exec(isolation.AgentPath, []string{isolation.AgentPath, "-guest"}, []string{"PATH=" + defaultPath})
+	return fmt.Errorf("executing %s: %w", isolation.AgentPath, err)
+}

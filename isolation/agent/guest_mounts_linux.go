@@ -1,0 +1,123 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/isolation/layout"
+)
+
+// mountFlags are mount(8)'s names of flags; all other options are the file system's own.
+var mountFlags = map[string]uintptr{
+	"nosuid": unix.MS_NOSUID, "nodev": unix.MS_NODEV, "noexec": unix.MS_NOEXEC, "ro": unix.MS_RDONLY,
+	"strictatime": unix.MS_STRICTATIME, "bind": unix.MS_BIND,
+	"private": 0, // a guest has one mount namespace
+}
+
+// mountGuest does what an OCI runtime does with one mount of a container, in the root at dir.
+func mountGuest(dir string, m layout.Mount) error {
+	flags, data := uintptr(0), []string{}
+	for _, option := range m.Options {
+		if flag, ok := mountFlags[option]; ok {
+			flags |= flag
+		} else {
+			data = append(data, option)
+		}
+	}
+	target := filepath.Join(dir, m.Destination)
+	if err := makeMountPoint(target, m.Destination == isolation.AgentPath); err != nil {
+		return fmt.Errorf("mounting %s: %w", m.Destination, err)
+	}
+	kind := m.Type
+	if kind == "cgroup" {
+		kind = "cgroup2"
+	}
+	err := unix.Mount(m.Source, target, kind, flags, strings.Join(data, ","))
+	if err == nil && flags&unix.MS_BIND != 0 { // binding alone takes no other flags
+		err = unix.Mount("", target, "", flags|unix.MS_REMOUNT, "")
+	}
+	if err != nil {
+		return fmt.Errorf("mounting %s: %w", m.Destination, err)
+	}
+	if m.Destination == "/dev" {
+		return makeDevices(target)
+	}
+	return nil
+}
+
+// makeMountPoint makes what is missing in one of our own mounts; those in the image's root exist, and are no links.
+func makeMountPoint(path string, file bool) error {
+	if _, err := os.Lstat(path); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if file {
+		return os.WriteFile(path, nil, 0o644)
+	}
+	return os.Mkdir(path, 0o755)
+}
+
+// makeDevices makes the device nodes and links that the OCI runtime specification promises.
+func makeDevices(dir string) error {
+	for name, number := range map[string]uint64{
+		"null": unix.Mkdev(1, 3), "zero": unix.Mkdev(1, 5), "full": unix.Mkdev(1, 7),
+		"random": unix.Mkdev(1, 8), "urandom": unix.Mkdev(1, 9), "tty": unix.Mkdev(5, 0),
+	} {
+		path := filepath.Join(dir, name)
+		if err := unix.Mknod(path, unix.S_IFCHR|0o666, int(number)); err != nil {
+			return fmt.Errorf("making /dev/%s: %w", name, err)
+		}
+		if err := os.Chmod(path, 0o666); err != nil {
+			return err
+		}
+	}
+	for name, target := range map[string]string{
+		"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
+		"core": "/proc/kcore", "ptmx": "pts/ptmx",
+	} {
+		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cover hides the masked paths of the image's root and makes others read-only; those that this kernel does not have
+// need nothing.
+func (s GuestSetup) cover() error {
+	for _, path := range s.Masked {
+		target := imageRoot + path
+		info, err := os.Stat(target)
+		if err != nil {
+			continue
+		}
+		if info.IsDir() {
+			err = unix.Mount("tmpfs", target, "tmpfs", unix.MS_RDONLY, "")
+		} else {
+			err = unix.Mount(imageRoot+"/dev/null", target, "", unix.MS_BIND, "")
+		}
+		if err != nil {
+			return fmt.Errorf("masking %s: %w", path, err)
+		}
+	}
+	for _, path := range s.ReadOnly {
+		target := imageRoot + path
+		if _, err := os.Stat(target); err != nil {
+			continue
+		}
+		err := unix.Mount(target, target, "", unix.MS_BIND|unix.MS_REC, "")
+		if err == nil {
+			err = unix.Mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+		}
+		if err != nil {
+			return fmt.Errorf("making %s read-only: %w", path, err)
+		}
+	}
+	return nil
+}

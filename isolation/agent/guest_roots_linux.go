@@ -1,0 +1,175 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/airlock-ci/airlock/isolation/layout"
+)
+
+// Where the guest's roots are put together, in the initramfs. Once the image's root is mounted over it, nothing of
+// this can be reached by a path any more.
+const (
+	assembly     = "/assembly"
+	imageDisk    = assembly + "/image"
+	helperDisk   = assembly + "/helper-disk"
+	scratchDisk  = assembly + "/scratch"
+	imageRoot    = assembly + "/root"
+	helperRoot   = assembly + "/helper"
+	helperShell  = assembly + "/helper-shell"
+	helperNames  = assembly + "/helper-names"
+	agentProgram = "/init"
+)
+
+// makeRoots mounts the disks, makes of them the same two roots that containers have, and makes the image's the
+// root of this process.
+func (s GuestSetup) makeRoots() error {
+	if err := layout.MakeDirs(0o755, assembly, imageDisk, helperDisk, scratchDisk, imageRoot, helperRoot, helperShell, helperNames); err != nil {
+		return err
+	}
+	if err := mountDisks(s.Helper); err != nil {
+		return err
+	}
+	sources := layout.Sources{Agent: agentProgram, Builds: scratchDisk + "/builds", Cache: scratchDisk + "/cache"}
+	upper, work := scratchDisk+"/upper", scratchDisk+"/work"
+	if err := layout.MakeDirs(0o755, upper, work, sources.Builds, sources.Cache); err != nil {
+		return err
+	}
+	options := fmt.Sprintf("volatile,index=off,lowerdir=%s,upperdir=%s,workdir=%s", imageDisk, upper, work)
+	if err := unix.Mount("overlay", imageRoot, "overlay", unix.MS_NODEV, options); err != nil {
+		return fmt.Errorf("mounting the image's root: %w", err)
+	}
+	if err := layout.PrepareImage(imageRoot, s.Files); err != nil {
+		return err
+	}
+	if err := s.replaceMachineID(); err != nil {
+		return err
+	}
+	if s.Helper {
+		sources.Helper, sources.HelperTmp = helperRoot, scratchDisk+"/helper-tmp"
+		if err := s.mountHelper(sources.HelperTmp); err != nil {
+			return err
+		}
+	}
+	for _, m := range layout.Mounts(sources) {
+		if err := mountGuest(imageRoot, m); err != nil {
+			return err
+		}
+	}
+	if err := s.cover(); err != nil {
+		return err
+	}
+	return enterRoot(imageRoot)
+}
+
+// mountDisks finds the disks by their serial numbers and mounts them.
+func mountDisks(helper bool) error {
+	devices, err := filepath.Glob("/sys/block/vd*/serial")
+	if err != nil {
+		return err
+	}
+	disks := map[string]string{}
+	for _, path := range devices {
+		serial, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		disks[strings.TrimSpace(string(serial))] = filepath.Join("/dev", filepath.Base(filepath.Dir(path)))
+	}
+	if err := mountDisk(disks, GuestImage, imageDisk, unix.MS_RDONLY); err != nil {
+		return err
+	}
+	if err := mountDisk(disks, GuestScratch, scratchDisk, unix.MS_NODEV|unix.MS_NOSUID); err != nil || !helper {
+		return err
+	}
+	return mountDisk(disks, GuestHelper, helperDisk, unix.MS_RDONLY)
+}
+
+// mountDisk mounts an ext4 disk. What the kernel read of it when it booted is of another disk if the machine was
+// restored from a template, so that is dropped.
+func mountDisk(disks map[string]string, serial, target string, flags uintptr) error {
+	device, ok := disks[serial]
+	if !ok {
+		return fmt.Errorf("the guest has no disk with the serial number %q", serial)
+	}
+	fd, err := unix.Open(device, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("opening the disk %s: %w", serial, err)
+	}
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.BLKFLSBUF, 0)
+	_ = unix.Close(fd)
+	if errno != 0 {
+		return fmt.Errorf("dropping what was read of the disk %s: %w", serial, errno)
+	}
+	if err := unix.Mount(device, target, "ext4", flags|unix.MS_NOATIME, ""); err != nil {
+		return fmt.Errorf("mounting the disk %s (ext4): %w", serial, err)
+	}
+	return nil
+}
+
+// replaceMachineID gives the sandbox an identity of its own where the image has room for one: every sandbox of the
+// image would have the same.
+func (s GuestSetup) replaceMachineID() error {
+	root, err := os.OpenRoot(imageRoot)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = root.Close() }()
+	const name = "etc/machine-id"
+	info, err := root.Lstat(name)
+	if err == nil && !info.Mode().IsRegular() {
+		err = root.RemoveAll(name)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return root.WriteFile(name, []byte(s.MachineID+"\n"), 0o444)
+}
+
+// mountHelper mounts the helper root: see layout.MakeHelperShell for its layers.
+func (s GuestSetup) mountHelper(tmp string) error {
+	if err := layout.MakeDirs(fs.ModeSticky|0o777, tmp); err != nil {
+		return err
+	}
+	if err := layout.MakeDirs(0o755, helperNames+"/etc"); err != nil {
+		return err
+	}
+	for name, content := range s.Files {
+		if err := os.WriteFile(filepath.Join(helperNames, name), []byte(content), 0o644); err != nil {
+			return fmt.Errorf("preparing the helper root: %w", err)
+		}
+	}
+	if err := layout.MakeHelperShell(helperShell); err != nil {
+		return err
+	}
+	options := fmt.Sprintf("index=off,lowerdir=%s:%s:%s", helperNames, helperShell, helperDisk)
+	if err := unix.Mount("overlay", helperRoot, "overlay", unix.MS_RDONLY, options); err != nil {
+		return fmt.Errorf("mounting the helper root: %w", err)
+	}
+	return nil
+}
+
+// enterRoot makes dir the root of this process and of the mount namespace, as switch_root(8) does: an initramfs
+// cannot be pivoted away from.
+func enterRoot(dir string) error {
+	err := unix.Chdir(dir)
+	if err == nil {
+		err = unix.Mount(".", "/", "", unix.MS_MOVE, "")
+	}
+	if err == nil {
+		err = unix.Chroot(".")
+	}
+	if err == nil {
+		err = unix.Chdir("/")
+	}
+	if err != nil {
+		return fmt.Errorf("entering the image's root: %w", err)
+	}
+	return nil
+}

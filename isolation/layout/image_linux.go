@@ -1,0 +1,95 @@
+package layout
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/isolation"
+)
+
+// imageMountPoints are where something is mounted in the image's root.
+var imageMountPoints = []string{
+	"proc", "sys", "dev", "run",
+	strings.TrimPrefix(isolation.Dir, "/"),
+	strings.TrimPrefix(isolation.BuildsDir, "/"),
+	strings.TrimPrefix(isolation.CacheDir, "/"),
+}
+
+// PrepareImage makes the mount points in the image's root, mounted at rootfs, and writes its names files, as NamesFiles returns them. What an image put there
+// instead, a symbolic link say, is replaced in the scratch: a mount must never follow an image's link. The
+// names files are the job's own copies, so that, unlike with Docker, `sed -i /etc/hosts` works in a job.
+func PrepareImage(rootfs string, files map[string]string) error {
+	root, err := os.OpenRoot(rootfs)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = root.Close() }()
+	for _, name := range imageMountPoints {
+		if err := ensureDir(root, name, 0o755); err != nil {
+			return fault.Authorf("preparing /%s in the image: %w", name, err)
+		}
+	}
+	if err := ensureDir(root, "tmp", fs.ModeSticky|0o777); err != nil {
+		return fault.Authorf("preparing /tmp in the image: %w", err)
+	}
+	if _, err := root.Stat("etc"); errors.Is(err, fs.ErrNotExist) {
+		err = ensureDir(root, "etc", 0o755)
+		if err != nil {
+			return fault.Authorf("preparing /etc in the image: %w", err)
+		}
+	}
+	for name, content := range files {
+		if err := replaceFile(root, name, content); err != nil {
+			return fault.Authorf("writing /%s in the image: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// ensureDir makes name a directory of its own right: not a link to one. An existing one keeps its mode.
+func ensureDir(root *os.Root, name string, mode fs.FileMode) error {
+	info, err := root.Lstat(name)
+	if err == nil && info.IsDir() {
+		return nil
+	}
+	if err == nil {
+		err = root.Remove(name)
+	} else if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := root.Mkdir(name, 0o700); err != nil {
+		return err
+	}
+	return root.Chmod(name, mode) // whatever the umask
+}
+
+// replaceFile makes name a regular file with the content, whatever it was.
+func replaceFile(root *os.Root, name, content string) error {
+	info, err := root.Lstat(name)
+	if err == nil && !info.Mode().IsRegular() {
+		if err := root.RemoveAll(name); err != nil {
+			return err
+		}
+	}
+	return root.WriteFile(name, []byte(content), 0o644)
+}
+
+// MakeDirs makes directories of exactly this mode; those that exist get it.
+func MakeDirs(mode fs.FileMode, dirs ...string) error {
+	for _, dir := range dirs {
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("preparing the scratch: %w", err)
+		}
+		if err := os.Chmod(dir, mode); err != nil {
+			return fmt.Errorf("preparing the scratch: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,270 @@
+package microvm
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/airlock-ci/airlock/executor/api/failpoint"
+	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/isolation/agent"
+	"github.com/airlock-ci/airlock/isolation/layout"
+)
+
+const (
+	// bootTimeout bounds a boot from QEMU's start to a waiting agent. An emulated machine takes one to two seconds; a
+	// loaded host several times that.
+	bootTimeout = time.Minute
+	// restoreTimeout bounds the restoring of a template until the guest has done its setup.
+	restoreTimeout = 20 * time.Second
+)
+
+// Create makes a sandbox: a machine restored from the template of its shape, or booted while there is none, which
+// its agent makes this sandbox.
+func (r *Runtime) Create(ctx context.Context, spec isolation.Spec) (isolation.Sandbox, error) {
+	if err := checkSpec(spec); err != nil {
+		return nil, err
+	}
+	if _, err := r.Probe(ctx); err != nil {
+		return nil, fmt.Errorf("making sandbox %s: %w", spec.ID, err)
+	}
+	defer r.locks.lock(spec.ID)()
+	if err := os.Mkdir(filepath.Join(r.machines, spec.ID), 0o700); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			err = fmt.Errorf("there is a sandbox of that id already: %w", err)
+		}
+		return nil, fault.Systemf("making sandbox %s: %w", spec.ID, err)
+	}
+	s, err := r.build(ctx, spec)
+	if err != nil {
+		if undo := r.remove(ctx, spec.ID); undo != nil {
+			r.logger.Error().Str("sandbox", spec.ID).Err(undo).Msg("a sandbox that could not be made was not removed either")
+		}
+		return nil, fmt.Errorf("making sandbox %s: %w", spec.ID, err)
+	}
+	return s, nil
+}
+
+// checkSpec refuses what would end somewhere else than meant.
+func checkSpec(spec isolation.Spec) error {
+	switch {
+	case !validID.MatchString(spec.ID):
+		return fault.Systemf("making a sandbox: %q is no sandbox id", spec.ID)
+	case spec.Image.Disk == "":
+		return fault.Systemf("making sandbox %s: the image has no disk", spec.ID)
+	case spec.ScratchDisk == "":
+		return fault.Systemf("making sandbox %s: there is no scratch disk", spec.ID)
+	}
+	return nil
+}
+
+// build does the work of Create; its caller removes what it leaves when it fails.
+func (r *Runtime) build(ctx context.Context, spec isolation.Spec) (*sandbox, error) {
+	shape := shapeOf(spec.Limits)
+	if err := r.cgroups.Make(spec.ID, shape.hostLimits()); err != nil {
+		return nil, fault.Systemf("limiting the machine: %w", err)
+	}
+	if err := failpoint.Hit("sandbox/mounted"); err != nil {
+		return nil, err
+	}
+	setup, err := r.guestSetup(spec)
+	if err != nil {
+		return nil, err
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	s := newSandbox(r, spec)
+	if err := r.startGuest(ctx, s, spec, shape, setup); err != nil {
+		return nil, err
+	}
+	if err := failpoint.Hit("sandbox/launched"); err != nil {
+		s.vm.kill()
+		return nil, err
+	}
+	agentSetup := agent.Setup{Image: spec.Image.Config}
+	if spec.Helper != nil {
+		agentSetup.Helper = &spec.Helper.Config
+	}
+	if s.agent, err = agent.Connect(ctx, s.vm.agent, agentSetup); err != nil {
+		err = s.vm.explain(ctx, err)
+		s.vm.kill()
+		return nil, err
+	}
+	if err := r.cgroups.LimitCPUs(spec.ID, spec.Limits.CPUs); err != nil {
+		s.vm.kill()
+		return nil, fault.Systemf("limiting the machine: %w", err)
+	}
+	go s.watch()
+	return s, nil
+}
+
+// startGuest starts the sandbox's machine and makes its guest this sandbox: from a template if there is one. A
+// template that fails is thrown away, and a boot serves instead.
+func (r *Runtime) startGuest(ctx context.Context, s *sandbox, spec isolation.Spec, shape shape, setup agent.GuestSetup) error {
+	if t := r.template(shape); t != nil {
+		err := r.restoreGuest(ctx, s, spec, t, setup)
+		if err == nil || ctx.Err() != nil || fault.ClassOf(err) != fault.System {
+			return err
+		}
+		r.logger.Warn().Str("sandbox", spec.ID).Err(err).Msg("a template could not be restored: it is thrown away, the machine is booted")
+		r.templates.discard(t)
+		if err := r.cgroups.KillAll(context.WithoutCancel(ctx), spec.ID); err != nil {
+			return err
+		}
+	}
+	return r.bootGuest(ctx, s, spec, shape, setup)
+}
+
+func (r *Runtime) bootGuest(ctx context.Context, s *sandbox, spec isolation.Spec, shape shape, setup agent.GuestSetup) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, bootTimeout, fault.Systemf("the guest did not boot within %s", bootTimeout))
+	defer cancel()
+	memory, err := newMemory(shape.memory)
+	if err != nil {
+		return err
+	}
+	files := &descriptors{}
+	m := machine{accel: r.accelerator(), shape: shape, boot: r.booted(), memory: files.add(memory), shared: true}
+	if err := r.attach(&m, files, spec); err != nil {
+		files.close()
+		return err
+	}
+	if s.vm, err = startVM(r.jailed(), r.options.QEMU, spec.ID, m, files, s.onEvent); err != nil {
+		return err
+	}
+	if err = r.cgroups.Add(spec.ID, s.vm.command.Process.Pid); err == nil {
+		_, err = s.vm.monitor.run(capabilitiesCommand)
+	}
+	if err == nil {
+		err = agent.AwaitGuest(ctx, s.vm.agent)
+	}
+	return s.vm.finishStart(ctx, setup, err)
+}
+
+// finishStart sends the setup, unless something failed before; then, and when that fails, the machine is ended.
+func (v *vm) finishStart(ctx context.Context, setup agent.GuestSetup, err error) error {
+	if err == nil {
+		setup.Now = time.Now().UnixNano()
+		err = agent.SetupGuest(ctx, v.agent, setup)
+	}
+	if err != nil {
+		err = v.explain(ctx, err)
+		v.kill()
+	}
+	return err
+}
+
+// explain puts the reason of a machine's end before an error that is only its consequence.
+func (v *vm) explain(ctx context.Context, err error) error {
+	var failure *fault.Error
+	if errors.As(err, &failure) || !v.awaitEnd(ctx, time.Second) {
+		return err
+	}
+	if why := v.whyEnded(); why != nil {
+		return fmt.Errorf("%w (%w)", why, err)
+	}
+	return err
+}
+
+// attach opens the disks and the tap.
+func (r *Runtime) attach(m *machine, files *descriptors, spec isolation.Spec) error {
+	paths := map[string]string{agent.GuestImage: spec.Image.Disk, agent.GuestScratch: spec.ScratchDisk}
+	if spec.Helper != nil {
+		paths[agent.GuestHelper] = spec.Helper.Disk
+	}
+	m.disks = map[string]int{}
+	for serial, path := range paths {
+		flags := os.O_RDONLY
+		if serial == agent.GuestScratch {
+			flags = os.O_RDWR
+		}
+		file, err := os.OpenFile(path, flags, 0)
+		if err != nil {
+			return fault.Systemf("opening the %s disk: %w", serial, err)
+		}
+		m.disks[serial] = files.add(file)
+		if size, err := file.Seek(0, 2); err != nil || size > placeholderDisk {
+			return fault.Systemf("the %s disk has %d bytes, more than %d: %w", serial, size, int64(placeholderDisk), err)
+		}
+	}
+	if spec.Network.Tap == "" {
+		return nil
+	}
+	tap, err := openTap(spec.Network.Tap)
+	if err != nil {
+		return fault.Systemf("opening the tap device %s: %w", spec.Network.Tap, err)
+	}
+	m.tap = files.add(tap)
+	return nil
+}
+
+// openTap attaches to an existing tap device.
+func openTap(name string) (*os.File, error) {
+	if _, err := os.Stat(filepath.Join("/sys/class/net", name)); err != nil {
+		return nil, err // attaching would make a new one
+	}
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	request, err := unix.NewIfreq(name)
+	if err == nil {
+		// No headers for offloading: a template's interface has no tap behind it to agree on them with.
+		request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
+		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, request)
+	}
+	if err != nil {
+		return nil, errors.Join(err, unix.Close(fd))
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// guestSetup is what the guest is told, but for the clock.
+func (r *Runtime) guestSetup(spec isolation.Spec) (agent.GuestSetup, error) {
+	random := make([]byte, agent.GuestEntropy+16)
+	if _, err := rand.Read(random); err != nil {
+		return agent.GuestSetup{}, fault.Systemf("reading random bytes: %w", err)
+	}
+	numbers, err := capabilityNumbers(layout.Capabilities)
+	if err != nil {
+		return agent.GuestSetup{}, err
+	}
+	setup := agent.GuestSetup{
+		Entropy: random[:agent.GuestEntropy], MachineID: hex.EncodeToString(random[agent.GuestEntropy:]),
+		Hostname: spec.Hostname, Helper: spec.Helper != nil, Files: layout.NamesFiles(spec), PIDs: spec.Limits.PIDs,
+		Capabilities: numbers, Filter: r.filter,
+		Masked: layout.MaskedPaths, ReadOnly: layout.ReadonlyPaths, Sysctls: layout.Sysctls,
+	}
+	if n := spec.Network; n.Tap != "" {
+		setup.Network = &agent.GuestNetwork{MAC: n.MAC, Address: n.Address, Gateway: n.Gateway}
+	}
+	return setup, nil
+}
+
+// capabilityNumbers are those of capabilities(7) that a sandbox may have at all.
+func capabilityNumbers(names []string) ([]uintptr, error) {
+	known := map[string]uintptr{
+		"CAP_CHOWN": unix.CAP_CHOWN, "CAP_DAC_OVERRIDE": unix.CAP_DAC_OVERRIDE, "CAP_FOWNER": unix.CAP_FOWNER,
+		"CAP_FSETID": unix.CAP_FSETID, "CAP_KILL": unix.CAP_KILL, "CAP_NET_BIND_SERVICE": unix.CAP_NET_BIND_SERVICE,
+		"CAP_SETFCAP": unix.CAP_SETFCAP, "CAP_SETGID": unix.CAP_SETGID, "CAP_SETPCAP": unix.CAP_SETPCAP,
+		"CAP_SETUID": unix.CAP_SETUID, "CAP_SYS_CHROOT": unix.CAP_SYS_CHROOT,
+	}
+	var numbers []uintptr
+	for _, name := range names {
+		number, ok := known[name]
+		if !ok {
+			return nil, fault.Systemf("the number of the capability %s is not known", name)
+		}
+		numbers = append(numbers, number)
+	}
+	return numbers, nil
+}

@@ -1,0 +1,181 @@
+package microvm
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"runtime"
+	"strconv"
+
+	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/isolation/agent"
+)
+
+// Accelerator is how QEMU runs the guests' instructions.
+type Accelerator string
+
+const (
+	// Auto chooses KVM if it works, else TCG if that is allowed.
+	Auto Accelerator = "auto"
+	// KVM is the processor's own virtualisation.
+	KVM Accelerator = "kvm"
+	// TCG is emulation.
+	TCG Accelerator = "tcg"
+)
+
+const (
+	// defaultMemory is a machine's when there is no limit, in bytes; minMemory and memoryUnit bound and round it.
+	defaultMemory = 512 << 20
+	minMemory     = 96 << 20
+	memoryUnit    = 2 << 20
+	// qemuMemory is what the QEMU process may use beside the guest's memory, in bytes; translationBuffer is how much
+	// of that TCG's translated code takes, in MiB.
+	qemuMemory        = 256 << 20
+	translationBuffer = 96
+	// qemuThreads is how many threads QEMU may have beside its vCPUs: main loop, RCU, block workers.
+	qemuThreads = 80
+	// placeholderDisk is the size of disks that are not there, in bytes: what a template sees of every disk.
+	placeholderDisk = 1 << 43
+)
+
+// shape is what a template's clones have in common beside what they boot.
+type shape struct {
+	memory int64 // bytes
+	cpus   int
+}
+
+// shapeOf returns the machine for a sandbox's limits: the memory is the guest's in all, its kernel included.
+func shapeOf(limits isolation.Limits) shape {
+	memory := limits.Memory
+	if memory <= 0 {
+		memory = defaultMemory
+	}
+	memory = max(minMemory, (memory+memoryUnit-1)/memoryUnit*memoryUnit)
+	cpus := runtime.NumCPU()
+	if limits.CPUs > 0 {
+		cpus = max(1, min(cpus, int(math.Ceil(limits.CPUs))))
+	}
+	return shape{memory, cpus}
+}
+
+// hostLimits are the limits of the QEMU process. The CPUs are set when the guest has started.
+func (s shape) hostLimits() isolation.Limits {
+	return isolation.Limits{Memory: s.memory + qemuMemory, PIDs: int64(qemuThreads + s.cpus)}
+}
+
+// descriptors passes open files to a QEMU and numbers them as it will see them.
+type descriptors struct {
+	files []*os.File
+}
+
+const firstDescriptor = 3 // after the standard streams, as os/exec numbers ExtraFiles
+
+func (d *descriptors) add(file *os.File) int {
+	d.files = append(d.files, file)
+	return firstDescriptor + len(d.files) - 1
+}
+
+// close closes our own copies.
+func (d *descriptors) close() {
+	for _, file := range d.files {
+		_ = file.Close()
+	}
+	d.files = nil
+}
+
+// machine is everything that QEMU's command line says.
+type machine struct {
+	accel Accelerator
+	shape shape
+	boot  *boot
+	// agent, monitor and console are numbers of inherited descriptors.
+	agent, monitor, console int
+	// disks are those of files; others are placeholders.
+	disks map[string]int
+	// tap is an inherited descriptor, or 0.
+	tap int
+	// memory is an inherited descriptor of a memory file, or 0 for anonymous memory; shared maps it as it is, for a
+	// template to be saved, else it is copied on write.
+	memory int
+	shared bool
+	// incoming makes it wait for a template's state instead of booting.
+	incoming bool
+}
+
+// kernelCommandLine: no messages but a panic's, which ends the machine at once by a triple fault; no calibration
+// against timers that an emulator cannot keep.
+const kernelCommandLine = "quiet loglevel=1 panic=-1 reboot=t tsc=reliable no_timer_check cryptomgr.notests console=hvc0"
+
+// arguments is QEMU's command line. A template and its clones differ in their disks, network and memory alone.
+func (m machine) arguments() []string {
+	size := strconv.FormatInt(m.shape.memory, 10)
+	arguments := []string{
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "none", "-parallel", "none",
+		"-machine", "microvm,acpi=on,rtc=on,isa-serial=off,pic=off,pit=off,dump-guest-core=off,memory-backend=mem",
+		"-accel", m.accelerator(), "-cpu", "max,+arat",
+		"-m", "size=" + size + "B", "-smp", strconv.Itoa(m.shape.cpus),
+		"-global", "virtio-mmio.force-legacy=false",
+		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+		"-object", m.memoryBackend(size),
+		"-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", m.monitor), "-mon", "chardev=monitor,mode=control",
+		"-device", "virtio-serial-device,id=serial",
+		"-chardev", fmt.Sprintf("socket,id=agent,fd=%d", m.agent), "-device", "virtserialport,bus=serial.0,nr=1,chardev=agent,name=" + agent.GuestPort,
+		"-chardev", fmt.Sprintf("socket,id=console,fd=%d", m.console), "-device", "virtconsole,bus=serial.0,nr=2,chardev=console",
+		"-kernel", bootMount + "/" + m.boot.kernel, "-initrd", bootMount + "/" + m.boot.initramfs, "-append", m.commandLine(),
+	}
+	for i, serial := range []string{agent.GuestImage, agent.GuestHelper, agent.GuestScratch} {
+		arguments = append(arguments, m.disk(i, serial)...)
+	}
+	backend := "hubport,id=net,hubid=0"
+	if m.tap != 0 {
+		backend = fmt.Sprintf("tap,id=net,fd=%d,vhost=off", m.tap)
+	}
+	arguments = append(arguments, "-netdev", backend, "-device", "virtio-net-device,netdev=net,mac=02:00:00:00:00:00")
+	if m.incoming {
+		arguments = append(arguments, "-incoming", "defer")
+	}
+	return arguments
+}
+
+func (m machine) commandLine() string {
+	if m.accel == TCG {
+		return fmt.Sprintf("%s tsc_early_khz=%d", kernelCommandLine, m.boot.tscKHz)
+	}
+	return kernelCommandLine
+}
+
+func (m machine) accelerator() string {
+	if m.accel == KVM {
+		return "kvm"
+	}
+	return fmt.Sprintf("tcg,tb-size=%d", translationBuffer)
+}
+
+func (m machine) memoryBackend(size string) string {
+	if m.memory == 0 {
+		return "memory-backend-ram,id=mem,size=" + size
+	}
+	share := "off"
+	if m.shared {
+		share = "on"
+	}
+	return fmt.Sprintf("memory-backend-file,id=mem,size=%s,mem-path=/proc/self/fd/%d,share=%s", size, m.memory, share)
+}
+
+// disk is one of the disks, which only the scratch's may be written. A host without space stops the machine, which is
+// noticed; all else is the guest's to handle.
+func (m machine) disk(number int, serial string) []string {
+	readOnly := "on"
+	if serial == agent.GuestScratch {
+		readOnly = "off"
+	}
+	node := fmt.Sprintf("driver=null-co,node-name=%s,size=%d,read-zeroes=on,read-only=%s", serial, int64(placeholderDisk), readOnly)
+	var set []string
+	if fd, ok := m.disks[serial]; ok {
+		set = []string{"-add-fd", fmt.Sprintf("fd=%d,set=%d", fd, number+1)}
+		node = fmt.Sprintf("driver=raw,node-name=%s,read-only=%s,discard=unmap,cache.no-flush=on,file.driver=file,file.filename=/dev/fdset/%d,file.locking=off,file.aio=threads",
+			serial, readOnly, number+1)
+	}
+	return append(set, "-blockdev", node,
+		"-device", fmt.Sprintf("virtio-blk-device,drive=%s,serial=%s,werror=enospc,rerror=report", serial, serial))
+}

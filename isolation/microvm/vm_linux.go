@@ -1,0 +1,256 @@
+package microvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"net"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+	"unicode"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/airlock-ci/airlock/executor/api/fault"
+)
+
+// Every machine's QEMU has a user of its own, out of a range that neither distributions, systemd nor user namespaces
+// use (https://systemd.io/UIDS-GIDS/), so that one that was taken over can do nothing to the others.
+const (
+	firstUser = 2_000_000_000
+	users     = 100_000_000
+)
+
+// userOf returns the user id of a machine.
+func userOf(id string) uint32 {
+	hash := fnv.New32a()
+	_, _ = hash.Write([]byte(id)) // never fails
+	return firstUser + hash.Sum32()%users
+}
+
+// keptOutput is how much of the console's and QEMU's own messages is kept, in bytes: the end of it.
+const keptOutput = 4 << 10
+
+// vm is one running QEMU.
+type vm struct {
+	command *exec.Cmd
+	agent   net.Conn
+	monitor *qmp
+	console *tail
+	errors  *tail // QEMU's stderr
+	exited  chan struct{}
+
+	mutex  sync.Mutex
+	events []qmpMessage
+}
+
+// startVM starts a machine in the jail. The files are closed here, whatever happens.
+func startVM(j *jail, program, id string, m machine, files *descriptors, onEvent func(qmpMessage)) (*vm, error) {
+	defer files.close()
+	v := &vm{console: &tail{}, errors: &tail{}, exited: make(chan struct{})}
+	agentConn, agentEnd, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	m.agent = files.add(agentEnd)
+	monitorConn, monitorEnd, err := socketPair()
+	if err != nil {
+		return nil, errors.Join(err, agentConn.Close())
+	}
+	m.monitor = files.add(monitorEnd)
+	consoleConn, consoleEnd, err := socketPair()
+	if err != nil {
+		return nil, errors.Join(err, agentConn.Close(), monitorConn.Close())
+	}
+	m.console = files.add(consoleEnd)
+
+	v.command = &exec.Cmd{
+		Path: program, Args: append([]string{program}, m.arguments()...), Env: []string{"PATH=/usr/bin:/bin"}, Dir: "/",
+		Stderr: v.errors, ExtraFiles: files.files, SysProcAttr: confined(id, m.accel),
+	}
+	err = j.start(v.command)
+	files.close() // or their ends would outlive it
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("starting QEMU: %w", err), agentConn.Close(), monitorConn.Close(), consoleConn.Close())
+	}
+	v.agent = agentConn
+	v.monitor = newQMP(monitorConn, func(message qmpMessage) {
+		v.remember(message)
+		if onEvent != nil {
+			onEvent(message)
+		}
+	})
+	go v.console.readFrom(consoleConn)
+	go func() {
+		_ = v.command.Wait() // its state says all
+		close(v.exited)
+	}()
+	return v, nil
+}
+
+// confined are a QEMU's user, namespaces and its bond to this process.
+func confined(id string, accel Accelerator) *syscall.SysProcAttr {
+	user := userOf(id)
+	credential := &syscall.Credential{Uid: user, Gid: user}
+	if accel == KVM {
+		var stat unix.Stat_t
+		if unix.Stat("/dev/kvm", &stat) == nil {
+			credential.Groups = []uint32{stat.Gid}
+		}
+	}
+	return &syscall.SysProcAttr{
+		Setsid: true, Credential: credential, Pdeathsig: syscall.SIGKILL,
+		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP,
+	}
+}
+
+// socketPair returns a connection and its other end as a file for a child.
+func socketPair() (*net.UnixConn, *os.File, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("making a connection: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(pair[0]), "executor"), os.NewFile(uintptr(pair[1]), "qemu")
+	defer func() { _ = ours.Close() }() // FileConn has its own descriptor
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("making a connection: %w", err), theirs.Close())
+	}
+	return conn.(*net.UnixConn), theirs, nil
+}
+
+// kill ends the process and waits for it, as its parent, which no other process's id can be mistaken by.
+func (v *vm) kill() {
+	_ = v.command.Process.Kill() // it fails only for a process that has ended
+	<-v.exited
+	_ = v.agent.Close()
+	<-v.monitor.done
+}
+
+func (v *vm) remember(message qmpMessage) {
+	v.mutex.Lock()
+	defer v.mutex.Unlock()
+	if len(v.events) < keptEvents {
+		v.events = append(v.events, message)
+	}
+}
+
+// event returns the first event of a name that was seen.
+func (v *vm) event(name string) (qmpMessage, bool) {
+	v.mutex.Lock()
+	defer v.mutex.Unlock()
+	for _, e := range v.events {
+		if e.Event == name {
+			return e, true
+		}
+	}
+	return qmpMessage{}, false
+}
+
+// awaitEnd waits for the process to end by itself.
+func (v *vm) awaitEnd(ctx context.Context, patience time.Duration) bool {
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-v.exited:
+		return true
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// The last message of a guest's kernel, of an agent that fails as its first process, and what the kernel says when it has run out of memory for good.
+var (
+	panicMessage  = regexp.MustCompile(`Kernel panic - not syncing: ([^\n]*)`)
+	agentMessage  = regexp.MustCompile(`airlock-agent: ([^\n]*)`)
+	panicOfMemory = regexp.MustCompile(`(?i)out of memory|deadlocked on memory`)
+)
+
+// whyEnded says why a machine that was not asked to end has ended, from what QEMU and the console said; nil if it
+// still runs.
+func (v *vm) whyEnded() error {
+	select {
+	case <-v.exited:
+	default:
+		return nil
+	}
+	<-v.monitor.done // all events were seen
+	<-v.console.closed()
+	status, _ := v.command.ProcessState.Sys().(syscall.WaitStatus)
+	if match := panicMessage.FindStringSubmatch(v.console.text()); match != nil {
+		if panicOfMemory.MatchString(match[1]) {
+			return fault.WithRemedy(fault.Authorf("the machine ran out of memory: %s", match[1]), "use less memory, or ask for a higher limit")
+		}
+		if said := agentMessage.FindStringSubmatch(v.console.text()); said != nil {
+			return fault.Systemf("the guest's agent failed: %s", plain(said[1]))
+		}
+		return fault.Systemf("the guest's kernel panicked: %s", plain(match[1]))
+	}
+	if e, ok := v.event("BLOCK_IO_ERROR"); ok && e.Data.NoSpace {
+		return errHostFull
+	}
+	if e, ok := v.event("SHUTDOWN"); ok && strings.HasPrefix(e.Data.Reason, "guest-") {
+		return fault.Systemf("the guest ended its machine (%s)", plain(e.Data.Reason))
+	}
+	if status.Signaled() {
+		return fault.Systemf("QEMU was ended by signal %d (%s)", status.Signal(), status.Signal())
+	}
+	return fault.Systemf("QEMU ended with status %d: %s", status.ExitStatus(), plain(v.errors.text()))
+}
+
+// tail keeps the end of what is written to it.
+type tail struct {
+	mutex  sync.Mutex
+	buffer []byte
+	ended  chan struct{}
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	t.buffer = append(t.buffer, p[max(0, len(p)-keptOutput):]...)
+	t.buffer = t.buffer[max(0, len(t.buffer)-keptOutput):]
+	return len(p), nil
+}
+
+func (t *tail) text() string {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	return string(t.buffer)
+}
+
+// closed is closed when readFrom has returned.
+func (t *tail) closed() chan struct{} {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	if t.ended == nil {
+		t.ended = make(chan struct{})
+	}
+	return t.ended
+}
+
+// readFrom reads until the connection ends.
+func (t *tail) readFrom(conn net.Conn) {
+	defer close(t.closed())
+	defer func() { _ = conn.Close() }()
+	buffer := make([]byte, keptOutput)
+	for {
+		n, err := conn.Read(buffer)
+		_, _ = t.Write(buffer[:n]) // never fails
+		if err != nil {
+			return
+		}
+	}
+}
+
+// plain makes a text of QEMU or a guest fit for logs: one line, no control characters.
+func plain(text string) string {
+	return strings.Join(strings.FieldsFunc(strings.ToValidUTF8(text, " "), func(r rune) bool { return !unicode.IsPrint(r) }), " ")
+}
