@@ -33,7 +33,9 @@ func (b *backend) Events(ctx context.Context, job string, follow bool, emit func
 }
 
 func (b *backend) PullImage(ctx context.Context, req *api.PullImage, progress io.Writer) error {
-	_, err := b.parts.cache.Pull(ctx, cache.Request{Image: req.GetImage(), PullPolicy: cache.PullAlways, AllowLocal: true}, progress)
+	_, err := b.parts.cache.Pull(ctx, cache.Request{
+		Image: req.GetImage(), PullPolicy: cache.PullAlways, AllowLocal: true, Form: form(b.parts.level),
+	}, progress)
 	return err
 }
 

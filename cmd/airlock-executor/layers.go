@@ -21,18 +21,27 @@ func (l layers) Base(ctx context.Context, req jobs.BaseRequest, progress io.Writ
 	}
 	base, err := l.Cache.Base(ctx, cache.Request{
 		Image: req.Image, PullPolicy: req.PullPolicy, Holder: req.Holder,
-		Credentials: credentials, AllowLocal: req.Trusted,
+		Credentials: credentials, AllowLocal: req.Trusted, Form: form(req.Level),
 	}, progress)
 	if err != nil {
 		return jobs.Base{}, err
 	}
-	return jobs.Base{
-		Image: base.Image, Digest: base.Digest, Pulled: base.Pulled, Bytes: base.Bytes,
-		Root: isolation.Root{
-			Layers: base.Layers,
-			Config: isolation.ImageConfig{Env: base.Config.Env, User: base.Config.User, WorkingDir: base.Config.WorkingDir},
-		},
-	}, nil
+	root := isolation.Root{
+		Layers: base.Layers,
+		Config: isolation.ImageConfig{Env: base.Config.Env, User: base.Config.User, WorkingDir: base.Config.WorkingDir},
+	}
+	if req.Level == isolation.HypervisorLevel {
+		root.Layers, root.Disk = nil, base.Disk
+	}
+	return jobs.Base{Image: base.Image, Digest: base.Digest, Pulled: base.Pulled, Bytes: base.Bytes, Root: root}, nil
+}
+
+// form is what sandboxes of a level are made of.
+func form(level isolation.Level) cache.Form {
+	if level == isolation.HypervisorLevel {
+		return cache.FormDisk
+	}
+	return cache.FormLayers
 }
 
 func (l layers) ScratchUsed(ctx context.Context, id string) (int64, error) {
@@ -40,6 +49,6 @@ func (l layers) ScratchUsed(ctx context.Context, id string) (int64, error) {
 }
 
 func (l layers) NewScratch(ctx context.Context, req jobs.ScratchRequest) (jobs.Scratch, error) {
-	scratch, err := l.Cache.NewScratch(ctx, cache.ScratchRequest{ID: req.ID, Size: req.Size})
-	return jobs.Scratch{Dir: scratch.Dir}, err
+	scratch, err := l.Cache.NewScratch(ctx, cache.ScratchRequest{ID: req.ID, Size: req.Size, Form: form(req.Level)})
+	return jobs.Scratch{Dir: scratch.Dir, Disk: scratch.Disk}, err
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/airlock-ci/airlock/cache"
+	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/executor/config"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/isolation/network"
@@ -28,9 +29,28 @@ const patience = 30
 type parts struct {
 	cache    *cache.Cache
 	networks *network.Manager
-	runtimes []sandboxRuntime
-	closers  []io.Closer // the runtimes'
-	journal  *store.Journal
+	runtimes
+	journal *store.Journal
+	level   isolation.Level // of the configuration: what images are made ready for
+}
+
+// runtimes are those that this host can run, what closes them, and why it cannot run the others.
+type runtimes struct {
+	list        []sandboxRuntime
+	closers     []io.Closer
+	unavailable map[isolation.Level]error
+}
+
+// add takes a runtime, or the reason why there is none for its level.
+func (r *runtimes) add(level isolation.Level, runtime interface {
+	sandboxRuntime
+	io.Closer
+}, err error) {
+	if err != nil {
+		r.unavailable[level] = err
+		return
+	}
+	r.list, r.closers = append(r.list, runtime), append(r.closers, runtime)
 }
 
 // sandboxRuntime is a runtime, by a name that does not clash with Go's.
@@ -38,7 +58,7 @@ type sandboxRuntime = isolation.Runtime
 
 // assemble opens everything that has state. When it fails, what was opened is closed again.
 func assemble(cfg *config.Config, logger zerolog.Logger) (p *parts, err error) {
-	p = &parts{}
+	p = &parts{level: cfg.Isolation}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.close(context.Background()))
@@ -66,14 +86,28 @@ func assemble(cfg *config.Config, logger zerolog.Logger) (p *parts, err error) {
 	}); err != nil {
 		return p, err
 	}
-	p.runtimes, p.closers, err = openRuntimes(cfg, component("runtime"))
-	return p, err
+	p.runtimes, err = openRuntimes(cfg, component("runtime"))
+	if err != nil {
+		return nil, err
+	}
+	for level, why := range p.unavailable {
+		// Wanted or not, it is said at the start; doctor and the jobs that need it say it again.
+		logger.Warn().Err(why).Stringer("isolation", level).Msg("this host cannot run the level")
+	}
+	if why := p.unavailable[cfg.Isolation]; why != nil && cfg.Isolation == isolation.ProcessLevel {
+		return nil, why // not a matter of the hardware: the administrator can install it
+	}
+	if len(p.list) == 0 {
+		return nil, fault.Adminf("this host can run neither level: %w",
+			errors.Join(p.unavailable[isolation.ProcessLevel], p.unavailable[isolation.HypervisorLevel]))
+	}
+	return p, nil
 }
 
 func (p *parts) service(cfg *config.Config, logger zerolog.Logger, instance string) *jobs.Service {
 	return jobs.New(jobs.Options{
 		Settings: settings(cfg), Layers: layers{p.cache}, Networks: p.networks,
-		Runtimes: p.runtimes, Journal: p.journal,
+		Runtimes: p.list, Unavailable: p.unavailable, Journal: p.journal,
 		Logger: logger, Version: version, Instance: instance,
 	})
 }
@@ -112,7 +146,7 @@ func (p *parts) reaper(service *jobs.Service, logger zerolog.Logger) (*reaper.Re
 // listSandboxes and destroySandbox ask every runtime: an id does not tell whose it is.
 func (p *parts) listSandboxes(ctx context.Context) ([]string, error) {
 	var all []string
-	for _, r := range p.runtimes {
+	for _, r := range p.list {
 		ids, err := r.List(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", r.Name(), err)
@@ -124,7 +158,7 @@ func (p *parts) listSandboxes(ctx context.Context) ([]string, error) {
 
 func (p *parts) destroySandbox(ctx context.Context, id string) error {
 	var errs []error
-	for _, r := range p.runtimes {
+	for _, r := range p.list {
 		errs = append(errs, r.Destroy(ctx, id))
 	}
 	return errors.Join(errs...)

@@ -1,32 +1,39 @@
 package main
 
 import (
-	"io"
 	"os"
 	"path/filepath"
 
 	"github.com/rs/zerolog"
 
 	"github.com/airlock-ci/airlock/executor/config"
+	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/isolation/microvm"
 	"github.com/airlock-ci/airlock/isolation/oci"
 	"github.com/airlock-ci/airlock/jobs/reaper"
 	"github.com/airlock-ci/airlock/jobs/store"
 )
 
-// openRuntimes returns the runtimes of this operating system and what closes them.
-func openRuntimes(cfg *config.Config, logger zerolog.Logger) ([]sandboxRuntime, []io.Closer, error) {
+// openRuntimes returns the runtimes of this host. One that cannot work here does not keep the other from it.
+func openRuntimes(cfg *config.Config, logger zerolog.Logger) (runtimes, error) {
 	agent, err := sibling("airlock-agent")
 	if err != nil {
-		return nil, nil, err
+		return runtimes{}, err
 	}
+	found := runtimes{unavailable: map[isolation.Level]error{}}
 	containers, err := oci.New(oci.Options{
 		Runtime: cfg.Runtime, AgentPath: agent, RunDir: filepath.Join(cfg.RunDir, "oci"),
 		CgroupParent: cfg.CgroupParent, Logger: logger,
 	})
-	if err != nil {
-		return nil, nil, err
-	}
-	return []sandboxRuntime{containers}, []io.Closer{containers}, nil
+	found.add(isolation.ProcessLevel, containers, err)
+	machines, err := microvm.New(microvm.Options{
+		QEMU: cfg.Hypervisor.QEMU, Kernel: cfg.Hypervisor.Kernel, KernelDir: cfg.Hypervisor.KernelDir,
+		AllowEmulation: cfg.Hypervisor.AllowEmulation, AgentPath: agent,
+		StateDir: filepath.Join(cfg.StateDir, "microvm"), RunDir: filepath.Join(cfg.RunDir, "microvm"),
+		CgroupParent: cfg.CgroupParent, Logger: logger,
+	})
+	found.add(isolation.HypervisorLevel, machines, err)
+	return found, nil
 }
 
 // sibling is the path of another of our binaries: they are installed side by side.

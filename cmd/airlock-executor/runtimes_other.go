@@ -3,8 +3,6 @@
 package main
 
 import (
-	"io"
-
 	"github.com/rs/zerolog"
 
 	"github.com/airlock-ci/airlock/executor/api/fault"
@@ -14,8 +12,8 @@ import (
 )
 
 // openRuntimes refuses to start: there is no runtime for this operating system yet.
-func openRuntimes(*config.Config, zerolog.Logger) ([]sandboxRuntime, []io.Closer, error) {
-	return nil, nil, fault.Adminf("this version of Airlock can make sandboxes on Linux only")
+func openRuntimes(*config.Config, zerolog.Logger) (runtimes, error) {
+	return runtimes{}, fault.Adminf("this version of Airlock can make sandboxes on Linux only")
 }
 
 // runnerDirs finds nothing here yet.

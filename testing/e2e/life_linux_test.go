@@ -113,10 +113,11 @@ func TestHowJobsEnd(t *testing.T) {
 }
 
 func TestTheStrongerLevelIsNeverReplaced(t *testing.T) {
-	b := start(t, system.Options{Isolation: "hypervisor"})
+	b := start(t, system.Options{Isolation: "hypervisor", Tables: "[hypervisor]\nqemu = \"no-such-qemu\"\n"})
 	result := b.run(gitlabtest.Job{Script: []string{"echo must not run"}})
 	require.Equal(t, gitlabtest.SystemFailure, result.Reason)
 	require.Contains(t, result.Log, "no runtime for hypervisor isolation")
+	require.Contains(t, result.Log, "no-such-qemu", "and why")
 	require.NotContains(t, result.Log, "must not run")
 }
 
