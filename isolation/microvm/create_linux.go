@@ -113,6 +113,7 @@ func (r *Runtime) build(ctx context.Context, spec isolation.Spec) (*sandbox, err
 func (r *Runtime) startGuest(ctx context.Context, s *sandbox, spec isolation.Spec, shape shape, setup agent.GuestSetup) error {
 	if t := r.template(shape); t != nil {
 		err := r.restoreGuest(ctx, s, spec, t, setup)
+		s.cloned = err == nil
 		if err == nil || ctx.Err() != nil || fault.ClassOf(err) != fault.System {
 			return err
 		}

@@ -35,7 +35,7 @@ const bootMount = "/boot"
 func newJail(dir, program, boots string) (*jail, error) {
 	j := &jail{requests: make(chan startRequest)}
 	ready := make(chan error, 1)
-	go j.run(dir, program, boots, ready)
+	go onOwnThread(func() { j.run(dir, program, boots, ready) })
 	if err := <-ready; err != nil {
 		return nil, fmt.Errorf("making the jail of virtual machines: %w", err)
 	}
@@ -52,9 +52,26 @@ func (j *jail) start(command *exec.Cmd) error {
 // close ends the jail's thread; machines that run end with it. No start may follow.
 func (j *jail) close() { close(j.requests) }
 
-// run is the thread's life. It never unlocks the thread, so that the runtime ends it instead of using it again.
-func (j *jail) run(dir, program, boots string, ready chan<- error) {
+// onOwnThread calls do on a thread that ends with it: it is never unlocked, so the Go runtime does not use it again.
+// The main thread is none: it cannot end, and /proc/self shows its mounts as the process's.
+func onOwnThread(do func()) {
 	runtime.LockOSThread()
+	if unix.Gettid() != unix.Getpid() {
+		do()
+		return
+	}
+	locked := make(chan struct{})
+	go func() {
+		runtime.LockOSThread() // another thread, as this one is held until then
+		close(locked)
+		do()
+	}()
+	<-locked
+	runtime.UnlockOSThread()
+}
+
+// run is the life of the jail's thread.
+func (j *jail) run(dir, program, boots string, ready chan<- error) {
 	err := enterJail(dir, program, boots)
 	if err == nil {
 		err = giveUpPrivileges()

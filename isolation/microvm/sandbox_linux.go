@@ -33,6 +33,7 @@ type sandbox struct {
 	runtime *Runtime
 	id      string
 	vm      *vm
+	cloned  bool // restored from a template, not booted
 	agent   *agent.Client
 
 	mutex sync.Mutex

@@ -2,42 +2,331 @@ package microvm
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
+	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/isolation/agent"
 )
 
-// memoryName is the name of the memory files of guests, which proc shows.
-const memoryName = "airlock-guest"
+const (
+	// settleTime is how long a booted guest may go on by itself before it is saved: its kernel has things to finish
+	// that every clone would have to finish again.
+	settleTime = 1500 * time.Millisecond
+	// saveTimeout bounds the saving of a template; a dozen milliseconds are usual.
+	saveTimeout = 30 * time.Second
+)
 
-// newMemory returns a file of anonymous memory.
-func newMemory(size int64) (*os.File, error) {
-	fd, err := unix.MemfdCreate(memoryName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-	if err != nil {
-		return nil, fmt.Errorf("making the guest's memory: %w", err)
-	}
-	file := os.NewFile(uintptr(fd), memoryName)
-	if err := file.Truncate(size); err != nil {
-		_ = file.Close()
-		return nil, fmt.Errorf("making the guest's memory: %w", err)
-	}
-	return file, nil
+// template is a guest that was saved when its agent was ready and had opened no disk. Its memory holds the kernel and
+// the agent, and nothing of any job.
+type template struct {
+	shape         shape
+	dir           string // where it is kept
+	memory, state *os.File
 }
 
-type template struct{}
+func (t *template) close() { _ = errors.Join(t.memory.Close(), t.state.Close()) }
+
+// templates are those of one Runtime. The zero value but for dir is ready.
 type templates struct {
-	dir   string
-	mutex sync.Mutex
+	dir string
+
+	mutex    sync.Mutex
+	ready    map[shape]*template
+	building map[shape]chan struct{}
+	cancel   []context.CancelFunc
+	closed   bool
+	builders sync.WaitGroup
 }
 
-func (t *templates) close()                 {}
-func (t *templates) discard(*template)      {}
-func (r *Runtime) template(shape) *template { return nil }
-func (r *Runtime) restoreGuest(ctx context.Context, s *sandbox, spec isolation.Spec, t *template, setup agent.GuestSetup) error {
+// template returns the template of a shape if there is one; else it begins to make it, beside the job that asks, and
+// returns nil.
+func (r *Runtime) template(s shape) *template {
+	t, _ := r.makeTemplate(s)
+	return t
+}
+
+// Warm returns when the template for sandboxes with these limits is ready, so that the first of them need not boot.
+func (r *Runtime) Warm(ctx context.Context, limits isolation.Limits) error {
+	if _, err := r.Probe(ctx); err != nil {
+		return err
+	}
+	s := shapeOf(limits)
+	for {
+		t, building := r.makeTemplate(s)
+		if t != nil {
+			return nil
+		}
+		if building == nil {
+			return fault.Systemf("the runtime was closed")
+		}
+		select {
+		case <-building:
+			if t, _ := r.templates.get(s); t == nil {
+				return fault.Systemf("no template could be made; the log says why")
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (t *templates) get(s shape) (*template, chan struct{}) {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	return t.ready[s], t.building[s]
+}
+
+// makeTemplate returns the template of a shape, or what is closed when the attempt to make it has ended.
+func (r *Runtime) makeTemplate(s shape) (*template, chan struct{}) {
+	t := &r.templates
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	if t.ready[s] != nil || t.building[s] != nil || t.closed {
+		return t.ready[s], t.building[s]
+	}
+	if t.ready == nil {
+		t.ready, t.building = map[shape]*template{}, map[shape]chan struct{}{}
+	}
+	ctx, cancel := context.WithTimeoutCause(context.Background(), bootTimeout+saveTimeout, errors.New("making a template took too long"))
+	ended := make(chan struct{})
+	t.building[s] = ended
+	t.cancel = append(t.cancel, cancel)
+	t.builders.Go(func() {
+		defer cancel()
+		made, err := r.findTemplate(ctx, s)
+		if err != nil && ctx.Err() == nil {
+			r.logger.Warn().Err(err).Int64("memory", s.memory).Int("cpus", s.cpus).Msg("no template could be made: machines of this shape are booted")
+		}
+		t.mutex.Lock()
+		defer t.mutex.Unlock()
+		delete(t.building, s)
+		if err == nil {
+			t.ready[s] = made
+		}
+		close(ended)
+	})
+	return nil, ended
+}
+
+// discard throws a template away, for good.
+func (t *templates) discard(bad *template) {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	if t.ready[bad.shape] != bad {
+		return // somebody else did
+	}
+	delete(t.ready, bad.shape)
+	_ = os.RemoveAll(bad.dir) // what stays is found and thrown away once more
+}
+
+// close ends what is being made. Templates that are kept on disk stay.
+func (t *templates) close() {
+	t.mutex.Lock()
+	t.closed = true
+	for _, cancel := range t.cancel {
+		cancel()
+	}
+	t.mutex.Unlock()
+	t.builders.Wait()
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	for _, ready := range t.ready {
+		ready.close()
+	}
+	t.ready = nil
+}
+
+// findTemplate loads the template of a shape, or makes it.
+func (r *Runtime) findTemplate(ctx context.Context, s shape) (*template, error) {
+	name, err := r.templateName(s)
+	if err != nil {
+		return nil, err
+	}
+	t := &template{shape: s, dir: filepath.Join(r.templates.dir, name)}
+	if t.memory, err = newMemory(s.memory); err != nil {
+		return nil, err
+	}
+	if t.state, err = newMemory(0); err != nil {
+		return nil, errors.Join(err, t.memory.Close())
+	}
+	if t.load() != nil { // there is none, or one that cannot be read
+		if err = r.saveGuest(ctx, t); err == nil {
+			err = r.templates.keep(t)
+		}
+	}
+	if err == nil {
+		err = errors.Join(seal(t.memory), seal(t.state))
+	}
+	if err != nil {
+		t.close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// templateName changes when anything changes that a template is made from, or restored with.
+func (r *Runtime) templateName(s shape) (string, error) {
+	program, err := fingerprint(r.options.QEMU)
+	if err != nil {
+		return "", err
+	}
+	m := machine{accel: r.accelerator(), shape: s, boot: r.booted(), memory: 1, incoming: true}
+	booted := *m.boot
+	booted.tscKHz = 0 // measured, so it is never the same
+	m.boot = &booted
+	content, err := json.Marshal([]any{program, m.arguments(), processor()})
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(content)
+	return shapePrefix(s) + hex.EncodeToString(sum[:16]), nil
+}
+
+func shapePrefix(s shape) string { return fmt.Sprintf("%d-%d-", s.memory>>20, s.cpus) }
+
+// processor names the host's processor and what it can do: a guest has seen it.
+func processor() string {
+	content, _ := os.ReadFile("/proc/cpuinfo") // without it, an upgrade of the host is noticed by a failing restore
+	var b strings.Builder
+	for line := range strings.Lines(string(content)) {
+		if strings.TrimSpace(line) == "" {
+			break // the others are the same
+		}
+		if strings.HasPrefix(line, "model name") || strings.HasPrefix(line, "flags") || strings.HasPrefix(line, "microcode") {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}
+
+// saveGuest boots a guest and saves it: its memory is the template's as it is, as it was mapped shared, and QEMU writes
+// the rest of its state.
+func (r *Runtime) saveGuest(ctx context.Context, t *template) error {
+	memory, err := reopenForWriting(t.memory)
+	if err != nil {
+		return err
+	}
+	files := &descriptors{}
+	m := machine{accel: r.accelerator(), shape: t.shape, boot: r.booted(), memory: files.add(memory), shared: true}
+	v, err := startVM(r.jailed(), r.options.QEMU, "template", m, files, nil)
+	if err != nil {
+		return err
+	}
+	defer v.kill()
+	stop := context.AfterFunc(ctx, func() { _ = v.command.Process.Kill() })
+	defer stop()
+	if _, err := v.monitor.run(capabilitiesCommand); err != nil {
+		return v.explain(ctx, err)
+	}
+	if err := agent.AwaitGuest(ctx, v.agent); err != nil {
+		return v.explain(ctx, err)
+	}
+	select {
+	case <-time.After(settleTime):
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	_, err = v.monitor.run(ignoreShared,
+		command{Execute: "getfd", Arguments: map[string]any{"fdname": "state"}, file: int(t.state.Fd())},
+		command{Execute: "migrate", Arguments: map[string]any{"uri": "fd:state"}})
+	if err == nil {
+		err = v.awaitSaved(ctx)
+	}
+	if err != nil {
+		return v.explain(ctx, fmt.Errorf("saving a template: %w", err))
+	}
+	return nil
+}
+
+func reopenForWriting(file *os.File) (*os.File, error) {
+	return os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", file.Fd()), os.O_RDWR, 0)
+}
+
+// ignoreShared leaves memory that is mapped shared out of what is saved and restored.
+var ignoreShared = command{Execute: "migrate-set-capabilities", Arguments: map[string]any{
+	"capabilities": []map[string]any{{"capability": "x-ignore-shared", "state": true}},
+}}
+
+// awaitSaved polls until all state is written.
+func (v *vm) awaitSaved(ctx context.Context) error {
+	for began := time.Now(); time.Since(began) < saveTimeout; time.Sleep(5 * time.Millisecond) {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		results, err := v.monitor.run(command{Execute: "query-migrate"})
+		if err != nil {
+			return err
+		}
+		var progress struct {
+			Status string `json:"status"`
+			Error  string `json:"error-desc"`
+		}
+		if err := json.Unmarshal(results[0], &progress); err != nil {
+			return err
+		}
+		switch progress.Status {
+		case "completed":
+			return nil
+		case "failed", "cancelled":
+			return fmt.Errorf("QEMU says %s %s", progress.Status, plain(progress.Error))
+		}
+	}
+	return fmt.Errorf("it took longer than %s", saveTimeout)
+}
+
+const memoryFile, stateFile = "memory", "state"
+
+// keep writes a template to disk, for later executors, and removes those of its shape that it replaces.
+func (t *templates) keep(made *template) error {
+	temporary, err := os.MkdirTemp(t.dir, ".new-*")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(temporary) }()
+	for name, from := range map[string]*os.File{memoryFile: made.memory, stateFile: made.state} {
+		to, err := os.Create(filepath.Join(temporary, name))
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(copySparse(to, from), to.Close()); err != nil {
+			return fmt.Errorf("keeping a template: %w", err)
+		}
+	}
+	old, err := filepath.Glob(filepath.Join(t.dir, shapePrefix(made.shape)+"*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range old {
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	return os.Rename(temporary, made.dir)
+}
+
+// load reads a template from disk.
+func (t *template) load() error {
+	for name, to := range map[string]*os.File{memoryFile: t.memory, stateFile: t.state} {
+		from, err := os.Open(filepath.Join(t.dir, name))
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(copySparse(to, from), from.Close()); err != nil {
+			return fmt.Errorf("loading a template: %w", err)
+		}
+	}
+	if info, err := t.memory.Stat(); err != nil || info.Size() != t.shape.memory {
+		return errors.Join(err, errors.New("the template's memory has another size"))
+	}
 	return nil
 }

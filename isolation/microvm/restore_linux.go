@@ -1,0 +1,42 @@
+package microvm
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/isolation/agent"
+)
+
+// restoreGuest starts the sandbox's machine as a clone of a template: with the same memory, copied as it is written, the
+// sandbox's disks and network behind the same devices, and what the guest is told to make it differ.
+func (r *Runtime) restoreGuest(ctx context.Context, s *sandbox, spec isolation.Spec, t *template, setup agent.GuestSetup) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, restoreTimeout, fault.Systemf("the template was not restored within %s", restoreTimeout))
+	defer cancel()
+	files := &descriptors{}
+	m := machine{accel: r.accelerator(), shape: t.shape, boot: r.booted(), incoming: true}
+	memory, err := reopen(t.memory)
+	if err != nil {
+		return fault.Systemf("opening a template: %w", err)
+	}
+	m.memory = files.add(memory)
+	state, err := reopen(t.state)
+	if err != nil {
+		files.close()
+		return fault.Systemf("opening a template: %w", err)
+	}
+	incoming := fmt.Sprintf("fd:%d", files.add(state))
+	if err := r.attach(&m, files, spec); err != nil {
+		files.close()
+		return err
+	}
+	if s.vm, err = startVM(r.jailed(), r.options.QEMU, spec.ID, m, files, s.onEvent); err != nil {
+		return err
+	}
+	if err = r.cgroups.Add(spec.ID, s.vm.command.Process.Pid); err == nil {
+		_, err = s.vm.monitor.run(capabilitiesCommand, ignoreShared,
+			command{Execute: "migrate-incoming", Arguments: map[string]any{"uri": incoming}})
+	}
+	return s.vm.finishStart(ctx, setup, err)
+}
