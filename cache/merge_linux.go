@@ -3,6 +3,7 @@ package cache
 import (
 	"archive/tar"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -29,12 +30,16 @@ const maxDiskFile = 32 << 30
 func merge(ctx context.Context, layers []string, to io.Writer) error {
 	m := &merger{ctx: ctx, tar: tar.NewWriter(to), written: map[fileID]string{}, buffer: make([]byte, 256<<10)}
 	var trees []*tree
+	defer func() {
+		for _, t := range trees {
+			t.close()
+		}
+	}()
 	for _, dir := range layers {
 		t, err := openTree(dir)
 		if err != nil {
 			return err
 		}
-		defer t.close()
 		trees = append(trees, t)
 	}
 	if len(trees) > 0 {
@@ -278,7 +283,7 @@ func (l *layerFile) Read(p []byte) (int, error) {
 		return 0, l.err
 	}
 	n, err := l.file.Read(p)
-	if err != nil && err != io.EOF { //nolint:errorlint // os.File returns it as it is
+	if err != nil && !errors.Is(err, io.EOF) {
 		l.err = err
 	}
 	return n, err

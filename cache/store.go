@@ -90,7 +90,8 @@ func openStore(dir string, log zerolog.Logger) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s, s.openDisks()
+	err = s.openDisks()
+	return s, err
 }
 
 func eachFile(dir string, visit func(path string, info fs.FileInfo) error) error {

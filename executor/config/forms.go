@@ -78,8 +78,7 @@ func isExtraHost(s string) (string, string) {
 }
 
 func isDirectory(s string) (string, string) {
-	switch {
-	case filepath.Clean(s) == string(filepath.Separator):
+	if filepath.Clean(s) == string(filepath.Separator) {
 		return "is the root directory", "give Airlock a directory of its own"
 	}
 	return isAbsolute(s)
