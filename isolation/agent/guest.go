@@ -20,6 +20,9 @@ const (
 	GuestImage, GuestHelper, GuestScratch = "image", "helper", "scratch"
 	// GuestModules is the directory of the initramfs whose kernel modules are loaded, in the order of their names.
 	GuestModules = "/modules"
+	// GuestFilter is the file of the initramfs with the seccomp(2) filter of agent and job, an array of struct
+	// sock_filter.
+	GuestFilter = "/filter"
 	// GuestEntropy is how many random bytes a guest is given, at least.
 	GuestEntropy = 64
 
@@ -47,14 +50,6 @@ type GuestSetup struct {
 	Files map[string]string `json:"files"`
 	// PIDs bounds the agent's and the job's processes and threads; 0 does not.
 	PIDs int64 `json:"pids,omitempty"`
-	// Capabilities are the numbers of those that agent and job keep.
-	Capabilities []uintptr `json:"capabilities"`
-	// Filter is a seccomp(2) filter program, an array of struct sock_filter.
-	Filter []byte `json:"filter"`
-	// Masked and ReadOnly are paths of the image's root, Sysctls the names and values of sysctl.conf(5).
-	Masked   []string          `json:"masked"`
-	ReadOnly []string          `json:"read_only"`
-	Sysctls  map[string]string `json:"sysctls"`
 }
 
 // GuestNetwork is the one interface of a guest.

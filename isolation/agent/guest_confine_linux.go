@@ -8,11 +8,13 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/airlock-ci/airlock/isolation/layout"
 )
 
 // confine takes from this thread what an OCI runtime takes from a container: all but a few capabilities, new
 // privileges, and the system calls that the filter forbids. What the thread executes keeps that.
-func (s GuestSetup) confine() error {
+func confine(filter []byte) error {
 	for limit, value := range map[int]syscall.Rlimit{
 		unix.RLIMIT_NOFILE: {Cur: 65536, Max: 524288}, // as in isolation/oci
 		unix.RLIMIT_CORE:   {},
@@ -21,28 +23,39 @@ func (s GuestSetup) confine() error {
 			return fmt.Errorf("limit %d: %w", limit, err)
 		}
 	}
-	if err := s.dropCapabilities(); err != nil {
+	if err := dropCapabilities(); err != nil {
 		return err
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("no new privileges: %w", err)
 	}
-	return s.installFilter()
+	return installFilter(filter)
+}
+
+// capabilityNumbers are those of capabilities(7) that a sandbox may have.
+var capabilityNumbers = map[string]uintptr{
+	"CAP_CHOWN": unix.CAP_CHOWN, "CAP_DAC_OVERRIDE": unix.CAP_DAC_OVERRIDE, "CAP_FOWNER": unix.CAP_FOWNER,
+	"CAP_FSETID": unix.CAP_FSETID, "CAP_KILL": unix.CAP_KILL, "CAP_NET_BIND_SERVICE": unix.CAP_NET_BIND_SERVICE,
+	"CAP_SETFCAP": unix.CAP_SETFCAP, "CAP_SETGID": unix.CAP_SETGID, "CAP_SETPCAP": unix.CAP_SETPCAP,
+	"CAP_SETUID": unix.CAP_SETUID, "CAP_SYS_CHROOT": unix.CAP_SYS_CHROOT,
 }
 
 // dropCapabilities keeps the bounding set's remainder as the permitted and effective ones, too.
-func (s GuestSetup) dropCapabilities() error {
+func dropCapabilities() error {
 	const wordBits = 32
 	var data [2]unix.CapUserData
-	for _, number := range s.Capabilities {
-		if number >= 2*wordBits {
-			return fmt.Errorf("%w: capability %d", errProtocol, number)
+	keep := make([]uintptr, len(layout.Capabilities))
+	for i, name := range layout.Capabilities {
+		number, ok := capabilityNumbers[name]
+		if !ok {
+			return fmt.Errorf("the number of %s is not known", name)
 		}
+		keep[i] = number
 		data[number/wordBits].Permitted |= 1 << (number % wordBits)
 		data[number/wordBits].Effective |= 1 << (number % wordBits)
 	}
 	for number := uintptr(0); number < 2*wordBits; number++ {
-		if slices.Contains(s.Capabilities, number) {
+		if slices.Contains(keep, number) {
 			continue
 		}
 		err := unix.Prctl(unix.PR_CAPBSET_DROP, number, 0, 0, 0)
@@ -61,12 +74,12 @@ func (s GuestSetup) dropCapabilities() error {
 }
 
 // installFilter installs the seccomp(2) filter.
-func (s GuestSetup) installFilter() error {
+func installFilter(filter []byte) error {
 	const instruction = int(unsafe.Sizeof(unix.SockFilter{}))
-	if len(s.Filter) == 0 || len(s.Filter)%instruction != 0 {
-		return fmt.Errorf("%w: a filter of %d bytes", errProtocol, len(s.Filter))
+	if len(filter) == 0 || len(filter)%instruction != 0 {
+		return fmt.Errorf("a filter of %d bytes", len(filter))
 	}
-	program := unix.SockFprog{Len: uint16(len(s.Filter) / instruction), Filter: (*unix.SockFilter)(unsafe.Pointer(&s.Filter[0]))}
+	program := unix.SockFprog{Len: uint16(len(filter) / instruction), Filter: (*unix.SockFilter)(unsafe.Pointer(&filter[0]))}
 	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&program)), 0, 0); err != nil {
 		return fmt.Errorf("installing the filter: %w", err)
 	}

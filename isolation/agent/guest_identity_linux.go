@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/airlock-ci/airlock/isolation/layout"
 )
 
 // Requests of random(4).
@@ -46,14 +48,11 @@ func (s GuestSetup) setClock() error {
 	return unix.ClockSettime(unix.CLOCK_REALTIME, &now)
 }
 
-// setNames sets the host name and the sysctls; the files with names are the roots'.
-func (s GuestSetup) setNames() error {
-	if err := unix.Sethostname([]byte(s.Hostname)); err != nil {
-		return fmt.Errorf("host name %q: %w", s.Hostname, err)
-	}
-	for name, value := range s.Sysctls {
+// setSysctls sets what a container's network namespace has, too.
+func setSysctls() error {
+	for name, value := range layout.Sysctls {
 		if err := os.WriteFile("/proc/sys/"+strings.ReplaceAll(name, ".", "/"), []byte(value), 0); err != nil {
-			return fmt.Errorf("sysctl %s: %w", name, err)
+			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	return nil

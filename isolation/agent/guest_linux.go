@@ -15,8 +15,8 @@ import (
 )
 
 // InitGuest is the life of the agent as the first process of a virtual machine, until it is the first process of a
-// sandbox: it loads the modules, opens the port to the executor and says that it is ready. There a template is
-// saved. Told who it is, it makes the roots, confines itself as an OCI runtime confines a container, and executes
+// sandbox: it loads the modules, prepares all that is the same in every sandbox, opens the port to the executor and says
+// that it is ready. There a template is saved. Told who it is, it makes the roots, confines itself as an OCI runtime confines a container, and executes
 // itself again with the port as descriptor 3, which also gives it memory and randomness of its own. It returns
 // only with an error; the machine is of no use then.
 //
@@ -31,6 +31,10 @@ func InitGuest() error {
 	if err := loadModules(GuestModules); err != nil {
 		return err
 	}
+	prepared, err := prepareGuest()
+	if err != nil {
+		return err
+	}
 	port, err := openPort(GuestPort)
 	if err != nil {
 		return err
@@ -42,7 +46,7 @@ func InitGuest() error {
 	if err != nil {
 		return err
 	}
-	if err := setup.apply(); err != nil {
+	if err := setup.apply(prepared); err != nil {
 		return errors.Join(err, writeJSON(port, frameReply, reply{Error: toWire(err)}), awaitHangUp(port))
 	}
 	if err := writeJSON(port, frameReply, reply{}); err != nil {
@@ -51,19 +55,51 @@ func InitGuest() error {
 	return becomeAgent(port)
 }
 
+// guest is what was prepared before the guest knew which sandbox it is.
+type guest struct {
+	disks  map[string]string // devices by serial number
+	filter []byte
+}
+
+// prepareGuest does what need not be done again in each clone of a template.
+func prepareGuest() (*guest, error) {
+	filter, err := os.ReadFile(GuestFilter)
+	if err != nil {
+		return nil, fmt.Errorf("reading the filter: %w", err)
+	}
+	g := &guest{filter: filter}
+	for _, step := range []struct {
+		what string
+		do   func() error
+	}{
+		{"looking for disks", g.findDisks},
+		{"setting sysctls", setSysctls},
+		{"entering a cgroup", enterCgroup},
+		{"preparing the roots", prepareRoots},
+		{"bringing the loopback up", loopbackUp},
+	} {
+		if err := step.do(); err != nil {
+			return nil, fmt.Errorf("%s: %w", step.what, err)
+		}
+	}
+	// What decoding a setup needs is made at the first one.
+	_, err = parseGuestSetup(fmt.Appendf(nil, `{"version":%d,"entropy":"%0*d","network":{},"files":{"":""}}`, GuestVersion, 2*GuestEntropy, 0))
+	return g, err
+}
+
 // apply makes the machine this sandbox.
-func (s GuestSetup) apply() error {
+func (s GuestSetup) apply(g *guest) error {
 	for _, step := range []struct {
 		what string
 		do   func() error
 	}{
 		{"reseeding the kernel's random generator", s.reseed},
 		{"setting the clock", s.setClock},
-		{"setting the names", s.setNames},
+		{"setting the host name", func() error { return unix.Sethostname([]byte(s.Hostname)) }},
 		{"attaching the network", s.attachNetwork},
-		{"limiting processes", s.enterCgroup},
-		{"making the roots", s.makeRoots},
-		{"confining the agent", s.confine},
+		{"limiting processes", s.limitProcesses},
+		{"making the roots", func() error { return s.makeRoots(g.disks) }},
+		{"confining the agent", func() error { return confine(g.filter) }},
 	} {
 		if err := step.do(); err != nil {
 			return fmt.Errorf("%s: %w", step.what, err)

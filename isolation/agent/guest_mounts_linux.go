@@ -90,9 +90,9 @@ func makeDevices(dir string) error {
 
 // cover hides the masked paths of the image's root and makes others read-only; those that this kernel does not have
 // need nothing.
-func (s GuestSetup) cover() error {
-	for _, path := range s.Masked {
-		target := imageRoot + path
+func cover(root string) error {
+	for _, path := range layout.MaskedPaths {
+		target := root + path
 		info, err := os.Stat(target)
 		if err != nil {
 			continue
@@ -100,14 +100,14 @@ func (s GuestSetup) cover() error {
 		if info.IsDir() {
 			err = unix.Mount("tmpfs", target, "tmpfs", unix.MS_RDONLY, "")
 		} else {
-			err = unix.Mount(imageRoot+"/dev/null", target, "", unix.MS_BIND, "")
+			err = unix.Mount(root+"/dev/null", target, "", unix.MS_BIND, "")
 		}
 		if err != nil {
 			return fmt.Errorf("masking %s: %w", path, err)
 		}
 	}
-	for _, path := range s.ReadOnly {
-		target := imageRoot + path
+	for _, path := range layout.ReadonlyPaths {
+		target := root + path
 		if _, err := os.Stat(target); err != nil {
 			continue
 		}

@@ -19,17 +19,14 @@ const guestLink = "eth0"
 // attachNetwork configures the interface, by the ioctls of netdevice(7). A guest without a network gives its
 // interface back to nobody, so that loopback alone is to be seen.
 func (s GuestSetup) attachNetwork() error {
+	if s.Network == nil {
+		return unbindNetwork()
+	}
 	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = unix.Close(socket) }()
-	if err := linkUp(socket, "lo"); err != nil {
-		return err
-	}
-	if s.Network == nil {
-		return unbindNetwork()
-	}
 	mac, err := net.ParseMAC(s.Network.MAC)
 	if err != nil || len(mac) != 6 {
 		return fmt.Errorf("%w: MAC address %q", errProtocol, s.Network.MAC)
@@ -77,6 +74,15 @@ func unbindNetwork() error {
 		}
 	}
 	return nil
+}
+
+func loopbackUp() error {
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(socket) }()
+	return linkUp(socket, "lo")
 }
 
 func linkUp(socket int, name string) error {

@@ -24,16 +24,34 @@ const (
 	helperRoot   = assembly + "/helper"
 	helperShell  = assembly + "/helper-shell"
 	helperNames  = assembly + "/helper-names"
+	skeleton     = assembly + "/skeleton"
 	agentProgram = "/init"
 )
 
-// makeRoots mounts the disks, makes of them the same two roots that containers have, and makes the image's the
-// root of this process.
-func (s GuestSetup) makeRoots() error {
-	if err := layout.MakeDirs(0o755, assembly, imageDisk, helperDisk, scratchDisk, imageRoot, helperRoot, helperShell, helperNames); err != nil {
+// The mounts that are the same in every sandbox, those of the kernel's own file systems, are made in the skeleton and
+// moved to where they belong once the image's root is mounted.
+
+// prepareRoots makes the skeleton and the directories to put the roots together in.
+func prepareRoots() error {
+	if err := layout.MakeDirs(0o755, assembly, imageDisk, helperDisk, scratchDisk, imageRoot, helperRoot, helperShell, helperNames,
+		helperNames+"/etc", skeleton); err != nil {
 		return err
 	}
-	if err := mountDisks(s.Helper); err != nil {
+	if err := layout.MakeHelperShell(helperShell); err != nil {
+		return err
+	}
+	for _, m := range layout.KernelMounts() {
+		if err := mountGuest(skeleton, m); err != nil {
+			return err
+		}
+	}
+	return cover(skeleton)
+}
+
+// makeRoots mounts the disks, makes of them the same two roots that containers have, and makes the image's the
+// root of this process.
+func (s GuestSetup) makeRoots(disks map[string]string) error {
+	if err := mountDisks(disks, s.Helper); err != nil {
 		return err
 	}
 	sources := layout.Sources{Agent: agentProgram, Builds: scratchDisk + "/builds", Cache: scratchDisk + "/cache"}
@@ -57,31 +75,49 @@ func (s GuestSetup) makeRoots() error {
 			return err
 		}
 	}
-	for _, m := range layout.Mounts(sources) {
+	if err := moveSkeleton(); err != nil {
+		return err
+	}
+	for _, m := range layout.SandboxMounts(sources) {
 		if err := mountGuest(imageRoot, m); err != nil {
 			return err
 		}
 	}
-	if err := s.cover(); err != nil {
-		return err
-	}
 	return enterRoot(imageRoot)
 }
 
-// mountDisks finds the disks by their serial numbers and mounts them.
-func mountDisks(helper bool) error {
+// moveSkeleton moves the skeleton's mounts, with those below them, into the image's root.
+func moveSkeleton() error {
+	for _, m := range layout.KernelMounts() {
+		if strings.Count(m.Destination, "/") > 1 {
+			continue // it moves with the one that it lies in
+		}
+		if err := unix.Mount(skeleton+m.Destination, imageRoot+m.Destination, "", unix.MS_MOVE, ""); err != nil {
+			return fmt.Errorf("mounting %s: %w", m.Destination, err)
+		}
+	}
+	return nil
+}
+
+// findDisks finds the disks by their serial numbers.
+func (g *guest) findDisks() error {
 	devices, err := filepath.Glob("/sys/block/vd*/serial")
 	if err != nil {
 		return err
 	}
-	disks := map[string]string{}
+	g.disks = map[string]string{}
 	for _, path := range devices {
 		serial, err := os.ReadFile(path)
 		if err != nil {
 			return err
 		}
-		disks[strings.TrimSpace(string(serial))] = filepath.Join("/dev", filepath.Base(filepath.Dir(path)))
+		g.disks[strings.TrimSpace(string(serial))] = filepath.Join("/dev", filepath.Base(filepath.Dir(path)))
 	}
+	return nil
+}
+
+// mountDisks mounts the disks of both roots and the scratch.
+func mountDisks(disks map[string]string, helper bool) error {
 	if err := mountDisk(disks, GuestImage, imageDisk, unix.MS_RDONLY); err != nil {
 		return err
 	}
@@ -137,16 +173,10 @@ func (s GuestSetup) mountHelper(tmp string) error {
 	if err := layout.MakeDirs(fs.ModeSticky|0o777, tmp); err != nil {
 		return err
 	}
-	if err := layout.MakeDirs(0o755, helperNames+"/etc"); err != nil {
-		return err
-	}
 	for name, content := range s.Files {
 		if err := os.WriteFile(filepath.Join(helperNames, name), []byte(content), 0o644); err != nil {
 			return fmt.Errorf("preparing the helper root: %w", err)
 		}
-	}
-	if err := layout.MakeHelperShell(helperShell); err != nil {
-		return err
 	}
 	options := fmt.Sprintf("index=off,lowerdir=%s:%s:%s", helperNames, helperShell, helperDisk)
 	if err := unix.Mount("overlay", helperRoot, "overlay", unix.MS_RDONLY, options); err != nil {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"sync"
 
@@ -112,7 +113,27 @@ func newServer() (*server, error) {
 		}
 	}
 	s.oom = openOOMScore()
+	reserveThreads()
 	return s, nil
+}
+
+// reservedThreads are more than the agent has ever been seen to need at once.
+const reservedThreads = 12
+
+// reserveThreads makes the Go runtime start threads and keep them. A job that has used up the sandbox's processes would
+// otherwise end the agent, which dies when it can have no thread.
+func reserveThreads() {
+	var all sync.WaitGroup
+	all.Add(reservedThreads)
+	for range reservedThreads {
+		go func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			all.Done()
+			all.Wait() // every one holds its thread until the last has got one
+		}()
+	}
+	all.Wait()
 }
 
 // closeOnExec keeps every descriptor that the agent was started with from its children: the connection, and whatever

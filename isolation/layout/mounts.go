@@ -23,24 +23,25 @@ type Sources struct {
 }
 
 // Mounts returns what is mounted over the image's root, in order.
-func Mounts(s Sources) []Mount {
-	all := kernelMounts()
-	all = append(all,
-		Mount{Destination: "/run", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=755", "size=64m"}},
+func Mounts(s Sources) []Mount { return append(KernelMounts(), SandboxMounts(s)...) }
+
+// SandboxMounts are those of Mounts that differ between sandboxes, and what is mounted upon them.
+func SandboxMounts(s Sources) []Mount {
+	all := []Mount{
 		bind(s.Builds, isolation.BuildsDir),
 		bind(s.Cache, isolation.CacheDir),
 		// The scripts of stages lie here. It counts as the job's memory, so it needs a bound.
-		Mount{Destination: isolation.Dir, Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=755", "size=64m"}},
+		{Destination: isolation.Dir, Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=755", "size=64m"}},
 		bind(s.Agent, isolation.AgentPath, "ro"),
-	)
+	}
 	if s.Helper != "" {
 		all = append(all, helperMounts(s)...)
 	}
 	return all
 }
 
-// kernelMounts are the file systems that programs expect of any Linux system, as Docker mounts them.
-func kernelMounts() []Mount {
+// KernelMounts are those of Mounts that are the same in every sandbox: the file systems that programs expect of any Linux system, as Docker mounts them.
+func KernelMounts() []Mount {
 	return []Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=64m"}},
@@ -50,6 +51,7 @@ func kernelMounts() []Mount {
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
 		// Java, Go and others read their limits here.
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
+		{Destination: "/run", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=755", "size=64m"}},
 	}
 }
 

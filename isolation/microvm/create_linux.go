@@ -235,37 +235,12 @@ func (r *Runtime) guestSetup(spec isolation.Spec) (agent.GuestSetup, error) {
 	if _, err := rand.Read(random); err != nil {
 		return agent.GuestSetup{}, fault.Systemf("reading random bytes: %w", err)
 	}
-	numbers, err := capabilityNumbers(layout.Capabilities)
-	if err != nil {
-		return agent.GuestSetup{}, err
-	}
 	setup := agent.GuestSetup{
 		Entropy: random[:agent.GuestEntropy], MachineID: hex.EncodeToString(random[agent.GuestEntropy:]),
 		Hostname: spec.Hostname, Helper: spec.Helper != nil, Files: layout.NamesFiles(spec), PIDs: spec.Limits.PIDs,
-		Capabilities: numbers, Filter: r.filter,
-		Masked: layout.MaskedPaths, ReadOnly: layout.ReadonlyPaths, Sysctls: layout.Sysctls,
 	}
 	if n := spec.Network; n.Tap != "" {
 		setup.Network = &agent.GuestNetwork{MAC: n.MAC, Address: n.Address, Gateway: n.Gateway}
 	}
 	return setup, nil
-}
-
-// capabilityNumbers are those of capabilities(7) that a sandbox may have at all.
-func capabilityNumbers(names []string) ([]uintptr, error) {
-	known := map[string]uintptr{
-		"CAP_CHOWN": unix.CAP_CHOWN, "CAP_DAC_OVERRIDE": unix.CAP_DAC_OVERRIDE, "CAP_FOWNER": unix.CAP_FOWNER,
-		"CAP_FSETID": unix.CAP_FSETID, "CAP_KILL": unix.CAP_KILL, "CAP_NET_BIND_SERVICE": unix.CAP_NET_BIND_SERVICE,
-		"CAP_SETFCAP": unix.CAP_SETFCAP, "CAP_SETGID": unix.CAP_SETGID, "CAP_SETPCAP": unix.CAP_SETPCAP,
-		"CAP_SETUID": unix.CAP_SETUID, "CAP_SYS_CHROOT": unix.CAP_SYS_CHROOT,
-	}
-	var numbers []uintptr
-	for _, name := range names {
-		number, ok := known[name]
-		if !ok {
-			return nil, fault.Systemf("the number of the capability %s is not known", name)
-		}
-		numbers = append(numbers, number)
-	}
-	return numbers, nil
 }

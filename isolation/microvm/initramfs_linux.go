@@ -37,11 +37,15 @@ func prepareBoot(options Options, dir string) (*boot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the agent: %w", err)
 	}
+	filter, err := newFilter()
+	if err != nil {
+		return nil, err
+	}
 	b := &boot{version: kernel.version, tscKHz: tscKHz()}
 	if b.kernel, err = store(dir, "vmlinux", image); err != nil {
 		return nil, fmt.Errorf("keeping the guests' kernel: %w", err)
 	}
-	if b.initramfs, err = store(dir, "initramfs", initramfs(program, modules)); err != nil {
+	if b.initramfs, err = store(dir, "initramfs", initramfs(program, filter, modules)); err != nil {
 		return nil, fmt.Errorf("keeping the guests' initramfs: %w", err)
 	}
 	return b, nil
@@ -49,12 +53,13 @@ func prepareBoot(options Options, dir string) (*boot, error) {
 
 // initramfs returns an archive with the agent as /init, the modules in their order, and what the kernel needs to
 // start a program.
-func initramfs(program []byte, modules []module) []byte {
+func initramfs(program, filter []byte, modules []module) []byte {
 	var a archive
 	a.add("dev", unix.S_IFDIR|0o755, 0, nil)
 	a.add("dev/console", unix.S_IFCHR|0o600, unix.Mkdev(5, 1), nil)
 	a.add("dev/null", unix.S_IFCHR|0o666, unix.Mkdev(1, 3), nil) // Go opens it when there is no console yet
 	a.add("init", unix.S_IFREG|0o755, 0, program)
+	a.add(strings.TrimPrefix(agent.GuestFilter, "/"), unix.S_IFREG|0o644, 0, filter)
 	root := strings.TrimPrefix(agent.GuestModules, "/")
 	a.add(root, unix.S_IFDIR|0o755, 0, nil)
 	for i, m := range modules {

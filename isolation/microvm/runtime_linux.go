@@ -51,7 +51,6 @@ type Runtime struct {
 	machines  string // a directory per sandbox, which marks that it exists
 	boots     string // kernels and initramfs, the one directory that QEMU sees
 	cgroups   cgroup.Tree
-	filter    []byte // the guests' seccomp filter
 	templates templates
 	locks     keyedLock
 	logger    zerolog.Logger
@@ -82,16 +81,11 @@ func New(options Options) (*Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
-	filter, err := newFilter()
-	if err != nil {
-		return nil, err
-	}
 	r := &Runtime{
 		options:  options,
 		machines: filepath.Join(options.RunDir, "machines"),
 		boots:    filepath.Join(options.StateDir, "boot"),
 		cgroups:  groups,
-		filter:   filter,
 		logger:   options.Logger,
 	}
 	r.templates.dir = filepath.Join(options.StateDir, "templates")
