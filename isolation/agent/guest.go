@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -84,7 +85,11 @@ func AwaitGuest(ctx context.Context, conn DeadlineConn) error {
 	})
 }
 
-// SetupGuest makes a booted or restored guest this sandbox; afterwards its agent answers Connect.
+// ErrGuestRefused says that the guest answered, and that it could not do what it was told.
+var ErrGuestRefused = errors.New("the guest refused")
+
+// SetupGuest makes a booted or restored guest this sandbox; afterwards its agent answers Connect. It fails with
+// ErrGuestRefused and the class of what the guest says, or because there is no answer.
 func SetupGuest(ctx context.Context, conn DeadlineConn, setup GuestSetup) error {
 	setup.Version = GuestVersion
 	payload, err := json.Marshal(setup)
@@ -99,6 +104,10 @@ func SetupGuest(ctx context.Context, conn DeadlineConn, setup GuestSetup) error 
 			return err
 		}
 		_, err := readReply(conn)
+		var failure *fault.Error
+		if errors.As(err, &failure) {
+			return fmt.Errorf("%w: %w", ErrGuestRefused, err)
+		}
 		return err
 	})
 }

@@ -114,7 +114,8 @@ func (r *Runtime) startGuest(ctx context.Context, s *sandbox, spec isolation.Spe
 	if t := r.template(shape); t != nil {
 		err := r.restoreGuest(ctx, s, spec, t, setup)
 		s.cloned = err == nil
-		if err == nil || ctx.Err() != nil || fault.ClassOf(err) != fault.System {
+		var useless *restoreError
+		if ctx.Err() != nil || !errors.As(err, &useless) {
 			return err
 		}
 		r.logger.Warn().Str("sandbox", spec.ID).Err(err).Msg("a template could not be restored: it is thrown away, the machine is booted")

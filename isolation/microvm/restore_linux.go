@@ -2,6 +2,7 @@ package microvm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/airlock-ci/airlock/executor/api/fault"
@@ -32,11 +33,20 @@ func (r *Runtime) restoreGuest(ctx context.Context, s *sandbox, spec isolation.S
 		return err
 	}
 	if s.vm, err = startVM(r.jailed(), r.options.QEMU, spec.ID, m, files, s.onEvent); err != nil {
-		return err
+		return &restoreError{err}
 	}
 	if err = r.cgroups.Add(spec.ID, s.vm.command.Process.Pid); err == nil {
 		_, err = s.vm.monitor.run(capabilitiesCommand, ignoreShared,
 			command{Execute: "migrate-incoming", Arguments: map[string]any{"uri": incoming}})
 	}
-	return s.vm.finishStart(ctx, setup, err)
+	err = s.vm.finishStart(ctx, setup, err)
+	if err != nil && !errors.Is(err, agent.ErrGuestRefused) {
+		return &restoreError{err}
+	}
+	return err
 }
+
+// restoreError says that a template was of no use: its guest did not get as far as to do what it was told.
+type restoreError struct{ error }
+
+func (e *restoreError) Unwrap() error { return e.error }

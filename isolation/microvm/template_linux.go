@@ -48,8 +48,8 @@ type templates struct {
 	builders sync.WaitGroup
 }
 
-// template returns the template of a shape if there is one; else it begins to make it, beside the job that asks, and
-// returns nil.
+// template returns the template of a shape if there is one, in memory or on disk; else it begins to make one, beside
+// the job that asks, and returns nil.
 func (r *Runtime) template(s shape) *template {
 	t, _ := r.makeTemplate(s)
 	return t
@@ -86,7 +86,8 @@ func (t *templates) get(s shape) (*template, chan struct{}) {
 	return t.ready[s], t.building[s]
 }
 
-// makeTemplate returns the template of a shape, or what is closed when the attempt to make it has ended.
+// makeTemplate returns the template of a shape, from disk if need be, or what is closed when the attempt to make one has
+// ended; nothing once the runtime is closed.
 func (r *Runtime) makeTemplate(s shape) (*template, chan struct{}) {
 	t := &r.templates
 	t.mutex.Lock()
@@ -97,13 +98,17 @@ func (r *Runtime) makeTemplate(s shape) (*template, chan struct{}) {
 	if t.ready == nil {
 		t.ready, t.building = map[shape]*template{}, map[shape]chan struct{}{}
 	}
+	if kept, err := r.loadTemplate(s); err == nil {
+		t.ready[s] = kept
+		return kept, nil
+	}
 	ctx, cancel := context.WithTimeoutCause(context.Background(), bootTimeout+saveTimeout, errors.New("making a template took too long"))
 	ended := make(chan struct{})
 	t.building[s] = ended
 	t.cancel = append(t.cancel, cancel)
 	t.builders.Go(func() {
 		defer cancel()
-		made, err := r.findTemplate(ctx, s)
+		made, err := r.bootTemplate(ctx, s)
 		if err != nil && ctx.Err() == nil {
 			r.logger.Warn().Err(err).Int64("memory", s.memory).Int("cpus", s.cpus).Msg("no template could be made: machines of this shape are booted")
 		}
@@ -146,8 +151,8 @@ func (t *templates) close() {
 	t.ready = nil
 }
 
-// findTemplate loads the template of a shape, or makes it.
-func (r *Runtime) findTemplate(ctx context.Context, s shape) (*template, error) {
+// newTemplate returns a template without content.
+func (r *Runtime) newTemplate(s shape) (*template, error) {
 	name, err := r.templateName(s)
 	if err != nil {
 		return nil, err
@@ -159,13 +164,30 @@ func (r *Runtime) findTemplate(ctx context.Context, s shape) (*template, error) 
 	if t.state, err = newMemory(0); err != nil {
 		return nil, errors.Join(err, t.memory.Close())
 	}
-	if t.load() != nil { // there is none, or one that cannot be read
-		if err = r.saveGuest(ctx, t); err == nil {
-			err = r.templates.keep(t)
-		}
+	return t, nil
+}
+
+// loadTemplate takes the template of a shape from disk, tens of milliseconds.
+func (r *Runtime) loadTemplate(s shape) (*template, error) {
+	t, err := r.newTemplate(s)
+	if err != nil {
+		return nil, err
 	}
-	if err == nil {
-		err = errors.Join(seal(t.memory), seal(t.state))
+	if err := errors.Join(t.load(), seal(t.memory), seal(t.state)); err != nil {
+		t.close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// bootTemplate boots the template of a shape, seconds.
+func (r *Runtime) bootTemplate(ctx context.Context, s shape) (*template, error) {
+	t, err := r.newTemplate(s)
+	if err != nil {
+		return nil, err
+	}
+	if err = r.saveGuest(ctx, t); err == nil {
+		err = errors.Join(seal(t.memory), seal(t.state), r.templates.keep(t))
 	}
 	if err != nil {
 		t.close()
