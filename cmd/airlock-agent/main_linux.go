@@ -1,11 +1,11 @@
 // Airlock-agent is PID 1 of every Linux sandbox. It is static, small and quick to start, because every sandbox pays
 // for it; all it does is package isolation/agent's.
 //
-//	airlock-agent [-fd N] [-guest]
-//	/init
+//	airlock-agent [-fd N]
+//	/init [guest]
 //
 // N is the inherited descriptor of the connection to the executor, 3 by default. As /init it is the first program of a
-// virtual machine, makes the sandbox in it by itself and then executes itself in that.
+// virtual machine and makes the sandbox in it by itself.
 package main
 
 import (
@@ -19,29 +19,37 @@ import (
 
 func main() {
 	if os.Args[0] == "/init" {
-		failure := agent.InitGuest()
-		// The kernel prints it, as the most urgent there is, before it panics for want of a first process.
-		_ = os.WriteFile("/dev/kmsg", fmt.Appendf(nil, "<0>airlock-agent: %v\n", failure), 0)
-		os.Exit(1)
+		runGuest()
 	}
 	fd := flag.Int("fd", 3, "inherited `descriptor` of the connection to the executor")
-	guest := flag.Bool("guest", false, "this is a virtual machine")
 	flag.Parse()
-	if err := run(*fd, *guest); err != nil {
+	if err := run(*fd); err != nil {
 		fmt.Fprintln(os.Stderr, "airlock-agent:", err)
 		os.Exit(1)
 	}
 }
 
+// runGuest never returns: the end of a machine's first program is the machine's.
+func runGuest() {
+	// The kernel prints it, as the most urgent there is, before it panics for want of a first process.
+	say := func(failure error) {
+		_ = os.WriteFile("/dev/kmsg", fmt.Appendf(nil, "<0>airlock-agent: %v\n", failure), 0)
+	}
+	if len(os.Args) > 1 && os.Args[1] == agent.GuestArgument {
+		if err := agent.InitGuest(); err != nil {
+			say(err)
+		}
+	} else {
+		say(agent.BootGuest())
+	}
+	os.Exit(1)
+}
+
 // run returns nil when the executor has ended the connection.
-func run(fd int, guest bool) error {
+func run(fd int) error {
 	// Only non-blocking descriptors use Go's poller, and with it can be closed while they are read.
 	if err := syscall.SetNonblock(fd, true); err != nil {
 		return fmt.Errorf("descriptor %d is no connection to the executor: %w (the agent is started by Airlock's runtimes only)", fd, err)
 	}
-	conn := os.NewFile(uintptr(fd), "executor")
-	if guest {
-		return agent.ServeGuest(conn)
-	}
-	return agent.Serve(conn)
+	return agent.Serve(os.NewFile(uintptr(fd), "executor"))
 }

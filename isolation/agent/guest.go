@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -24,6 +23,8 @@ const (
 	// GuestFilter is the file of the initramfs with the seccomp(2) filter of agent and job, an array of struct
 	// sock_filter.
 	GuestFilter = "/filter"
+	// GuestArgument is how the initramfs's agent executes itself for the second time.
+	GuestArgument = "guest"
 	// GuestEntropy is how many random bytes a guest is given, at least.
 	GuestEntropy = 64
 
@@ -67,30 +68,30 @@ type DeadlineConn interface {
 	SetDeadline(time.Time) error
 }
 
-// AwaitGuest returns when the guest at the other end of conn has booted and waits for SetupGuest.
+// AwaitGuest returns when the guest at the other end of conn has booted and waits for TellGuest.
 func AwaitGuest(ctx context.Context, conn DeadlineConn) error {
-	return withDeadline(ctx, conn, "waiting for the guest to boot", func() error {
-		got, err := readReply(conn)
-		switch {
-		case err != nil:
-			return err
-		case got.Hello == nil:
-			return fmt.Errorf("%w: the guest does not greet", errProtocol)
-		case got.Hello.Version != GuestVersion:
-			return fault.WithRemedy(
-				fault.Adminf("the guest's agent speaks version %d, the executor %d", got.Hello.Version, GuestVersion),
-				"install airlock-agent and airlock-executor of the same release")
-		}
-		return nil
-	})
+	return withDeadline(ctx, conn, "waiting for the guest to boot", func() error { return readGreeting(conn) })
 }
 
-// ErrGuestRefused says that the guest answered, and that it could not do what it was told.
-var ErrGuestRefused = errors.New("the guest refused")
+// readGreeting reads what the guest says when it is ready, and when it has heard its setup.
+func readGreeting(conn io.Reader) error {
+	got, err := readReply(conn)
+	switch {
+	case err != nil:
+		return err
+	case got.Hello == nil:
+		return fmt.Errorf("%w: the guest does not greet", errProtocol)
+	case got.Hello.Version != GuestVersion:
+		return fault.WithRemedy(
+			fault.Adminf("the guest's agent speaks version %d, the executor %d", got.Hello.Version, GuestVersion),
+			"install airlock-agent and airlock-executor of the same release")
+	}
+	return nil
+}
 
-// SetupGuest makes a booted or restored guest this sandbox; afterwards its agent answers Connect. It fails with
-// ErrGuestRefused and the class of what the guest says, or because there is no answer.
-func SetupGuest(ctx context.Context, conn DeadlineConn, setup GuestSetup) error {
+// TellGuest sends a booted or restored guest what it is to become, and returns when the guest has heard it: it lives.
+// AwaitSetup follows.
+func TellGuest(ctx context.Context, conn DeadlineConn, setup GuestSetup) error {
 	setup.Version = GuestVersion
 	payload, err := json.Marshal(setup)
 	if err != nil {
@@ -99,15 +100,19 @@ func SetupGuest(ctx context.Context, conn DeadlineConn, setup GuestSetup) error 
 	if len(payload) > maxGuestSetup {
 		return fault.Systemf("the guest's setup has %d bytes, more than the %d that are allowed", len(payload), maxGuestSetup)
 	}
-	return withDeadline(ctx, conn, "setting up the guest", func() error {
+	return withDeadline(ctx, conn, "telling the guest who it is", func() error {
 		if err := writeFrame(conn, frameRequest, payload); err != nil {
 			return err
 		}
+		return readGreeting(conn)
+	})
+}
+
+// AwaitSetup returns when the guest is what TellGuest told it; its agent answers Connect from then on. It fails with
+// the class of what the guest says.
+func AwaitSetup(ctx context.Context, conn DeadlineConn) error {
+	return withDeadline(ctx, conn, "setting up the guest", func() error {
 		_, err := readReply(conn)
-		var failure *fault.Error
-		if errors.As(err, &failure) {
-			return fmt.Errorf("%w: %w", ErrGuestRefused, err)
-		}
 		return err
 	})
 }
@@ -125,7 +130,7 @@ func withDeadline(ctx context.Context, conn DeadlineConn, what string, exchange 
 	return nil
 }
 
-// parseGuestSetup is the guest's half of SetupGuest.
+// parseGuestSetup is the guest's half of TellGuest.
 func parseGuestSetup(payload []byte) (GuestSetup, error) {
 	var setup GuestSetup
 	if err := json.Unmarshal(payload, &setup); err != nil {

@@ -12,9 +12,10 @@ import (
 	"github.com/airlock-ci/airlock/isolation/layout"
 )
 
-// confine takes from this thread what an OCI runtime takes from a container: all but a few capabilities, new
-// privileges, and the system calls that the filter forbids. What the thread executes keeps that.
-func confine(filter []byte) error {
+// limitPrivileges takes what nothing in the sandbox may ever have: other capabilities, new privileges, big limits. It
+// keeps the inheritable capabilities, by which a root process keeps what is outside of its bounding set when it
+// executes; confine takes those.
+func limitPrivileges() error {
 	for limit, value := range map[int]syscall.Rlimit{
 		unix.RLIMIT_NOFILE: {Cur: 65536, Max: 524288}, // as in isolation/oci
 		unix.RLIMIT_CORE:   {},
@@ -23,11 +24,55 @@ func confine(filter []byte) error {
 			return fmt.Errorf("limit %d: %w", limit, err)
 		}
 	}
-	if err := dropCapabilities(); err != nil {
+	keep, err := kept()
+	if err != nil {
 		return err
+	}
+	var have [2]unix.CapUserData
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	if err := unix.Capget(&header, &have[0]); err != nil {
+		return err
+	}
+	for i := range have { // only possible while they are in the bounding set
+		have[i].Inheritable = have[i].Permitted
+	}
+	if err := unix.Capset(&header, &have[0]); err != nil {
+		return fmt.Errorf("making capabilities inheritable: %w", err)
+	}
+	for number := uintptr(0); ; number++ {
+		if slices.Contains(keep, number) {
+			continue
+		}
+		err := unix.Prctl(unix.PR_CAPBSET_DROP, number, 0, 0, 0)
+		if errors.Is(err, unix.EINVAL) {
+			break // the kernel has no more
+		}
+		if err != nil {
+			return fmt.Errorf("dropping capability %d: %w", number, err)
+		}
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("no new privileges: %w", err)
+	}
+	return nil
+}
+
+// confine leaves the agent, all its threads, and with it the job, with what an OCI runtime leaves a container: few
+// capabilities, and the system calls that the filter allows.
+func confine(filter []byte) error {
+	keep, err := kept()
+	if err != nil {
+		return err
+	}
+	var data [2]unix.CapUserData
+	for _, number := range keep {
+		data[number/32].Permitted |= 1 << (number % 32)
+		data[number/32].Effective |= 1 << (number % 32)
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data[0])), 0)
+	if errno != 0 {
+		return fmt.Errorf("dropping capabilities: %w", errno)
 	}
 	return installFilter(filter)
 }
@@ -40,48 +85,29 @@ var capabilityNumbers = map[string]uintptr{
 	"CAP_SETUID": unix.CAP_SETUID, "CAP_SYS_CHROOT": unix.CAP_SYS_CHROOT,
 }
 
-// dropCapabilities keeps the bounding set's remainder as the permitted and effective ones, too.
-func dropCapabilities() error {
-	const wordBits = 32
-	var data [2]unix.CapUserData
-	keep := make([]uintptr, len(layout.Capabilities))
+// kept are the numbers of the capabilities that a sandbox has.
+func kept() ([]uintptr, error) {
+	numbers := make([]uintptr, len(layout.Capabilities))
 	for i, name := range layout.Capabilities {
 		number, ok := capabilityNumbers[name]
 		if !ok {
-			return fmt.Errorf("the number of %s is not known", name)
+			return nil, fmt.Errorf("the number of %s is not known", name)
 		}
-		keep[i] = number
-		data[number/wordBits].Permitted |= 1 << (number % wordBits)
-		data[number/wordBits].Effective |= 1 << (number % wordBits)
+		numbers[i] = number
 	}
-	for number := uintptr(0); number < 2*wordBits; number++ {
-		if slices.Contains(keep, number) {
-			continue
-		}
-		err := unix.Prctl(unix.PR_CAPBSET_DROP, number, 0, 0, 0)
-		if errors.Is(err, unix.EINVAL) {
-			break // the kernel has no more
-		}
-		if err != nil {
-			return fmt.Errorf("dropping capability %d: %w", number, err)
-		}
-	}
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	if err := unix.Capset(&header, &data[0]); err != nil {
-		return fmt.Errorf("dropping capabilities: %w", err)
-	}
-	return nil
+	return numbers, nil
 }
 
-// installFilter installs the seccomp(2) filter.
+// installFilter installs the seccomp(2) filter in all threads.
 func installFilter(filter []byte) error {
 	const instruction = int(unsafe.Sizeof(unix.SockFilter{}))
 	if len(filter) == 0 || len(filter)%instruction != 0 {
 		return fmt.Errorf("a filter of %d bytes", len(filter))
 	}
 	program := unix.SockFprog{Len: uint16(len(filter) / instruction), Filter: (*unix.SockFilter)(unsafe.Pointer(&filter[0]))}
-	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&program)), 0, 0); err != nil {
-		return fmt.Errorf("installing the filter: %w", err)
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&program)))
+	if errno != 0 {
+		return fmt.Errorf("installing the filter: %w", errno)
 	}
 	return nil
 }

@@ -10,28 +10,46 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/airlock-ci/airlock/isolation"
 )
 
-// InitGuest is the life of the agent as the first process of a virtual machine, until it is the first process of a
-// sandbox: it loads the modules, prepares all that is the same in every sandbox, opens the port to the executor and says
-// that it is ready. There a template is saved. Told who it is, it makes the roots, confines itself as an OCI runtime confines a container, and executes
-// itself again with the port as descriptor 3, which also gives it memory and randomness of its own. It returns
-// only with an error; the machine is of no use then.
+// A virtual machine executes the agent twice before it is ready:
+//   - as the kernel's first program, BootGuest: it loads the modules, mounts what is the same in every sandbox, enters
+//     a cgroup, gives up what it will not need, and executes itself;
+//   - as what stays, InitGuest: it opens the port to the executor and says that it is ready. There a template is saved.
+//     Told who it is, it makes the roots, confines itself as an OCI runtime confines a container, and serves as in one.
 //
-// It locks the calling goroutine to its thread, whose confinement and namespaces are what the executed program
-// gets.
-func InitGuest() error {
+// Namespaces and bounding sets belong to threads and pass on by execution; so all threads of the second have what one
+// thread of the first made.
+
+// BootGuest is the first execution. It returns only with an error; the machine is of no use then.
+func BootGuest() error {
 	runtime.LockOSThread()
 	unix.Umask(0o022)
 	if err := mountKernel(); err != nil {
 		return err
 	}
-	if err := loadModules(GuestModules); err != nil {
-		return err
+	for _, step := range []struct {
+		what string
+		do   func() error
+	}{
+		{"loading modules", func() error { return loadModules(GuestModules) }},
+		{"setting sysctls", setSysctls},
+		{"bringing the loopback up", loopbackUp},
+		{"entering a cgroup", enterCgroup},
+		{"preparing the roots", prepareRoots},
+		{"giving up privileges", limitPrivileges},
+	} {
+		if err := step.do(); err != nil {
+			return fmt.Errorf("%s: %w", step.what, err)
+		}
 	}
-	prepared, err := prepareGuest()
+	err := unix.Exec(agentProgram, []string{agentProgram, GuestArgument}, []string{"PATH=" + defaultPath})
+	return fmt.Errorf("executing %s: %w", agentProgram, err)
+}
+
+// InitGuest is the second execution: it returns when the executor has ended the connection, or with an error.
+func InitGuest() error {
+	g, err := prepareGuest()
 	if err != nil {
 		return err
 	}
@@ -46,19 +64,23 @@ func InitGuest() error {
 	if err != nil {
 		return err
 	}
-	if err := setup.apply(prepared); err != nil {
+	if err := writeJSON(port, frameReply, reply{Hello: &greeting{Version: GuestVersion}}); err != nil {
+		return fmt.Errorf("answering the executor: %w", err)
+	}
+	if err := setup.apply(g); err != nil {
 		return errors.Join(err, writeJSON(port, frameReply, reply{Error: toWire(err)}), awaitHangUp(port))
 	}
 	if err := writeJSON(port, frameReply, reply{}); err != nil {
 		return fmt.Errorf("answering the executor: %w", err)
 	}
-	return becomeAgent(port)
+	return g.server.run(port)
 }
 
 // guest is what was prepared before the guest knew which sandbox it is.
 type guest struct {
 	disks  map[string]string // devices by serial number
 	filter []byte
+	server *server
 }
 
 // prepareGuest does what need not be done again in each clone of a template.
@@ -68,19 +90,14 @@ func prepareGuest() (*guest, error) {
 		return nil, fmt.Errorf("reading the filter: %w", err)
 	}
 	g := &guest{filter: filter}
-	for _, step := range []struct {
-		what string
-		do   func() error
-	}{
-		{"looking for disks", g.findDisks},
-		{"setting sysctls", setSysctls},
-		{"entering a cgroup", enterCgroup},
-		{"preparing the roots", prepareRoots},
-		{"bringing the loopback up", loopbackUp},
-	} {
-		if err := step.do(); err != nil {
-			return nil, fmt.Errorf("%s: %w", step.what, err)
-		}
+	if err := g.findDisks(); err != nil {
+		return nil, fmt.Errorf("looking for disks: %w", err)
+	}
+	if g.server, err = newServer(); err != nil {
+		return nil, err
+	}
+	if g.server.usage, err = openUsage(); err != nil { // only the agent can know what runs out of memory here
+		return nil, err
 	}
 	// What decoding a setup needs is made at the first one.
 	_, err = parseGuestSetup(fmt.Appendf(nil, `{"version":%d,"entropy":"%0*d","network":{},"files":{"":""}}`, GuestVersion, 2*GuestEntropy, 0))
@@ -148,7 +165,7 @@ func loadModules(dir string) error {
 // portTimeout is how long the kernel may take to find its devices.
 const portTimeout = 10 * time.Second
 
-// openPort opens a virtual serial port by name. Reads and writes block.
+// openPort opens a virtual serial port by name.
 func openPort(name string) (*os.File, error) {
 	for began := time.Now(); ; time.Sleep(time.Millisecond) {
 		names, err := filepath.Glob("/sys/class/virtio-ports/*/name")
@@ -161,7 +178,7 @@ func openPort(name string) (*os.File, error) {
 				continue
 			}
 			device := filepath.Join("/dev", filepath.Base(filepath.Dir(path)))
-			fd, err := unix.Open(device, unix.O_RDWR|unix.O_CLOEXEC, 0)
+			fd, err := unix.Open(device, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 			if err != nil {
 				return nil, fmt.Errorf("opening %s: %w", device, err)
 			}
@@ -189,18 +206,4 @@ func readGuestSetup(port *os.File) (GuestSetup, error) {
 func awaitHangUp(port *os.File) error {
 	_, err := port.Read(make([]byte, 1))
 	return err
-}
-
-// becomeAgent executes the agent as containers have it.
-func becomeAgent(port *os.File) error {
-	const connection = 3
-	if fd := int(port.Fd()); fd == connection {
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
-			return err
-		}
-	} else if err := unix.Dup3(fd, connection, 0); err != nil {
-		return fmt.Errorf("passing the port on: %w", err)
-	}
-	err := unix.Exec(isolation.AgentPath, []string{isolation.AgentPath, "-guest"}, []string{"PATH=" + defaultPath})
-	return fmt.Errorf("executing %s: %w", isolation.AgentPath, err)
 }

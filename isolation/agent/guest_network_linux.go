@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -16,11 +14,10 @@ import (
 // guestLink is the guest's one interface, by the kernel's own naming.
 const guestLink = "eth0"
 
-// attachNetwork configures the interface, by the ioctls of netdevice(7). A guest without a network gives its
-// interface back to nobody, so that loopback alone is to be seen.
+// attachNetwork configures the interface, by the ioctls of netdevice(7). A guest without a network has none.
 func (s GuestSetup) attachNetwork() error {
 	if s.Network == nil {
-		return unbindNetwork()
+		return nil
 	}
 	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -57,21 +54,6 @@ func (s GuestSetup) attachNetwork() error {
 	}
 	if err := addDefaultRoute(socket, gateway); err != nil {
 		return fmt.Errorf("default route by %s: %w", gateway, err)
-	}
-	return nil
-}
-
-// unbindNetwork takes the interfaces from their driver.
-func unbindNetwork() error {
-	const driver = "/sys/bus/virtio/drivers/virtio_net"
-	devices, err := filepath.Glob(driver + "/virtio*")
-	if err != nil {
-		return err
-	}
-	for _, device := range devices {
-		if err := os.WriteFile(driver+"/unbind", []byte(filepath.Base(device)), 0); err != nil {
-			return fmt.Errorf("removing the interface: %w", err)
-		}
 	}
 	return nil
 }

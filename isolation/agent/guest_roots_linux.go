@@ -99,7 +99,8 @@ func moveSkeleton() error {
 	return nil
 }
 
-// findDisks finds the disks by their serial numbers.
+// findDisks finds the disks by their serial numbers, and makes the kernel forget what it read of them when it booted:
+// once the machine is restored from a template, they are others.
 func (g *guest) findDisks() error {
 	devices, err := filepath.Glob("/sys/block/vd*/serial")
 	if err != nil {
@@ -111,7 +112,24 @@ func (g *guest) findDisks() error {
 		if err != nil {
 			return err
 		}
-		g.disks[strings.TrimSpace(string(serial))] = filepath.Join("/dev", filepath.Base(filepath.Dir(path)))
+		device := filepath.Join("/dev", filepath.Base(filepath.Dir(path)))
+		if err := forget(device); err != nil {
+			return err
+		}
+		g.disks[strings.TrimSpace(string(serial))] = device
+	}
+	return nil
+}
+
+// forget drops what the kernel has read of a disk.
+func forget(device string) error {
+	fd, err := unix.Open(device, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("opening %s: %w", device, err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := unix.IoctlSetInt(fd, unix.BLKFLSBUF, 0); err != nil {
+		return fmt.Errorf("dropping what was read of %s: %w", device, err)
 	}
 	return nil
 }
@@ -127,21 +145,11 @@ func mountDisks(disks map[string]string, helper bool) error {
 	return mountDisk(disks, GuestHelper, helperDisk, unix.MS_RDONLY)
 }
 
-// mountDisk mounts an ext4 disk. What the kernel read of it when it booted is of another disk if the machine was
-// restored from a template, so that is dropped.
+// mountDisk mounts an ext4 disk.
 func mountDisk(disks map[string]string, serial, target string, flags uintptr) error {
 	device, ok := disks[serial]
 	if !ok {
 		return fmt.Errorf("the guest has no disk with the serial number %q", serial)
-	}
-	fd, err := unix.Open(device, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("opening the disk %s: %w", serial, err)
-	}
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.BLKFLSBUF, 0)
-	_ = unix.Close(fd)
-	if errno != 0 {
-		return fmt.Errorf("dropping what was read of the disk %s: %w", serial, errno)
 	}
 	if err := unix.Mount(device, target, "ext4", flags|unix.MS_NOATIME, ""); err != nil {
 		return fmt.Errorf("mounting the disk %s (ext4): %w", serial, err)

@@ -45,19 +45,7 @@ func Serve(conn io.ReadWriteCloser) error {
 	return s.run(conn)
 }
 
-// ServeGuest is Serve in a virtual machine, where only the agent can know what runs out of memory.
-func ServeGuest(conn io.ReadWriteCloser) error {
-	s, err := newServer()
-	if err == nil {
-		s.usage, err = openUsage()
-	}
-	if err != nil {
-		conn.Close()
-		return err
-	}
-	return s.run(conn)
-}
-
+// run is Serve after the preparations.
 func (s *server) run(conn io.ReadWriteCloser) error {
 	// As PID 1 of a pid namespace nothing in it can end us, except that Go would exit by itself on signals
 	// like SIGTERM. Those are therefore caught, and none but SIGCHLD means anything. They are named one by one:

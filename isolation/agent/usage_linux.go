@@ -16,7 +16,7 @@ type usageFiles struct {
 
 func openUsage() (*usageFiles, error) {
 	vmstat, err1 := os.Open("/proc/vmstat")
-	pids, err2 := os.Open("/sys/fs/cgroup/pids.current")
+	pids, err2 := os.Open(skeleton + guestCgroups + "/pids.current")
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, fmt.Errorf("opening the counters of the guest's kernel: %w", err)
 	}

@@ -24,8 +24,8 @@ const (
 	// bootTimeout bounds a boot from QEMU's start to a waiting agent. An emulated machine takes one to two seconds; a
 	// loaded host several times that.
 	bootTimeout = time.Minute
-	// restoreTimeout bounds the restoring of a template until the guest has done its setup.
-	restoreTimeout = 20 * time.Second
+	// setupTimeout bounds what a guest does to become a sandbox.
+	setupTimeout = 45 * time.Second
 )
 
 // Create makes a sandbox: a machine restored from the template of its shape, or booted while there is none, which
@@ -69,7 +69,7 @@ func checkSpec(spec isolation.Spec) error {
 
 // build does the work of Create; its caller removes what it leaves when it fails.
 func (r *Runtime) build(ctx context.Context, spec isolation.Spec) (*sandbox, error) {
-	shape := shapeOf(spec.Limits)
+	shape := shapeOf(spec.Limits, spec.Network)
 	if err := r.cgroups.Make(spec.ID, shape.hostLimits()); err != nil {
 		return nil, fault.Systemf("limiting the machine: %w", err)
 	}
@@ -83,7 +83,7 @@ func (r *Runtime) build(ctx context.Context, spec isolation.Spec) (*sandbox, err
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	s := newSandbox(r, spec)
+	s, began := newSandbox(r, spec), time.Now()
 	if err := r.startGuest(ctx, s, spec, shape, setup); err != nil {
 		return nil, err
 	}
@@ -91,21 +91,37 @@ func (r *Runtime) build(ctx context.Context, spec isolation.Spec) (*sandbox, err
 		s.vm.kill()
 		return nil, err
 	}
-	agentSetup := agent.Setup{Image: spec.Image.Config}
-	if spec.Helper != nil {
-		agentSetup.Helper = &spec.Helper.Config
-	}
-	if s.agent, err = agent.Connect(ctx, s.vm.agent, agentSetup); err != nil {
-		err = s.vm.explain(ctx, err)
-		s.vm.kill()
+	answered := time.Since(began)
+	if s.agent, err = s.vm.connect(ctx, spec); err != nil {
 		return nil, err
 	}
 	if err := r.cgroups.LimitCPUs(spec.ID, spec.Limits.CPUs); err != nil {
 		s.vm.kill()
 		return nil, fault.Systemf("limiting the machine: %w", err)
 	}
+	r.logger.Debug().Str("sandbox", spec.ID).Bool("cloned", s.cloned).Dur("answered_ms", answered).Dur("ready_ms", time.Since(began)).Msg("machine started")
 	go s.watch()
 	return s, nil
+}
+
+// connect waits until the guest is the sandbox and its agent answers.
+func (v *vm) connect(ctx context.Context, spec isolation.Spec) (*agent.Client, error) {
+	waiting, cancel := context.WithTimeoutCause(ctx, setupTimeout, fault.Systemf("the guest did not finish its setup within %s", setupTimeout))
+	defer cancel()
+	err := agent.AwaitSetup(waiting, v.agent)
+	if err == nil {
+		setup := agent.Setup{Image: spec.Image.Config}
+		if spec.Helper != nil {
+			setup.Helper = &spec.Helper.Config
+		}
+		var client *agent.Client
+		if client, err = agent.Connect(ctx, v.agent, setup); err == nil {
+			return client, nil
+		}
+	}
+	err = v.explain(ctx, err)
+	v.kill()
+	return nil, err
 }
 
 // startGuest starts the sandbox's machine and makes its guest this sandbox: from a template if there is one. A
@@ -149,14 +165,14 @@ func (r *Runtime) bootGuest(ctx context.Context, s *sandbox, spec isolation.Spec
 	if err == nil {
 		err = agent.AwaitGuest(ctx, s.vm.agent)
 	}
-	return s.vm.finishStart(ctx, setup, err)
+	return s.vm.tell(ctx, setup, err)
 }
 
-// finishStart sends the setup, unless something failed before; then, and when that fails, the machine is ended.
-func (v *vm) finishStart(ctx context.Context, setup agent.GuestSetup, err error) error {
+// tell tells the guest what it is to become, unless something failed before.
+func (v *vm) tell(ctx context.Context, setup agent.GuestSetup, err error) error {
 	if err == nil {
 		setup.Now = time.Now().UnixNano()
-		err = agent.SetupGuest(ctx, v.agent, setup)
+		err = agent.TellGuest(ctx, v.agent, setup)
 	}
 	if err != nil {
 		err = v.explain(ctx, err)

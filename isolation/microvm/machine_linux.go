@@ -40,12 +40,13 @@ const (
 
 // shape is what a template's clones have in common beside what they boot.
 type shape struct {
-	memory int64 // bytes
-	cpus   int
+	memory  int64 // bytes
+	cpus    int
+	network bool // it has an interface
 }
 
 // shapeOf returns the machine for a sandbox's limits: the memory is the guest's in all, its kernel included.
-func shapeOf(limits isolation.Limits) shape {
+func shapeOf(limits isolation.Limits, network isolation.Network) shape {
 	memory := limits.Memory
 	if memory <= 0 {
 		memory = defaultMemory
@@ -55,7 +56,7 @@ func shapeOf(limits isolation.Limits) shape {
 	if limits.CPUs > 0 {
 		cpus = max(1, min(cpus, int(math.Ceil(limits.CPUs))))
 	}
-	return shape{memory, cpus}
+	return shape{memory, cpus, network.Tap != ""}
 }
 
 // hostLimits are the limits of the QEMU process. The CPUs are set when the guest has started.
@@ -126,11 +127,13 @@ func (m machine) arguments() []string {
 	for i, serial := range []string{agent.GuestImage, agent.GuestHelper, agent.GuestScratch} {
 		arguments = append(arguments, m.disk(i, serial)...)
 	}
-	backend := "hubport,id=net,hubid=0"
-	if m.tap != 0 {
-		backend = fmt.Sprintf("tap,id=net,fd=%d,vhost=off", m.tap)
+	if m.shape.network {
+		backend := "hubport,id=net,hubid=0" // a template's: connected to nothing
+		if m.tap != 0 {
+			backend = fmt.Sprintf("tap,id=net,fd=%d,vhost=off", m.tap)
+		}
+		arguments = append(arguments, "-netdev", backend, "-device", "virtio-net-device,netdev=net,mac=02:00:00:00:00:00")
 	}
-	arguments = append(arguments, "-netdev", backend, "-device", "virtio-net-device,netdev=net,mac=02:00:00:00:00:00")
 	if m.incoming {
 		arguments = append(arguments, "-incoming", "defer")
 	}

@@ -100,7 +100,7 @@ func (r *Runtime) tryBoot(ctx context.Context, accel Accelerator) error {
 	limit := probeTimeout[accel]
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("a machine did not boot within %s", limit))
 	defer cancel()
-	m := machine{accel: accel, shape: shape{2 * minMemory, 1}, boot: r.boot}
+	m := machine{accel: accel, shape: shape{2 * minMemory, 1, false}, boot: r.boot}
 	v, err := startVM(r.jail, r.options.QEMU, "probe", m, &descriptors{}, nil)
 	if err != nil {
 		return err

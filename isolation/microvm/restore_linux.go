@@ -2,13 +2,16 @@ package microvm
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"time"
 
 	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/isolation/agent"
 )
+
+// restoreTimeout bounds the restoring of a template until the guest answers. Less than a tenth of a second is usual.
+const restoreTimeout = 10 * time.Second
 
 // restoreGuest starts the sandbox's machine as a clone of a template: with the same memory, copied as it is written, the
 // sandbox's disks and network behind the same devices, and what the guest is told to make it differ.
@@ -39,14 +42,13 @@ func (r *Runtime) restoreGuest(ctx context.Context, s *sandbox, spec isolation.S
 		_, err = s.vm.monitor.run(capabilitiesCommand, ignoreShared,
 			command{Execute: "migrate-incoming", Arguments: map[string]any{"uri": incoming}})
 	}
-	err = s.vm.finishStart(ctx, setup, err)
-	if err != nil && !errors.Is(err, agent.ErrGuestRefused) {
+	if err := s.vm.tell(ctx, setup, err); err != nil {
 		return &restoreError{err}
 	}
-	return err
+	return nil
 }
 
-// restoreError says that a template was of no use: its guest did not get as far as to do what it was told.
+// restoreError says that a template was of no use: its guest does not answer.
 type restoreError struct{ error }
 
 func (e *restoreError) Unwrap() error { return e.error }

@@ -56,11 +56,13 @@ func (r *Runtime) template(s shape) *template {
 }
 
 // Warm returns when the template for sandboxes with these limits is ready, so that the first of them need not boot.
-func (r *Runtime) Warm(ctx context.Context, limits isolation.Limits) error {
+// network says whether they have one.
+func (r *Runtime) Warm(ctx context.Context, limits isolation.Limits, network bool) error {
 	if _, err := r.Probe(ctx); err != nil {
 		return err
 	}
-	s := shapeOf(limits)
+	s := shapeOf(limits, isolation.Network{})
+	s.network = network
 	for {
 		t, building := r.makeTemplate(s)
 		if t != nil {
@@ -214,7 +216,7 @@ func (r *Runtime) templateName(s shape) (string, error) {
 	return shapePrefix(s) + hex.EncodeToString(sum[:16]), nil
 }
 
-func shapePrefix(s shape) string { return fmt.Sprintf("%d-%d-", s.memory>>20, s.cpus) }
+func shapePrefix(s shape) string { return fmt.Sprintf("%dM-%d-%t-", s.memory>>20, s.cpus, s.network) }
 
 // processor names the host's processor and what it can do: a guest has seen it.
 func processor() string {

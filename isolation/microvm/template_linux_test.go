@@ -12,7 +12,7 @@ func TestClone(t *testing.T) {
 	r := bench.newRuntime(t)
 	spec := bench.spec(t)
 	began := time.Now()
-	require.NoError(t, r.Warm(t.Context(), spec.Limits))
+	require.NoError(t, r.Warm(t.Context(), spec.Limits, false))
 	t.Logf("template made in %s", time.Since(began))
 	for range 4 {
 		began = time.Now()
