@@ -150,10 +150,8 @@ func furnish(root, program, boots string) error {
 			return err
 		}
 	}
-	for _, device := range []string{"/dev/null", "/dev/zero", "/dev/urandom", "/dev/kvm"} {
-		if err := bindInto(root, device, device, unix.MS_NOSUID|unix.MS_NOEXEC); err != nil {
-			return err
-		}
+	if err := makeDevices(root + "/dev"); err != nil {
+		return err
 	}
 	if err := os.Mkdir(root+"/proc", 0o555); err != nil {
 		return err
@@ -162,6 +160,35 @@ func furnish(root, program, boots string) error {
 		return fmt.Errorf("mounting the jail's proc: %w", err)
 	}
 	return nil
+}
+
+// makeDevices makes the device nodes that QEMU opens. Who may use the host's /dev/kvm is not what counts: QEMU's users are
+// ours, and no one else is in the jail.
+func makeDevices(dir string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=755,size=64k"); err != nil {
+		return fmt.Errorf("mounting the jail's devices: %w", err)
+	}
+	for _, name := range []string{"null", "zero", "urandom", "kvm"} {
+		var stat unix.Stat_t
+		err := unix.Stat("/dev/"+name, &stat)
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		path := filepath.Join(dir, name)
+		if err == nil {
+			err = unix.Mknod(path, unix.S_IFCHR|0o666, int(stat.Rdev))
+		}
+		if err == nil {
+			err = os.Chmod(path, 0o666)
+		}
+		if err != nil {
+			return fmt.Errorf("making the jail's %s: %w", name, err)
+		}
+	}
+	return unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NOEXEC, "")
 }
 
 // bindInto binds a directory or file of the host below root, or repeats it if it is a link. What the host does not

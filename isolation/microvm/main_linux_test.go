@@ -15,6 +15,7 @@ import (
 	"github.com/Microsoft/hcsshim/ext4/tar2ext4"
 
 	"github.com/airlock-ci/airlock/isolation/cgroup"
+	"github.com/airlock-ci/airlock/isolation/mountns"
 	"github.com/airlock-ci/airlock/testing/conformance"
 	"github.com/airlock-ci/airlock/testing/rootfs"
 )
@@ -32,7 +33,14 @@ var shared struct {
 // testParent is the cgroup above all that these tests make.
 const testParent = "airlock-microvm-test"
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+// TestMain enters a mount namespace as the executor does: in it, nobody else's mounts come and go.
+func TestMain(m *testing.M) {
+	if err := mountns.Enter(); err != nil {
+		fmt.Fprintln(os.Stderr, "these tests start virtual machines, which needs root:", err)
+		os.Exit(1)
+	}
+	os.Exit(run(m))
+}
 
 func run(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "airlock-microvm-")

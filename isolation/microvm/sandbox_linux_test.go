@@ -1,17 +1,320 @@
 package microvm
 
 import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/isolation/cgroup"
 )
 
-func TestFirstCommand(t *testing.T) {
-	bench := newBench(t)
+// warm makes a runtime with a template for the bench's sandboxes.
+func (b *bench) warm(t *testing.T) *Runtime {
+	t.Helper()
+	r := b.newRuntime(t)
+	require.NoError(t, r.Warm(t.Context(), b.spec(t).Limits, false))
+	return r
+}
+
+// ending starts a command that lasts, lets something end the machine, and returns what Wait says and how long it
+// took.
+func ending(t *testing.T, s *sandbox, line string, end func()) (error, time.Duration) {
+	t.Helper()
+	p, err := s.Start(t.Context(), isolation.ProcessSpec{Script: []byte(line)})
+	require.NoError(t, err)
 	began := time.Now()
-	box := bench.box(t, bench.newRuntime(t), bench.spec(t))
-	t.Logf("create %s", time.Since(began))
+	end()
+	done := make(chan error, 1)
+	go func() {
+		_, err := p.Wait()
+		done <- err
+	}()
+	select {
+	case err = <-done:
+	case <-time.After(40 * time.Second):
+		require.Fail(t, "the end of the machine goes unnoticed")
+	}
+	require.ErrorIs(t, err, isolation.ErrSandboxGone)
+	select {
+	case <-s.Done():
+	case <-time.After(5 * time.Second):
+		require.Fail(t, "the sandbox is not done")
+	}
+	return err, time.Since(began)
+}
+
+func TestEndsOfMachines(t *testing.T) {
+	bench := newBench(t)
+	r := bench.warm(t)
+	t.Run("QEMU killed", func(t *testing.T) {
+		s := bench.box(t, r, bench.spec(t))
+		err, took := ending(t, s, "sleep 1000", func() { require.NoError(t, s.vm.command.Process.Kill()) })
+		require.ErrorContains(t, err, "signal 9")
+		require.Equal(t, fault.System, fault.ClassOf(err))
+		require.Less(t, took, 10*time.Second)
+	})
+	t.Run("guest that never answers", func(t *testing.T) {
+		s := bench.box(t, r, bench.spec(t))
+		err, took := ending(t, s, "sleep 1000", func() { require.NoError(t, s.vm.command.Process.Signal(unix.SIGSTOP)) })
+		require.ErrorContains(t, err, "did not answer")
+		require.Equal(t, fault.System, fault.ClassOf(err))
+		require.Less(t, took, 30*time.Second)
+	})
+	t.Run("guest that ends itself", func(t *testing.T) {
+		s := bench.box(t, r, bench.spec(t))
+		// What a panic does in the end; nothing in the guest may do it.
+		err, took := ending(t, s, "sleep 1000", func() {
+			_, err := s.vm.monitor.run(command{Execute: "system_reset"})
+			require.NoError(t, err)
+		})
+		require.Equal(t, fault.System, fault.ClassOf(err))
+		require.Less(t, took, 10*time.Second)
+	})
+	t.Run("guest without memory", func(t *testing.T) {
+		spec := bench.spec(t)
+		spec.Limits.Memory = minMemory
+		s := bench.box(t, r, spec)
+		// What lies in a tmpfs belongs to no process, so the kernel's killing does not free it.
+		var failure error
+		for range 50 {
+			p, err := s.Start(t.Context(), isolation.ProcessSpec{Args: []string{"sh", "-c", "for d in /dev/shm /run /.airlock; do cat /dev/zero >> $d/x; done"}})
+			if err == nil {
+				_, err = p.Wait()
+			}
+			if failure = err; err != nil {
+				break
+			}
+		}
+		require.ErrorIs(t, failure, isolation.ErrSandboxGone)
+		require.ErrorContains(t, failure, "out of memory")
+		require.Equal(t, fault.Author, fault.ClassOf(failure))
+		<-s.Done()
+	})
+	t.Run("host without disk space", func(t *testing.T) {
+		spec := bench.spec(t)
+		spec.ScratchDisk = onSmallDisk(t, spec.ScratchDisk)
+		s := bench.box(t, r, spec)
+		err, took := ending(t, s, "head -c 100000000 /dev/urandom > /builds/x; sync; sleep 1000", func() {})
+		require.ErrorContains(t, err, "host's disk is full")
+		require.Equal(t, fault.System, fault.ClassOf(err))
+		require.Less(t, took, 35*time.Second, "from the start of the command")
+	})
+	t.Run("executor gone", func(t *testing.T) {
+		spec := bench.spec(t)
+		s := bench.box(t, r, spec)
+		require.NoError(t, s.agent.Close()) // what the kernel does to the connection of a dead executor
+		require.Eventually(t, func() bool { return len(bench.members(t, spec.ID)) == 0 }, 10*time.Second, time.Millisecond)
+	})
+}
+
+// onSmallDisk moves a sparse file to a file system that has no room for what it may grow to.
+func onSmallDisk(t *testing.T, path string) string {
+	t.Helper()
+	dir := t.TempDir()
+	require.NoError(t, unix.Mount("small", dir, "tmpfs", 0, "size=32m"))
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+	target := filepath.Join(dir, "scratch")
+	out, err := exec.Command("cp", "--sparse=always", path, target).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	return target
+}
+
+// members are the ids of the sandbox's processes on the host.
+func (b *bench) members(t *testing.T, id string) []int {
+	t.Helper()
+	groups, err := cgroup.New(b.parent)
+	require.NoError(t, err)
+	dirs, err := groups.Dirs(id)
+	require.NoError(t, err)
+	pids, err := cgroup.Processes(dirs)
+	require.NoError(t, err)
+	return pids
+}
+
+// TestPosture looks at a living QEMU from the host.
+func TestPosture(t *testing.T) {
+	bench := newBench(t)
+	spec := bench.spec(t)
+	s := bench.box(t, bench.warm(t), spec)
+	require.Equal(t, []int{s.vm.command.Process.Pid}, bench.members(t, spec.ID))
+	dir := fmt.Sprintf("/proc/%d", s.vm.command.Process.Pid)
+
+	content, err := os.ReadFile(dir + "/status")
+	require.NoError(t, err)
+	status := map[string]string{}
+	for line := range strings.Lines(string(content)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		status[name] = strings.Join(strings.Fields(value), " ")
+	}
+	user := fmt.Sprint(userOf(spec.ID))
+	for name, want := range map[string]string{
+		"Uid": strings.Repeat(user+" ", 3) + user, "Gid": strings.Repeat(user+" ", 3) + user, "Groups": "",
+		"CapInh": "0000000000000000", "CapPrm": "0000000000000000", "CapEff": "0000000000000000",
+		"CapBnd": "0000000000000000", "CapAmb": "0000000000000000", "NoNewPrivs": "1", "Seccomp": "2",
+	} {
+		require.Equal(t, want, status[name], name)
+	}
+	for _, namespace := range []string{"mnt", "net", "ipc", "pid", "uts", "cgroup"} {
+		ours, err := os.Readlink("/proc/self/ns/" + namespace)
+		require.NoError(t, err)
+		theirs, err := os.Readlink(dir + "/ns/" + namespace)
+		require.NoError(t, err)
+		require.NotEqual(t, ours, theirs, namespace)
+	}
+	names, err := os.ReadDir(dir + "/root")
+	require.NoError(t, err)
+	for _, entry := range names {
+		require.Contains(t, []string{"bin", "boot", "dev", "etc", "lib", "lib64", "proc", "usr"}, entry.Name())
+	}
+	mounts, err := os.ReadFile(dir + "/mounts")
+	require.NoError(t, err)
+	for line := range strings.Lines(string(mounts)) {
+		fields := strings.Fields(line)
+		if fields[1] != "/proc" {
+			require.True(t, strings.HasPrefix(fields[3], "ro,"), line)
+		}
+	}
+	descriptors, err := filepath.Glob(dir + "/fd/*")
+	require.NoError(t, err)
+	for _, d := range descriptors {
+		target, err := os.Readlink(d)
+		require.NoError(t, err)
+		kind := strings.TrimRight(strings.Split(target, "[")[0], "0123456789")
+		require.True(t, slices.Contains([]string{"/dev/null", "pipe:", "socket:", "anon_inode:"}, kind) ||
+			strings.HasPrefix(target, "/memfd:") || target == shared.image || target == shared.helper || target == spec.ScratchDisk, target)
+	}
+}
+
+// TestDestroyOfWhatIsHalfMade: by id alone, whatever there is.
+func TestDestroyOfWhatIsHalfMade(t *testing.T) {
+	bench := newBench(t)
+	r := bench.newRuntime(t)
+	const id = "al-half-made"
+	for name, make := range map[string]func(){
+		"a mark":   func() { require.NoError(t, os.Mkdir(filepath.Join(r.machines, id), 0o700)) },
+		"a cgroup": func() { require.NoError(t, r.cgroups.Make(id, isolation.Limits{})) },
+		"a cgroup with a process": func() {
+			require.NoError(t, r.cgroups.Make(id, isolation.Limits{}))
+			sleeper := exec.Command("sleep", "1000")
+			require.NoError(t, sleeper.Start())
+			go func() { _ = sleeper.Wait() }()
+			require.NoError(t, r.cgroups.Add(id, sleeper.Process.Pid))
+		},
+		"nothing": func() {},
+	} {
+		make()
+		ids, err := r.List(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, name != "nothing", slices.Equal(ids, []string{id}), name)
+		require.NoError(t, r.Destroy(t.Context(), id), name)
+		require.Empty(t, bench.leftovers(t, id), name)
+	}
+}
+
+func TestNewNamesTheRemedy(t *testing.T) {
+	good := Options{AgentPath: shared.agent, StateDir: t.TempDir(), RunDir: t.TempDir(), CgroupParent: testParent}
+	_, err := New(good)
+	require.NoError(t, err)
+	for want, spoil := range map[string]func(*Options){
+		"install the package qemu-system-x86": func(o *Options) { o.QEMU = "no-such-qemu" },
+		"install airlock-agent":               func(o *Options) { o.AgentPath = "/no/such/agent" },
+		"not an absolute path":                func(o *Options) { o.RunDir = "run" },
+		"set cgroup_parent":                   func(o *Options) { o.CgroupParent = "/" },
+		"unknown accelerator":                 func(o *Options) { o.Accelerator = "xen" },
+	} {
+		options := good
+		spoil(&options)
+		_, err := New(options)
+		require.ErrorContains(t, err, want)
+		require.Equal(t, fault.Admin, fault.ClassOf(err))
+	}
+}
+
+// TestAccelerators: where KVM does not work, machines are emulated only with permission. It is tried once.
+func TestAccelerators(t *testing.T) {
+	bench := newBench(t)
+	state := filepath.Join(bench.dir, "state")
+	cautious := bench.newRuntime(t, func(o *Options) { o.Accelerator, o.StateDir = Auto, state })
+	began := time.Now()
+	found, err := cautious.Probe(t.Context())
+	t.Logf("probed in %s: %s, %v", time.Since(began), found, err)
+	if err == nil { // a host with KVM
+		require.Equal(t, KVM, found)
+		return
+	}
+	require.ErrorIs(t, err, isolation.ErrUnsupported)
+	require.ErrorContains(t, err, "allow_emulation")
+	require.Equal(t, fault.System, fault.ClassOf(err))
+	_, err = cautious.Create(t.Context(), bench.spec(t))
+	require.ErrorIs(t, err, isolation.ErrUnsupported)
+
+	bold := bench.newRuntime(t, func(o *Options) { o.Accelerator, o.StateDir, o.AllowEmulation = Auto, state, true })
 	began = time.Now()
-	t.Log(shell(t, box, "uname -a; id; cat /proc/mounts; ls -la / /dev; cat /proc/self/status | grep -E 'Cap|Secc|NoNew'; ps; free; ls /sys/class/net"))
-	t.Logf("command %s", time.Since(began))
-	t.Logf("console: %s", box.vm.console.text())
+	found, err = bold.Probe(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, TCG, found)
+	require.Equal(t, "qemu-tcg", bold.Name())
+	require.Less(t, time.Since(began), 5*time.Second, "it is remembered")
+}
+
+// TestMuchOutput: AIRLOCK_LONG lets it be 200 MiB and 1,000 commands, as promised; a tenth and a fiftieth otherwise.
+func TestMuchOutput(t *testing.T) {
+	size, commands := 20<<20, 20
+	if os.Getenv("AIRLOCK_LONG") != "" {
+		size, commands = 200<<20, 1000
+	}
+	bench := newBench(t)
+	s := bench.box(t, bench.warm(t), bench.spec(t))
+	sum := strings.Fields(shell(t, s, fmt.Sprintf("yes 0123456789abcdef | head -c %d > /builds/much; sha256sum /builds/much", size)))[0]
+	var stdout bytes.Buffer
+	began := time.Now()
+	p, err := s.Start(t.Context(), isolation.ProcessSpec{Args: []string{"cat", "/builds/much"}, Stdout: &stdout})
+	require.NoError(t, err)
+	exit, err := p.Wait()
+	require.NoError(t, err)
+	require.Zero(t, exit.Code)
+	t.Logf("%d MiB in %s", size>>20, time.Since(began))
+	require.Equal(t, size, stdout.Len())
+	path := filepath.Join(bench.dir, "much")
+	require.NoError(t, os.WriteFile(path, stdout.Bytes(), 0o600))
+	require.Equal(t, sum, fileSum(t, path))
+
+	shell(t, s, "true")
+	usage, err := s.Stats(t.Context())
+	require.NoError(t, err)
+	began = time.Now()
+	for n := range commands {
+		require.Equal(t, fmt.Sprintln(n), shell(t, s, fmt.Sprintf("echo %d", n)))
+	}
+	t.Logf("%d commands in %s", commands, time.Since(began))
+	after, err := s.Stats(t.Context())
+	require.NoError(t, err)
+	require.LessOrEqual(t, after.PIDs, usage.PIDs+2)
+}
+
+func TestCancelledCreate(t *testing.T) {
+	bench := newBench(t)
+	r := bench.warm(t)
+	why := errors.New("the caller gave up")
+	for _, after := range []time.Duration{20 * time.Millisecond, 150 * time.Millisecond, 350 * time.Millisecond} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		time.AfterFunc(after, func() { cancel(why) })
+		spec := bench.spec(t)
+		_, err := r.Create(ctx, spec)
+		require.ErrorIs(t, err, why, after)
+		require.Empty(t, bench.leftovers(t, spec.ID))
+	}
 }

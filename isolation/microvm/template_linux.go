@@ -42,6 +42,7 @@ type templates struct {
 
 	mutex    sync.Mutex
 	ready    map[shape]*template
+	bad      []*template // thrown away; others may be restoring them still
 	building map[shape]chan struct{}
 	cancel   []context.CancelFunc
 	closed   bool
@@ -133,6 +134,7 @@ func (t *templates) discard(bad *template) {
 		return // somebody else did
 	}
 	delete(t.ready, bad.shape)
+	t.bad = append(t.bad, bad)
 	_ = os.RemoveAll(bad.dir) // what stays is found and thrown away once more
 }
 
@@ -150,7 +152,10 @@ func (t *templates) close() {
 	for _, ready := range t.ready {
 		ready.close()
 	}
-	t.ready = nil
+	for _, bad := range t.bad {
+		bad.close()
+	}
+	t.ready, t.bad = nil, nil
 }
 
 // newTemplate returns a template without content.

@@ -1,30 +1,115 @@
 package microvm
 
 import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 )
 
-func TestClone(t *testing.T) {
+// TestClonesDiffer: what one clone of a template draws, no other does. AIRLOCK_CLONES is how many there are, 5 by
+// default; `make clones` takes 200.
+func TestClonesDiffer(t *testing.T) {
 	bench := newBench(t)
 	r := bench.newRuntime(t)
-	spec := bench.spec(t)
-	began := time.Now()
-	require.NoError(t, r.Warm(t.Context(), spec.Limits, false))
-	t.Logf("template made in %s", time.Since(began))
-	for range 4 {
-		began = time.Now()
-		s := bench.box(t, r, bench.spec(t))
-		created := time.Since(began)
-		stats, err := r.cgroups.Stats(s.id)
+	require.NoError(t, r.Warm(t.Context(), bench.spec(t).Limits, false))
+	clones := 5
+	if text := os.Getenv("AIRLOCK_CLONES"); text != "" {
+		var err error
+		clones, err = strconv.Atoi(text)
 		require.NoError(t, err)
-		out := shell(t, s, "cat /proc/uptime /etc/machine-id /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | od -An -tx1; date")
-		t.Logf("answers after %s (%s of CPU), first command ended after %s\n%s", created, stats.CPU, time.Since(began), out)
-		began = time.Now()
-		shell(t, s, "true")
-		t.Logf("second command %s", time.Since(began))
-		require.True(t, s.cloned)
+	}
+	// What the kernel itself hands to each new program is in the environment of one: AT_RANDOM, as od reads it.
+	const ask = `cat /etc/machine-id /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid
+for source in /dev/urandom /dev/random; do head -c 32 $source | od -An -v -tx1 | tr -d ' \n'; echo; done
+date +%s`
+	seen := map[string]int{}
+	var answers []time.Duration
+	for n := range clones {
+		spec := bench.spec(t)
+		began := time.Now()
+		made, err := r.Create(t.Context(), spec)
+		require.NoError(t, err)
+		answers = append(answers, time.Since(began))
+		require.True(t, made.(*sandbox).cloned)
+		lines := strings.Split(strings.TrimSpace(shell(t, made, ask)), "\n")
+		require.NoError(t, made.Destroy(t.Context()))
+		require.Len(t, lines, 6)
+		for _, value := range lines[:5] {
+			require.GreaterOrEqual(t, len(value), 32)
+			require.NotContains(t, seen, value, "clones %d and %d", seen[value], n)
+			seen[value] = n
+		}
+		clock, err := strconv.ParseInt(lines[5], 10, 64)
+		require.NoError(t, err)
+		require.WithinDuration(t, time.Now(), time.Unix(clock, 0), 3*time.Second)
+		require.NoError(t, os.Remove(spec.ScratchDisk))
+	}
+	t.Logf("ready after %v", answers)
+}
+
+// TestTemplateThatCannotBeRestored is thrown away, and the sandbox is made all the same.
+func TestTemplateThatCannotBeRestored(t *testing.T) {
+	bench := newBench(t)
+	edit := func(o *Options) { o.StateDir = filepath.Join(bench.dir, "state") }
+	maker := bench.newRuntime(t, edit)
+	require.NoError(t, maker.Warm(t.Context(), bench.spec(t).Limits, false))
+	states, err := filepath.Glob(filepath.Join(bench.dir, "state/templates/*/state"))
+	require.NoError(t, err)
+	require.Len(t, states, 1)
+	content, err := os.ReadFile(states[0])
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(states[0], content[:len(content)/2], 0o600))
+
+	s := bench.box(t, bench.newRuntime(t, edit), bench.spec(t))
+	require.False(t, s.cloned)
+	require.Equal(t, "up\n", shell(t, s, "echo up"))
+	require.NoFileExists(t, states[0])
+}
+
+// TestTemplateIsImmutable: a QEMU that was taken over must not reach the other clones through their common memory.
+func TestTemplateIsImmutable(t *testing.T) {
+	bench := newBench(t)
+	r := bench.newRuntime(t)
+	require.NoError(t, r.Warm(t.Context(), bench.spec(t).Limits, false))
+	kept, _ := r.templates.get(shapeOf(bench.spec(t).Limits, bench.spec(t).Network))
+	for _, file := range []*os.File{kept.memory, kept.state} {
+		writable, err := reopenForWriting(file)
+		require.NoError(t, err)
+		_, err = writable.WriteAt([]byte{1}, 0)
+		require.ErrorIs(t, err, os.ErrPermission)
+		require.Error(t, writable.Truncate(0))
+		require.NoError(t, writable.Close())
+	}
+}
+
+// TestTemplateNameFollowsWhatItIsMadeFrom lists what must make another template.
+func TestTemplateNameFollowsWhatItIsMadeFrom(t *testing.T) {
+	r := &Runtime{options: Options{QEMU: "/bin/true"}, accel: TCG, boot: &boot{kernel: "k", initramfs: "i", tscKHz: 1}}
+	base := shape{256 << 20, 1, false}
+	name := func() string {
+		n, err := r.templateName(base)
+		require.NoError(t, err)
+		return n
+	}
+	original := name()
+	r.boot.tscKHz = 2
+	require.Equal(t, original, name(), "a measured frequency is not the same twice")
+	for what, change := range map[string]func(){
+		"kernel":      func() { r.boot.kernel = "other" },
+		"initramfs":   func() { r.boot.initramfs = "other" },
+		"QEMU":        func() { r.options.QEMU = "/bin/false" },
+		"accelerator": func() { r.accel = KVM },
+		"memory":      func() { base.memory *= 2 },
+		"CPUs":        func() { base.cpus++ },
+		"network":     func() { base.network = true },
+	} {
+		before := name()
+		change()
+		require.NotEqual(t, before, name(), what)
 	}
 }

@@ -72,7 +72,7 @@ func startVM(j *jail, program, id string, m machine, files *descriptors, onEvent
 
 	v.command = &exec.Cmd{
 		Path: program, Args: append([]string{program}, m.arguments()...), Env: []string{"PATH=/usr/bin:/bin"}, Dir: "/",
-		Stderr: v.errors, ExtraFiles: files.files, SysProcAttr: confined(id, m.accel),
+		Stderr: v.errors, ExtraFiles: files.files, SysProcAttr: confined(id),
 	}
 	err = j.start(v.command)
 	files.close() // or their ends would outlive it
@@ -95,17 +95,10 @@ func startVM(j *jail, program, id string, m machine, files *descriptors, onEvent
 }
 
 // confined are a QEMU's user, namespaces and its bond to this process.
-func confined(id string, accel Accelerator) *syscall.SysProcAttr {
+func confined(id string) *syscall.SysProcAttr {
 	user := userOf(id)
-	credential := &syscall.Credential{Uid: user, Gid: user}
-	if accel == KVM {
-		var stat unix.Stat_t
-		if unix.Stat("/dev/kvm", &stat) == nil {
-			credential.Groups = []uint32{stat.Gid}
-		}
-	}
 	return &syscall.SysProcAttr{
-		Setsid: true, Credential: credential, Pdeathsig: syscall.SIGKILL,
+		Setsid: true, Credential: &syscall.Credential{Uid: user, Gid: user}, Pdeathsig: syscall.SIGKILL,
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP,
 	}
 }
