@@ -25,6 +25,9 @@ var mountFlags = map[string]uintptr{
 func mountGuest(dir string, m layout.Mount) error {
 	flags, data := uintptr(0), []string{}
 	for _, option := range m.Options {
+		if size, ok := strings.CutPrefix(option, "size="); ok {
+			option = "size=" + boundSize(size)
+		}
 		if flag, ok := mountFlags[option]; ok {
 			flags |= flag
 		} else {
@@ -50,6 +53,18 @@ func mountGuest(dir string, m layout.Mount) error {
 		return makeDevices(target)
 	}
 	return nil
+}
+
+// boundSize bounds a tmpfs's size in mebibytes, "64m", to a sixteenth of the machine's memory. What lies in one belongs
+// to no process, so the kernel cannot free it by killing; all of them together must leave enough to go on.
+func boundSize(size string) string {
+	const most = 16
+	var info unix.Sysinfo_t
+	var mebibytes uint64
+	if _, err := fmt.Sscanf(size, "%dm", &mebibytes); err != nil || unix.Sysinfo(&info) != nil {
+		return size
+	}
+	return fmt.Sprintf("%dm", min(mebibytes, info.Totalram*uint64(info.Unit)/most>>20))
 }
 
 // makeMountPoint makes what is missing in one of our own mounts; those in the image's root exist, and are no links.

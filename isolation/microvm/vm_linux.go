@@ -177,14 +177,8 @@ func (v *vm) whyEnded() error {
 	<-v.monitor.done // all events were seen
 	<-v.console.closed()
 	status, _ := v.command.ProcessState.Sys().(syscall.WaitStatus)
-	if match := panicMessage.FindStringSubmatch(v.console.text()); match != nil {
-		if panicOfMemory.MatchString(match[1]) {
-			return fault.WithRemedy(fault.Authorf("the machine ran out of memory: %s", match[1]), "use less memory, or ask for a higher limit")
-		}
-		if said := agentMessage.FindStringSubmatch(v.console.text()); said != nil {
-			return fault.Systemf("the guest's agent failed: %s", plain(said[1]))
-		}
-		return fault.Systemf("the guest's kernel panicked: %s", plain(match[1]))
+	if why := panicReason(v.console.text()); why != nil {
+		return why
 	}
 	if e, ok := v.event("BLOCK_IO_ERROR"); ok && e.Data.NoSpace {
 		return errHostFull
@@ -196,6 +190,21 @@ func (v *vm) whyEnded() error {
 		return fault.Systemf("QEMU was ended by signal %d (%s)", status.Signal(), status.Signal())
 	}
 	return fault.Systemf("QEMU ended with status %d: %s", status.ExitStatus(), plain(v.errors.text()))
+}
+
+// panicReason says why a guest's kernel panicked, from its console; nil if it did not.
+func panicReason(console string) error {
+	match := panicMessage.FindStringSubmatch(console)
+	if match == nil {
+		return nil
+	}
+	if panicOfMemory.MatchString(match[1]) {
+		return fault.WithRemedy(fault.Authorf("the machine ran out of memory: %s", plain(match[1])), "use less memory, or ask for a higher limit")
+	}
+	if said := agentMessage.FindStringSubmatch(console); said != nil {
+		return fault.Systemf("the guest's agent failed: %s", plain(said[1]))
+	}
+	return fault.Systemf("the guest's kernel panicked: %s", plain(match[1]))
 }
 
 // tail keeps the end of what is written to it.
