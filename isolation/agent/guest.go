@@ -60,6 +60,8 @@ type GuestNetwork struct {
 	MAC     string `json:"mac"`
 	Address string `json:"address"`
 	Gateway string `json:"gateway"`
+	// MTU is in bytes; 0 leaves the kernel's, which is Ethernet's 1500.
+	MTU int `json:"mtu,omitempty"`
 }
 
 // DeadlineConn is a connection whose reads and writes can be bounded in time, a net.Conn for example.

@@ -35,6 +35,11 @@ func (s GuestSetup) attachNetwork() error {
 	if err := setMAC(socket, mac); err != nil {
 		return fmt.Errorf("MAC address %s: %w", mac, err)
 	}
+	if s.Network.MTU != 0 {
+		if err := setMTU(socket, s.Network.MTU); err != nil {
+			return fmt.Errorf("MTU %d: %w", s.Network.MTU, err)
+		}
+	}
 	if err := setAddress(socket, unix.SIOCSIFADDR, address.Addr()); err != nil {
 		return fmt.Errorf("address %s: %w", address, err)
 	}
@@ -91,6 +96,16 @@ func setAddress(socket int, ioctl uint, address netip.Addr) error {
 		return err
 	}
 	return unix.IoctlIfreq(socket, ioctl, request)
+}
+
+// setMTU sets the size of the interface's packets, in bytes.
+func setMTU(socket, mtu int) error {
+	request, err := unix.NewIfreq(guestLink)
+	if err != nil {
+		return err
+	}
+	request.SetUint32(uint32(mtu))
+	return unix.IoctlIfreq(socket, unix.SIOCSIFMTU, request)
 }
 
 // hardwareRequest is struct ifreq with a hardware address.

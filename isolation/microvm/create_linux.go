@@ -34,8 +34,8 @@ func (r *Runtime) Create(ctx context.Context, spec isolation.Spec) (isolation.Sa
 	if err := checkSpec(spec); err != nil {
 		return nil, err
 	}
-	if _, err := r.Probe(ctx); err != nil {
-		return nil, fmt.Errorf("making sandbox %s: %w", spec.ID, err)
+	if _, err := r.Probe(ctx); err != nil { // whatever it is, another host may have what this one lacks
+		return nil, fault.Systemf("making sandbox %s: %w", spec.ID, err)
 	}
 	defer r.locks.lock(spec.ID)()
 	if err := os.Mkdir(filepath.Join(r.machines, spec.ID), 0o700); err != nil {
@@ -83,7 +83,7 @@ func (r *Runtime) build(ctx context.Context, spec isolation.Spec) (*sandbox, err
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	s, began := newSandbox(r, spec), time.Now()
+	s, began := newSandbox(r, spec, shape), time.Now()
 	if err := r.startGuest(ctx, s, spec, shape, setup); err != nil {
 		return nil, err
 	}
@@ -199,7 +199,7 @@ func (r *Runtime) attach(m *machine, files *descriptors, spec isolation.Spec) er
 	if spec.Helper != nil {
 		paths[agent.GuestHelper] = spec.Helper.Disk
 	}
-	m.disks = map[string]int{}
+	m.disks, m.scratch = map[string]int{}, spec.Limits.Scratch/sector*sector
 	for serial, path := range paths {
 		flags := os.O_RDONLY
 		if serial == agent.GuestScratch {
@@ -214,36 +214,24 @@ func (r *Runtime) attach(m *machine, files *descriptors, spec isolation.Spec) er
 			return fault.Systemf("the %s disk has %d bytes, more than %d: %w", serial, size, int64(placeholderDisk), err)
 		}
 	}
-	if spec.Network.Tap == "" {
+	if spec.Network.TapFile == nil {
 		return nil
 	}
-	tap, err := openTap(spec.Network.Tap)
+	tap, err := duplicate(spec.Network.TapFile)
 	if err != nil {
-		return fault.Systemf("opening the tap device %s: %w", spec.Network.Tap, err)
+		return fault.Systemf("handing over the tap device %s: %w", spec.Network.Tap, err)
 	}
 	m.tap = files.add(tap)
 	return nil
 }
 
-// openTap attaches to an existing tap device.
-func openTap(name string) (*os.File, error) {
-	if _, err := os.Stat(filepath.Join("/sys/class/net", name)); err != nil {
-		return nil, err // attaching would make a new one
-	}
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+// duplicate returns another descriptor of a file that stays its owner's.
+func duplicate(file *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	request, err := unix.NewIfreq(name)
-	if err == nil {
-		// No headers for offloading: a template's interface has no tap behind it to agree on them with.
-		request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
-		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, request)
-	}
-	if err != nil {
-		return nil, errors.Join(err, unix.Close(fd))
-	}
-	return os.NewFile(uintptr(fd), name), nil
+	return os.NewFile(uintptr(fd), file.Name()), nil
 }
 
 // guestSetup is what the guest is told, but for the clock.
@@ -256,8 +244,8 @@ func (r *Runtime) guestSetup(spec isolation.Spec) (agent.GuestSetup, error) {
 		Entropy: random[:agent.GuestEntropy], MachineID: hex.EncodeToString(random[agent.GuestEntropy:]),
 		Hostname: spec.Hostname, Helper: spec.Helper != nil, Files: layout.NamesFiles(spec), PIDs: spec.Limits.PIDs,
 	}
-	if n := spec.Network; n.Tap != "" {
-		setup.Network = &agent.GuestNetwork{MAC: n.MAC, Address: n.Address, Gateway: n.Gateway}
+	if n := spec.Network; n.TapFile != nil {
+		setup.Network = &agent.GuestNetwork{MAC: n.MAC, Address: n.Address, Gateway: n.Gateway, MTU: n.MTU}
 	}
 	return setup, nil
 }

@@ -176,6 +176,7 @@ func store(dir, prefix string, content []byte) (string, error) {
 	name := prefix + "-" + hex.EncodeToString(sum[:16])
 	path := filepath.Join(dir, name)
 	if existing, err := os.ReadFile(path); err == nil && sha256.Sum256(existing) == sum {
+		touch(path)
 		return name, nil
 	}
 	temporary, err := os.CreateTemp(dir, ".new-*")
@@ -190,5 +191,5 @@ func store(dir, prefix string, content []byte) (string, error) {
 	if err != nil {
 		return "", errors.Join(err, os.Remove(temporary.Name()))
 	}
-	return name, nil
+	return name, removeUnused(filepath.Join(dir, prefix+"-*"))
 }

@@ -26,7 +26,7 @@ const (
 const (
 	// defaultMemory is a machine's when there is no limit, in bytes; minMemory and memoryUnit bound and round it.
 	defaultMemory = 512 << 20
-	minMemory     = 96 << 20
+	minMemory     = 128 << 20
 	memoryUnit    = 2 << 20
 	// qemuMemory is what the QEMU process may use beside the guest's memory, in bytes; translationBuffer is how much
 	// of that TCG's translated code takes, in MiB.
@@ -36,6 +36,8 @@ const (
 	qemuThreads = 80
 	// placeholderDisk is the size of disks that are not there, in bytes: what a template sees of every disk.
 	placeholderDisk = 1 << 43
+	// sector is the unit of a disk's size, in bytes.
+	sector = 512
 )
 
 // shape is what a template's clones have in common beside what they boot.
@@ -56,7 +58,7 @@ func shapeOf(limits isolation.Limits, network isolation.Network) shape {
 	if limits.CPUs > 0 {
 		cpus = max(1, min(cpus, int(math.Ceil(limits.CPUs))))
 	}
-	return shape{memory, cpus, network.Tap != ""}
+	return shape{memory, cpus, network.TapFile != nil}
 }
 
 // hostLimits are the limits of the QEMU process. The CPUs are set when the guest has started.
@@ -93,6 +95,9 @@ type machine struct {
 	agent, monitor, console int
 	// disks are those of files; others are placeholders.
 	disks map[string]int
+	// scratch is how much of the scratch disk may be used, in bytes, or 0 for all of it. All scratch disks have one size,
+	// with a file system of the size that was asked for; a guest that has left its kernel's bounds gets no further.
+	scratch int64
 	// tap is an inherited descriptor, or 0.
 	tap int
 	// memory is an inherited descriptor of a memory file, or 0 for anonymous memory; shared maps it as it is, for a
@@ -178,6 +183,9 @@ func (m machine) disk(number int, serial string) []string {
 		set = []string{"-add-fd", fmt.Sprintf("fd=%d,set=%d", fd, number+1)}
 		node = fmt.Sprintf("driver=raw,node-name=%s,read-only=%s,discard=unmap,cache.no-flush=on,file.driver=file,file.filename=/dev/fdset/%d,file.locking=off,file.aio=threads",
 			serial, readOnly, number+1)
+		if serial == agent.GuestScratch && m.scratch > 0 {
+			node += fmt.Sprintf(",size=%d", m.scratch)
+		}
 	}
 	return append(set, "-blockdev", node,
 		"-device", fmt.Sprintf("virtio-blk-device,drive=%s,serial=%s,werror=enospc,rerror=report", serial, serial))

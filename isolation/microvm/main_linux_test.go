@@ -17,6 +17,7 @@ import (
 	"github.com/airlock-ci/airlock/isolation/cgroup"
 	"github.com/airlock-ci/airlock/isolation/mountns"
 	"github.com/airlock-ci/airlock/testing/conformance"
+	"github.com/airlock-ci/airlock/testing/guestkernel"
 	"github.com/airlock-ci/airlock/testing/rootfs"
 )
 
@@ -74,7 +75,7 @@ func prepareShared(dir string) error {
 	shared.agent, shared.image, shared.helper = filepath.Join(dir, "agent"), filepath.Join(dir, "image.ext4"), filepath.Join(dir, "helper.ext4")
 	shared.scratch, shared.state = filepath.Join(dir, "scratch.ext4"), filepath.Join(dir, "state")
 	var err error
-	if shared.kernel, err = findTestKernel(); err != nil {
+	if shared.kernel, err = guestkernel.Dir(); err != nil {
 		return err
 	}
 	if err := buildStatic(shared.agent, "github.com/airlock-ci/airlock/cmd/airlock-agent"); err != nil {
@@ -95,19 +96,6 @@ func prepareShared(dir string) error {
 		}
 	}
 	return makeScratch(shared.scratch, 2<<30)
-}
-
-// findTestKernel returns a directory with a kernel of a distribution: one extracted by `make deps`, or the host's own.
-func findTestKernel() (string, error) {
-	for _, dir := range []string{os.Getenv("AIRLOCK_KERNEL_DIR"), "/var/cache/airlock/kernel", "/"} {
-		if dir == "" {
-			continue
-		}
-		if _, err := findKernel("auto", dir); err == nil {
-			return dir, nil
-		}
-	}
-	return "", errors.New("these tests boot a distribution's kernel: run `make deps`")
 }
 
 // makeDisk makes a disk image of the tree below root, as the cache does.

@@ -34,17 +34,31 @@ type verdict struct {
 // after each boot of the host takes some seconds, all later ones no time. Without one that works and is allowed it
 // fails with a system failure that wraps isolation.ErrUnsupported.
 func (r *Runtime) Probe(ctx context.Context) (Accelerator, error) {
-	r.mutex.Lock()
-	defer r.mutex.Unlock()
-	if r.accel != "" {
-		return r.accel, nil
+	if known := r.accelerator(); known != "" {
+		return known, nil
+	}
+	r.probing.Lock()
+	defer r.probing.Unlock()
+	if known := r.accelerator(); known != "" {
+		return known, nil
 	}
 	if err := r.prepare(); err != nil {
 		return "", err
 	}
+	accel, err := r.choose(ctx)
+	if err != nil {
+		return "", err
+	}
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	r.accel = accel
+	return accel, nil
+}
+
+// choose returns the accelerator that is configured, or remembered, or found by booting.
+func (r *Runtime) choose(ctx context.Context) (Accelerator, error) {
 	if r.options.Accelerator != Auto {
-		r.accel = r.options.Accelerator
-		return r.accel, nil
+		return r.options.Accelerator, nil
 	}
 	v, err := r.recall()
 	if err != nil {
@@ -68,22 +82,28 @@ func (r *Runtime) Probe(ctx context.Context) (Accelerator, error) {
 			fault.Systemf("virtual machines cannot run on this host: KVM does not work (%s): %w", v.KVMFailure, isolation.ErrUnsupported),
 			"enable (nested) virtualisation on this host, or set allow_emulation = true, which is several times slower")
 	}
-	r.accel = v.Accelerator
-	return r.accel, nil
+	return v.Accelerator, nil
 }
 
-// prepare makes what every machine needs, once. The caller holds the mutex.
+// prepare makes what every machine needs, once. The caller holds probing.
 func (r *Runtime) prepare() error {
-	var err error
-	if r.boot == nil {
-		if r.boot, err = prepareBoot(r.options, r.boots); err != nil {
+	if r.booted() == nil {
+		made, err := prepareBoot(r.options, r.boots)
+		if err != nil {
 			return err
 		}
+		r.mutex.Lock()
+		r.boot = made
+		r.mutex.Unlock()
 	}
-	if r.jail == nil {
-		if r.jail, err = newJail(filepath.Join(r.options.RunDir, "jail"), r.options.QEMU, r.boots); err != nil {
+	if r.jailed() == nil {
+		made, err := newJail(filepath.Join(r.options.RunDir, "jail"), r.options.QEMU, r.boots)
+		if err != nil {
 			return fault.Systemf("%w", err)
 		}
+		r.mutex.Lock()
+		r.jail = made
+		r.mutex.Unlock()
 	}
 	return nil
 }
@@ -100,8 +120,8 @@ func (r *Runtime) tryBoot(ctx context.Context, accel Accelerator) error {
 	limit := probeTimeout[accel]
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("a machine did not boot within %s", limit))
 	defer cancel()
-	m := machine{accel: accel, shape: shape{2 * minMemory, 1, false}, boot: r.boot}
-	v, err := startVM(r.jail, r.options.QEMU, "probe", m, &descriptors{}, nil)
+	m := machine{accel: accel, shape: shape{2 * minMemory, 1, false}, boot: r.booted()}
+	v, err := startVM(r.jailed(), r.options.QEMU, "probe", m, &descriptors{}, nil)
 	if err != nil {
 		return err
 	}

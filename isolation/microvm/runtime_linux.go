@@ -55,11 +55,12 @@ type Runtime struct {
 	locks     keyedLock
 	logger    zerolog.Logger
 
-	mutex    sync.Mutex
-	jail     *jail
-	boot     *boot
-	accel    Accelerator // empty until it is known
-	accelErr error
+	// probing is held for the seconds that finding the accelerator may take, mutex for moments.
+	probing sync.Mutex
+	mutex   sync.Mutex
+	jail    *jail
+	boot    *boot
+	accel   Accelerator // empty until it is known
 }
 
 var _ isolation.Runtime = (*Runtime)(nil)

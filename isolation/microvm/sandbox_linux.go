@@ -33,6 +33,7 @@ type sandbox struct {
 	runtime *Runtime
 	id      string
 	vm      *vm
+	shape   shape
 	cloned  bool // restored from a template, not booted
 	agent   *agent.Client
 
@@ -40,14 +41,22 @@ type sandbox struct {
 	why   error // why Airlock itself ended the machine
 }
 
-func newSandbox(r *Runtime, spec isolation.Spec) *sandbox {
-	return &sandbox{runtime: r, id: spec.ID}
+func newSandbox(r *Runtime, spec isolation.Spec, shape shape) *sandbox {
+	return &sandbox{runtime: r, id: spec.ID, shape: shape}
 }
 
 func (s *sandbox) ID() string { return s.id }
 
 // Done is closed when the agent's connection ends: nothing in the guest is of use then.
 func (s *sandbox) Done() <-chan struct{} { return s.agent.Done() }
+
+// Machine implements isolation.Virtual.
+func (s *sandbox) Machine() isolation.Machine {
+	return isolation.Machine{
+		VCPUs: s.shape.cpus, Memory: s.shape.memory,
+		Accelerator: string(s.runtime.accelerator()), Kernel: s.runtime.booted().version,
+	}
+}
 
 // Stats reads from the host what the machine uses, and asks the guest for what only it can know: the number of its
 // processes and of those that it killed for want of memory.

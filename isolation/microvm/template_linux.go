@@ -52,7 +52,12 @@ type templates struct {
 // template returns the template of a shape if there is one, in memory or on disk; else it begins to make one, beside
 // the job that asks, and returns nil.
 func (r *Runtime) template(s shape) *template {
+	b := r.booted()
+	touch(filepath.Join(r.boots, b.kernel), filepath.Join(r.boots, b.initramfs))
 	t, _ := r.makeTemplate(s)
+	if t != nil {
+		touch(t.dir)
+	}
 	return t
 }
 
@@ -340,7 +345,7 @@ func (t *templates) keep(made *template) error {
 			return err
 		}
 	}
-	return os.Rename(temporary, made.dir)
+	return errors.Join(os.Rename(temporary, made.dir), removeUnused(filepath.Join(t.dir, "*")))
 }
 
 // load reads a template from disk.

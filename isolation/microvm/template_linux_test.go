@@ -11,17 +11,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestClonesDiffer: what one clone of a template draws, no other does. AIRLOCK_CLONES is how many there are, 5 by
-// default; `make clones` takes 200.
+// TestClonesDiffer: what one clone of a template draws, no other does.
 func TestClonesDiffer(t *testing.T) {
 	bench := newBench(t)
 	r := bench.newRuntime(t)
 	require.NoError(t, r.Warm(t.Context(), bench.spec(t).Limits, false))
-	clones := 5
-	if text := os.Getenv("AIRLOCK_CLONES"); text != "" {
-		var err error
-		clones, err = strconv.Atoi(text)
-		require.NoError(t, err)
+	clones := 200
+	if testing.Short() {
+		clones = 5
 	}
 	// What the kernel itself hands to each new program is in the environment of one: AT_RANDOM, as od reads it.
 	const ask = `cat /etc/machine-id /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid
@@ -112,4 +109,36 @@ func TestTemplateNameFollowsWhatItIsMadeFrom(t *testing.T) {
 		change()
 		require.NotEqual(t, before, name(), what)
 	}
+}
+
+// TestWhatIsKept: what replaces a kernel or a template removes those that nothing has used for long, and no others.
+func TestWhatIsKept(t *testing.T) {
+	dir := t.TempDir()
+	age := func(name string, days int) {
+		then := time.Now().AddDate(0, 0, -days)
+		require.NoError(t, os.Chtimes(filepath.Join(dir, name), then, then))
+	}
+	names := map[string]string{}
+	for _, content := range []string{"old", "recent", "used again"} {
+		name, err := store(dir, "vmlinux", []byte(content))
+		require.NoError(t, err)
+		names[content] = name
+	}
+	other, err := store(dir, "initramfs", []byte("another kind"))
+	require.NoError(t, err)
+	age(names["old"], 20)
+	age(names["recent"], 10)
+	age(names["used again"], 20)
+	age(other, 20)
+	_, err = store(dir, "vmlinux", []byte("used again"))
+	require.NoError(t, err)
+	fresh, err := store(dir, "vmlinux", []byte("new"))
+	require.NoError(t, err)
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	left := []string{}
+	for _, entry := range entries {
+		left = append(left, entry.Name())
+	}
+	require.ElementsMatch(t, []string{names["recent"], names["used again"], fresh, other}, left)
 }
