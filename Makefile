@@ -11,9 +11,10 @@ export CGO_ENABLED := 0
 
 PROGRAMS := airlock airlock-agent airlock-driver airlock-executor
 
-# What the service needs (crun to e2fsprogs), what the tests need beside it, and protoc for `make generate`.
-PACKAGES := crun nftables iproute2 ca-certificates e2fsprogs \
+# What the service needs (crun to qemu-system-x86), what the tests need beside it, and protoc for `make generate`.
+PACKAGES := crun nftables iproute2 ca-certificates e2fsprogs qemu-system-x86 \
             busybox-static debootstrap git git-lfs procps runc systemd protobuf-compiler
+KERNEL  := $(or $(AIRLOCK_KERNEL_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/airlock/kernel)
 
 # Go tools are compiled once for each version, and for each Go: a linter must be as new as the code's Go.
 GOLANGCI_LINT_VERSION      := v2.15.0
@@ -44,6 +45,7 @@ deps: packages $(GOLANGCI_LINT) ## install what building, testing and linting ne
 .PHONY: packages
 packages:
 	@scripts/apt-install $(PACKAGES)
+	@scripts/guest-kernel $(KERNEL)
 	@go mod download
 
 .PHONY: build

@@ -188,6 +188,22 @@ type Sandbox interface {
 	Destroy(ctx context.Context) error
 }
 
+// Virtual is the power of a Sandbox of the hypervisor level to describe its machine.
+type Virtual interface {
+	Machine() Machine
+}
+
+// Machine is the virtual machine of one sandbox.
+type Machine struct {
+	// VCPUs are the processors that the guest sees, and Memory all that it has, in bytes.
+	VCPUs  int
+	Memory int64
+	// Accelerator runs its instructions: "kvm", or "tcg", which emulates.
+	Accelerator string
+	// Kernel is the version of the guest's kernel, as its file is named: "6.1.0-56-cloud-amd64".
+	Kernel string
+}
+
 // ProcessSpec says what to start in a sandbox: a stage's script or a command.
 type ProcessSpec struct {
 	// Script, when not nil, is written to a file and run by the root's bash, else sh; stdin is empty then.

@@ -31,11 +31,15 @@ func (s *Service) Inspect(ctx context.Context, job string) (*api.SandboxInfo, er
 	return info, s.measure(ctx, sess, info)
 }
 
-// measure fills in what a sandbox uses now, if it can be used.
+// measure fills in what a sandbox is and uses now, if it can be used.
 func (s *Service) measure(ctx context.Context, sess *session, info *api.SandboxInfo) error {
 	sandbox, err := sess.usable()
 	if err != nil {
 		return nil // being made, or ending: it has no use of resources to tell
+	}
+	if virtual, ok := sandbox.(isolation.Virtual); ok {
+		m := virtual.Machine()
+		info.Machine = &api.Machine{Vcpus: int32(m.VCPUs), MemoryBytes: m.Memory, Accelerator: m.Accelerator, Kernel: m.Kernel}
 	}
 	stats, err := sandbox.Stats(ctx)
 	if err != nil {

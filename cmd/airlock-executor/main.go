@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -31,7 +32,13 @@ const (
 
 func main() {
 	stderr := os.Stderr //nolint:forbidigo // the one that the host reads, before go-plugin puts its own in its place
-	if err := run(os.Args[1:], stderr); err != nil {
+	err := error(nil)
+	if len(os.Args) > 1 && os.Args[1] == "probe" {
+		err = probe(os.Args[2:])
+	} else {
+		err = run(os.Args[1:], stderr)
+	}
+	if err != nil {
 		fmt.Fprintf(stderr, "airlock-executor: %v\n", err)
 		os.Exit(1)
 	}
@@ -87,15 +94,15 @@ func run(arguments []string, stderr io.Writer) error {
 
 	// What a predecessor left goes before anything new is made; then every minute.
 	background, stop := context.WithCancelCause(context.Background())
-	backgroundDone := make(chan struct{})
-	go func() {
-		defer close(backgroundDone)
+	var atWork sync.WaitGroup
+	atWork.Go(func() {
 		go backend.reaper.Run(background, cfg.ReapInterval)
 		service.SweepOrphans(background)
-	}()
+	})
+	atWork.Go(func() { parts.warm(background, cfg, logger) })
 	serveErr := plugin.Serve(background, plugin.Options{Backend: backend, Logger: logger, TLSDir: args.TLSDir})
 	stop(errors.New("the executor is stopping"))
-	<-backgroundDone
+	atWork.Wait()
 
 	ctx, cancel := context.WithTimeoutCause(context.Background(), closeTimeout, errors.New("the jobs did not end in time"))
 	defer cancel()

@@ -188,6 +188,25 @@ func (p *parts) close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// warmer is the power of a runtime to prepare for sandboxes of a kind before the first of them is asked for.
+type warmer interface {
+	Warm(ctx context.Context, limits isolation.Limits, network bool) error
+}
+
+// warm prepares the runtime of the configured level, and says early what would keep it from working. The jobs that come
+// meanwhile need not wait for it.
+func (p *parts) warm(ctx context.Context, cfg *config.Config, logger zerolog.Logger) {
+	for _, r := range p.list {
+		w, ok := r.(warmer)
+		if !ok || r.Level() != cfg.Isolation {
+			continue
+		}
+		if err := w.Warm(ctx, cfg.Limits, cfg.NetworkMode != "none"); err != nil && ctx.Err() == nil {
+			logger.Error().Err(err).Stringer("isolation", r.Level()).Msg("sandboxes of this level cannot be made yet")
+		}
+	}
+}
+
 // resource makes a reaper.Resource of an owner's two methods.
 type resource struct {
 	kind    jobs.Effect

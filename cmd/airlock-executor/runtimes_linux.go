@@ -26,14 +26,22 @@ func openRuntimes(cfg *config.Config, logger zerolog.Logger) (runtimes, error) {
 		CgroupParent: cfg.CgroupParent, Logger: logger,
 	})
 	found.add(isolation.ProcessLevel, containers, err)
-	machines, err := microvm.New(microvm.Options{
+	machines, err := openMachines(cfg, logger)
+	found.add(isolation.HypervisorLevel, machines, err)
+	return found, nil
+}
+
+func openMachines(cfg *config.Config, logger zerolog.Logger) (*microvm.Runtime, error) {
+	agent, err := sibling("airlock-agent")
+	if err != nil {
+		return nil, err
+	}
+	return microvm.New(microvm.Options{
 		QEMU: cfg.Hypervisor.QEMU, Kernel: cfg.Hypervisor.Kernel, KernelDir: cfg.Hypervisor.KernelDir,
 		AllowEmulation: cfg.Hypervisor.AllowEmulation, AgentPath: agent,
 		StateDir: filepath.Join(cfg.StateDir, "microvm"), RunDir: filepath.Join(cfg.RunDir, "microvm"),
 		CgroupParent: cfg.CgroupParent, Logger: logger,
 	})
-	found.add(isolation.HypervisorLevel, machines, err)
-	return found, nil
 }
 
 // sibling is the path of another of our binaries: they are installed side by side.

@@ -57,6 +57,7 @@ func sandboxRows(s *api.SandboxInfo) [][]string {
 		{"processes", use(fmt.Sprint(s.GetPids()), s.GetPidsLimit(), func(n int64) string { return fmt.Sprint(n) })},
 		{"scratch", use(bytesize.Format(s.GetScratchUsedBytes()), s.GetScratchBytes(), bytesize.Format)},
 		{"cpus", cpuLimit(s.GetCpus())},
+		{"machine", machine(s.GetMachine())},
 		{"steps", steps(s.GetSteps())},
 	}
 }
@@ -74,6 +75,14 @@ func cpuLimit(cpus float64) string {
 		return "no limit"
 	}
 	return fmt.Sprintf("at most %g", cpus)
+}
+
+// machine describes a virtual machine: "2 vCPUs and 512 MiB by kvm, kernel 6.1.0-56-cloud-amd64".
+func machine(m *api.Machine) string {
+	if m == nil {
+		return "none: it shares the host's kernel"
+	}
+	return fmt.Sprintf("%d vCPUs and %s by %s, kernel %s", m.GetVcpus(), bytesize.Format(m.GetMemoryBytes()), m.GetAccelerator(), m.GetKernel())
 }
 
 // steps are the timed steps of making a sandbox: "base 120ms, network 3ms".

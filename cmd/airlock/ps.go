@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/executor/api/bytesize"
 )
 
 // sandboxJSON is a sandbox in JSON output. Its field names are a promise to scripts; sizes are in bytes,
@@ -35,6 +36,16 @@ type sandboxJSON struct {
 	ScratchBytes     int64      `json:"scratch_bytes"`
 	HandleID         string     `json:"handle_id"`
 	Steps            []stepJSON `json:"steps"`
+	// Machine is null for a sandbox that shares the host's kernel.
+	Machine *machineJSON `json:"machine"`
+}
+
+// machineJSON is the virtual machine of a sandbox.
+type machineJSON struct {
+	VCPUs       int32  `json:"vcpus"`
+	MemoryBytes int64  `json:"memory_bytes"`
+	Accelerator string `json:"accelerator"` // kvm or tcg
+	Kernel      string `json:"kernel"`
 }
 
 // stepJSON is one timed step of making a sandbox.
@@ -56,6 +67,9 @@ func newSandboxJSON(s *api.SandboxInfo) sandboxJSON {
 	}
 	for _, step := range s.GetSteps() {
 		out.Steps = append(out.Steps, stepJSON{step.GetName(), time.Duration(step.GetNanoseconds()).Seconds()})
+	}
+	if m := s.GetMachine(); m != nil {
+		out.Machine = &machineJSON{m.GetVcpus(), m.GetMemoryBytes(), m.GetAccelerator(), m.GetKernel()}
 	}
 	return out
 }
@@ -89,12 +103,25 @@ func listSandboxes(ctx context.Context, c *cli.Command) error {
 	rows := make([][]string, 0, len(sandboxes))
 	for _, s := range sandboxes {
 		rows = append(rows, []string{
-			jobName(s), s.GetId(), s.GetIsolation(), s.GetImage(), orDash(s.GetStage()), s.GetState(),
+			jobName(s), s.GetId(), orDash(s.GetIsolation()), orDash(s.GetRuntime()), cpus(s), bytesize.Format(s.GetMemoryBytes()),
+			s.GetImage(), orDash(s.GetStage()), s.GetState(),
 			age(time.Since(time.Unix(0, s.GetCreatedUnixNano()))), orDash(s.GetProject()),
 		})
 	}
 	return printTable(c.Root().Writer,
-		[]string{"job", "sandbox", "isolation", "image", "stage", "state", "age", "project"}, rows)
+		[]string{"job", "sandbox", "isolation", "runtime", "cpus", "memory", "image", "stage", "state", "age", "project"}, rows)
+}
+
+// cpus are a sandbox's processors: a machine has whole ones, a container at most so many.
+func cpus(s *api.SandboxInfo) string {
+	switch {
+	case s.GetMachine() != nil:
+		return fmt.Sprintf("%d vCPU", s.GetMachine().GetVcpus())
+	case s.GetCpus() == 0:
+		return "-"
+	default:
+		return fmt.Sprintf("%g", s.GetCpus())
+	}
 }
 
 // jobName is a sandbox's job id; what airlock run made belongs to no job.

@@ -1361,8 +1361,10 @@ type SandboxInfo struct {
 	ScratchUsedBytes int64   `protobuf:"varint,20,opt,name=scratch_used_bytes,json=scratchUsedBytes,proto3" json:"scratch_used_bytes,omitempty"`
 	Pids             int64   `protobuf:"varint,21,opt,name=pids,proto3" json:"pids,omitempty"`
 	HandleId         string  `protobuf:"bytes,22,opt,name=handle_id,json=handleId,proto3" json:"handle_id,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// machine is the virtual machine of a sandbox of the hypervisor level.
+	Machine       *Machine `protobuf:"bytes,23,opt,name=machine,proto3" json:"machine,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SandboxInfo) Reset() {
@@ -1549,6 +1551,83 @@ func (x *SandboxInfo) GetHandleId() string {
 	return ""
 }
 
+func (x *SandboxInfo) GetMachine() *Machine {
+	if x != nil {
+		return x.Machine
+	}
+	return nil
+}
+
+type Machine struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Vcpus       int32                  `protobuf:"varint,1,opt,name=vcpus,proto3" json:"vcpus,omitempty"`
+	MemoryBytes int64                  `protobuf:"varint,2,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	// accelerator is "kvm" or "tcg".
+	Accelerator string `protobuf:"bytes,3,opt,name=accelerator,proto3" json:"accelerator,omitempty"`
+	// kernel is the version of the guest's kernel.
+	Kernel        string `protobuf:"bytes,4,opt,name=kernel,proto3" json:"kernel,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Machine) Reset() {
+	*x = Machine{}
+	mi := &file_executor_api_airlock_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Machine) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Machine) ProtoMessage() {}
+
+func (x *Machine) ProtoReflect() protoreflect.Message {
+	mi := &file_executor_api_airlock_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Machine.ProtoReflect.Descriptor instead.
+func (*Machine) Descriptor() ([]byte, []int) {
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Machine) GetVcpus() int32 {
+	if x != nil {
+		return x.Vcpus
+	}
+	return 0
+}
+
+func (x *Machine) GetMemoryBytes() int64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
+}
+
+func (x *Machine) GetAccelerator() string {
+	if x != nil {
+		return x.Accelerator
+	}
+	return ""
+}
+
+func (x *Machine) GetKernel() string {
+	if x != nil {
+		return x.Kernel
+	}
+	return ""
+}
+
 type Step struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1559,7 +1638,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_executor_api_airlock_proto_msgTypes[17]
+	mi := &file_executor_api_airlock_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1571,7 +1650,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[17]
+	mi := &file_executor_api_airlock_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1584,7 +1663,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{17}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Step) GetName() string {
@@ -1611,7 +1690,7 @@ type InspectRequest struct {
 
 func (x *InspectRequest) Reset() {
 	*x = InspectRequest{}
-	mi := &file_executor_api_airlock_proto_msgTypes[18]
+	mi := &file_executor_api_airlock_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1623,7 +1702,7 @@ func (x *InspectRequest) String() string {
 func (*InspectRequest) ProtoMessage() {}
 
 func (x *InspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[18]
+	mi := &file_executor_api_airlock_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1636,7 +1715,7 @@ func (x *InspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectRequest.ProtoReflect.Descriptor instead.
 func (*InspectRequest) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{18}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *InspectRequest) GetJob() string {
@@ -1657,7 +1736,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_executor_api_airlock_proto_msgTypes[19]
+	mi := &file_executor_api_airlock_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1669,7 +1748,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[19]
+	mi := &file_executor_api_airlock_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1682,7 +1761,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{19}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *EventsRequest) GetJob() string {
@@ -1709,7 +1788,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_executor_api_airlock_proto_msgTypes[20]
+	mi := &file_executor_api_airlock_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1721,7 +1800,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[20]
+	mi := &file_executor_api_airlock_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1734,7 +1813,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{20}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Event) GetJson() []byte {
@@ -1752,7 +1831,7 @@ type ImagesRequest struct {
 
 func (x *ImagesRequest) Reset() {
 	*x = ImagesRequest{}
-	mi := &file_executor_api_airlock_proto_msgTypes[21]
+	mi := &file_executor_api_airlock_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1764,7 +1843,7 @@ func (x *ImagesRequest) String() string {
 func (*ImagesRequest) ProtoMessage() {}
 
 func (x *ImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[21]
+	mi := &file_executor_api_airlock_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1777,7 +1856,7 @@ func (x *ImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImagesRequest.ProtoReflect.Descriptor instead.
 func (*ImagesRequest) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{21}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{22}
 }
 
 type ImagesReply struct {
@@ -1791,7 +1870,7 @@ type ImagesReply struct {
 
 func (x *ImagesReply) Reset() {
 	*x = ImagesReply{}
-	mi := &file_executor_api_airlock_proto_msgTypes[22]
+	mi := &file_executor_api_airlock_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1803,7 +1882,7 @@ func (x *ImagesReply) String() string {
 func (*ImagesReply) ProtoMessage() {}
 
 func (x *ImagesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[22]
+	mi := &file_executor_api_airlock_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1816,7 +1895,7 @@ func (x *ImagesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImagesReply.ProtoReflect.Descriptor instead.
 func (*ImagesReply) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{22}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ImagesReply) GetImages() []*ImageInfo {
@@ -1855,7 +1934,7 @@ type ImageInfo struct {
 
 func (x *ImageInfo) Reset() {
 	*x = ImageInfo{}
-	mi := &file_executor_api_airlock_proto_msgTypes[23]
+	mi := &file_executor_api_airlock_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1867,7 +1946,7 @@ func (x *ImageInfo) String() string {
 func (*ImageInfo) ProtoMessage() {}
 
 func (x *ImageInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[23]
+	mi := &file_executor_api_airlock_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1880,7 +1959,7 @@ func (x *ImageInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageInfo.ProtoReflect.Descriptor instead.
 func (*ImageInfo) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{23}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ImageInfo) GetName() string {
@@ -1942,7 +2021,7 @@ type RemoveImageRequest struct {
 
 func (x *RemoveImageRequest) Reset() {
 	*x = RemoveImageRequest{}
-	mi := &file_executor_api_airlock_proto_msgTypes[24]
+	mi := &file_executor_api_airlock_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1954,7 +2033,7 @@ func (x *RemoveImageRequest) String() string {
 func (*RemoveImageRequest) ProtoMessage() {}
 
 func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[24]
+	mi := &file_executor_api_airlock_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1967,7 +2046,7 @@ func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImageRequest) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{24}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RemoveImageRequest) GetImage() string {
@@ -1986,7 +2065,7 @@ type RemoveImageReply struct {
 
 func (x *RemoveImageReply) Reset() {
 	*x = RemoveImageReply{}
-	mi := &file_executor_api_airlock_proto_msgTypes[25]
+	mi := &file_executor_api_airlock_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1998,7 +2077,7 @@ func (x *RemoveImageReply) String() string {
 func (*RemoveImageReply) ProtoMessage() {}
 
 func (x *RemoveImageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[25]
+	mi := &file_executor_api_airlock_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2011,7 +2090,7 @@ func (x *RemoveImageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageReply.ProtoReflect.Descriptor instead.
 func (*RemoveImageReply) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{25}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RemoveImageReply) GetFreedBytes() int64 {
@@ -2030,7 +2109,7 @@ type ReapRequest struct {
 
 func (x *ReapRequest) Reset() {
 	*x = ReapRequest{}
-	mi := &file_executor_api_airlock_proto_msgTypes[26]
+	mi := &file_executor_api_airlock_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2042,7 +2121,7 @@ func (x *ReapRequest) String() string {
 func (*ReapRequest) ProtoMessage() {}
 
 func (x *ReapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[26]
+	mi := &file_executor_api_airlock_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2055,7 +2134,7 @@ func (x *ReapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReapRequest.ProtoReflect.Descriptor instead.
 func (*ReapRequest) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{26}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ReapRequest) GetDryRun() bool {
@@ -2074,7 +2153,7 @@ type ReapReply struct {
 
 func (x *ReapReply) Reset() {
 	*x = ReapReply{}
-	mi := &file_executor_api_airlock_proto_msgTypes[27]
+	mi := &file_executor_api_airlock_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2086,7 +2165,7 @@ func (x *ReapReply) String() string {
 func (*ReapReply) ProtoMessage() {}
 
 func (x *ReapReply) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[27]
+	mi := &file_executor_api_airlock_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2099,7 +2178,7 @@ func (x *ReapReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReapReply.ProtoReflect.Descriptor instead.
 func (*ReapReply) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{27}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ReapReply) GetLeftovers() []*Leftover {
@@ -2123,7 +2202,7 @@ type Leftover struct {
 
 func (x *Leftover) Reset() {
 	*x = Leftover{}
-	mi := &file_executor_api_airlock_proto_msgTypes[28]
+	mi := &file_executor_api_airlock_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2135,7 +2214,7 @@ func (x *Leftover) String() string {
 func (*Leftover) ProtoMessage() {}
 
 func (x *Leftover) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[28]
+	mi := &file_executor_api_airlock_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2148,7 +2227,7 @@ func (x *Leftover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leftover.ProtoReflect.Descriptor instead.
 func (*Leftover) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{28}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Leftover) GetKind() string {
@@ -2194,7 +2273,7 @@ type ReloadRequest struct {
 
 func (x *ReloadRequest) Reset() {
 	*x = ReloadRequest{}
-	mi := &file_executor_api_airlock_proto_msgTypes[29]
+	mi := &file_executor_api_airlock_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2206,7 +2285,7 @@ func (x *ReloadRequest) String() string {
 func (*ReloadRequest) ProtoMessage() {}
 
 func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[29]
+	mi := &file_executor_api_airlock_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2219,7 +2298,7 @@ func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadRequest.ProtoReflect.Descriptor instead.
 func (*ReloadRequest) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{29}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{30}
 }
 
 type ReloadReply struct {
@@ -2230,7 +2309,7 @@ type ReloadReply struct {
 
 func (x *ReloadReply) Reset() {
 	*x = ReloadReply{}
-	mi := &file_executor_api_airlock_proto_msgTypes[30]
+	mi := &file_executor_api_airlock_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2242,7 +2321,7 @@ func (x *ReloadReply) String() string {
 func (*ReloadReply) ProtoMessage() {}
 
 func (x *ReloadReply) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[30]
+	mi := &file_executor_api_airlock_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2255,7 +2334,7 @@ func (x *ReloadReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadReply.ProtoReflect.Descriptor instead.
 func (*ReloadReply) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{30}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{31}
 }
 
 var File_executor_api_airlock_proto protoreflect.FileDescriptor
@@ -2345,7 +2424,7 @@ const file_executor_api_airlock_proto_rawDesc = "" +
 	"\vListRequest\"g\n" +
 	"\tListReply\x125\n" +
 	"\tsandboxes\x18\x01 \x03(\v2\x17.airlock.v1.SandboxInfoR\tsandboxes\x12#\n" +
-	"\rpending_calls\x18\x02 \x01(\rR\fpendingCalls\"\x88\x05\n" +
+	"\rpending_calls\x18\x02 \x01(\rR\fpendingCalls\"\xb7\x05\n" +
 	"\vSandboxInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x15\n" +
 	"\x06job_id\x18\x02 \x01(\x03R\x05jobId\x12\x18\n" +
@@ -2370,7 +2449,13 @@ const file_executor_api_airlock_proto_rawDesc = "" +
 	"\x05steps\x18\x13 \x03(\v2\x10.airlock.v1.StepR\x05steps\x12,\n" +
 	"\x12scratch_used_bytes\x18\x14 \x01(\x03R\x10scratchUsedBytes\x12\x12\n" +
 	"\x04pids\x18\x15 \x01(\x03R\x04pids\x12\x1b\n" +
-	"\thandle_id\x18\x16 \x01(\tR\bhandleId\"<\n" +
+	"\thandle_id\x18\x16 \x01(\tR\bhandleId\x12-\n" +
+	"\amachine\x18\x17 \x01(\v2\x13.airlock.v1.MachineR\amachine\"|\n" +
+	"\aMachine\x12\x14\n" +
+	"\x05vcpus\x18\x01 \x01(\x05R\x05vcpus\x12!\n" +
+	"\fmemory_bytes\x18\x02 \x01(\x03R\vmemoryBytes\x12 \n" +
+	"\vaccelerator\x18\x03 \x01(\tR\vaccelerator\x12\x16\n" +
+	"\x06kernel\x18\x04 \x01(\tR\x06kernel\"<\n" +
 	"\x04Step\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vnanoseconds\x18\x02 \x01(\x03R\vnanoseconds\"\"\n" +
@@ -2432,7 +2517,7 @@ func file_executor_api_airlock_proto_rawDescGZIP() []byte {
 }
 
 var file_executor_api_airlock_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_executor_api_airlock_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_executor_api_airlock_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_executor_api_airlock_proto_goTypes = []any{
 	(FailureClass)(0),          // 0: airlock.v1.FailureClass
 	(*ClientFrame)(nil),        // 1: airlock.v1.ClientFrame
@@ -2452,20 +2537,21 @@ var file_executor_api_airlock_proto_goTypes = []any{
 	(*ListRequest)(nil),        // 15: airlock.v1.ListRequest
 	(*ListReply)(nil),          // 16: airlock.v1.ListReply
 	(*SandboxInfo)(nil),        // 17: airlock.v1.SandboxInfo
-	(*Step)(nil),               // 18: airlock.v1.Step
-	(*InspectRequest)(nil),     // 19: airlock.v1.InspectRequest
-	(*EventsRequest)(nil),      // 20: airlock.v1.EventsRequest
-	(*Event)(nil),              // 21: airlock.v1.Event
-	(*ImagesRequest)(nil),      // 22: airlock.v1.ImagesRequest
-	(*ImagesReply)(nil),        // 23: airlock.v1.ImagesReply
-	(*ImageInfo)(nil),          // 24: airlock.v1.ImageInfo
-	(*RemoveImageRequest)(nil), // 25: airlock.v1.RemoveImageRequest
-	(*RemoveImageReply)(nil),   // 26: airlock.v1.RemoveImageReply
-	(*ReapRequest)(nil),        // 27: airlock.v1.ReapRequest
-	(*ReapReply)(nil),          // 28: airlock.v1.ReapReply
-	(*Leftover)(nil),           // 29: airlock.v1.Leftover
-	(*ReloadRequest)(nil),      // 30: airlock.v1.ReloadRequest
-	(*ReloadReply)(nil),        // 31: airlock.v1.ReloadReply
+	(*Machine)(nil),            // 18: airlock.v1.Machine
+	(*Step)(nil),               // 19: airlock.v1.Step
+	(*InspectRequest)(nil),     // 20: airlock.v1.InspectRequest
+	(*EventsRequest)(nil),      // 21: airlock.v1.EventsRequest
+	(*Event)(nil),              // 22: airlock.v1.Event
+	(*ImagesRequest)(nil),      // 23: airlock.v1.ImagesRequest
+	(*ImagesReply)(nil),        // 24: airlock.v1.ImagesReply
+	(*ImageInfo)(nil),          // 25: airlock.v1.ImageInfo
+	(*RemoveImageRequest)(nil), // 26: airlock.v1.RemoveImageRequest
+	(*RemoveImageReply)(nil),   // 27: airlock.v1.RemoveImageReply
+	(*ReapRequest)(nil),        // 28: airlock.v1.ReapRequest
+	(*ReapReply)(nil),          // 29: airlock.v1.ReapReply
+	(*Leftover)(nil),           // 30: airlock.v1.Leftover
+	(*ReloadRequest)(nil),      // 31: airlock.v1.ReloadRequest
+	(*ReloadReply)(nil),        // 32: airlock.v1.ReloadReply
 }
 var file_executor_api_airlock_proto_depIdxs = []int32{
 	4,  // 0: airlock.v1.ClientFrame.prepare:type_name -> airlock.v1.Prepare
@@ -2482,14 +2568,15 @@ var file_executor_api_airlock_proto_depIdxs = []int32{
 	11, // 11: airlock.v1.Shell.size:type_name -> airlock.v1.Resize
 	0,  // 12: airlock.v1.Result.failure_class:type_name -> airlock.v1.FailureClass
 	17, // 13: airlock.v1.ListReply.sandboxes:type_name -> airlock.v1.SandboxInfo
-	18, // 14: airlock.v1.SandboxInfo.steps:type_name -> airlock.v1.Step
-	24, // 15: airlock.v1.ImagesReply.images:type_name -> airlock.v1.ImageInfo
-	29, // 16: airlock.v1.ReapReply.leftovers:type_name -> airlock.v1.Leftover
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	19, // 14: airlock.v1.SandboxInfo.steps:type_name -> airlock.v1.Step
+	18, // 15: airlock.v1.SandboxInfo.machine:type_name -> airlock.v1.Machine
+	25, // 16: airlock.v1.ImagesReply.images:type_name -> airlock.v1.ImageInfo
+	30, // 17: airlock.v1.ReapReply.leftovers:type_name -> airlock.v1.Leftover
+	18, // [18:18] is the sub-list for method output_type
+	18, // [18:18] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_executor_api_airlock_proto_init() }
@@ -2524,7 +2611,7 @@ func file_executor_api_airlock_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_executor_api_airlock_proto_rawDesc), len(file_executor_api_airlock_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   31,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -54,11 +54,14 @@ type Options struct {
 // where it has to leave one out.
 func Run(ctx context.Context, options Options) []Finding {
 	r := &report{}
+	if options.ConfigPath == "" {
+		options.ConfigPath = config.DefaultPath
+	}
 	cfg := checkConfig(r, options.ConfigPath)
 	if options.Socket == "" {
 		options.Socket = filepath.Join(cfg.RunDir, "host", "host.sock")
 	}
-	checkHost(ctx, r, cfg)
+	checkHost(ctx, r, options, cfg)
 	checkBinaries(ctx, r, options)
 	checkService(ctx, r, options)
 	return r.findings
@@ -96,9 +99,6 @@ func (r *report) fail(check, remedy, format string, args ...any) {
 // checkConfig loads the configuration; the other checks look at the defaults when it cannot be used.
 func checkConfig(r *report, path string) *config.Config {
 	const check = "configuration"
-	if path == "" {
-		path = config.DefaultPath
-	}
 	cfg, err := config.Load(path)
 	if err != nil {
 		r.fail(check, "correct it until airlock config check is content; airlock config example prints one to start from",

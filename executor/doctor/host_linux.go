@@ -11,14 +11,14 @@ import (
 )
 
 // checkHost makes the checks of a Linux host.
-func checkHost(ctx context.Context, r *report, cfg *config.Config) {
+func checkHost(ctx context.Context, r *report, options Options, cfg *config.Config) {
 	root := os.Geteuid() == 0
 	checkRoot(r, root)
 	checkKernel(r)
 	checkSeccomp(r)
 	checkCgroups(r)
 	checkRuntime(ctx, r, cfg.Runtime)
-	checkHypervisor(ctx, r, cfg)
+	checkHypervisor(ctx, r, options, cfg)
 
 	checkStorage(r, cfg)
 	checkScratch(r, cfg)

@@ -9,6 +9,6 @@ import (
 )
 
 // checkHost has one finding: no sandbox can be made on this operating system.
-func checkHost(_ context.Context, r *report, _ *config.Config) {
+func checkHost(_ context.Context, r *report, _ Options, _ *config.Config) {
 	r.fail("operating system", "run the service on Linux", "sandboxes cannot be made on %s", platform())
 }

@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -21,12 +22,37 @@ const oldestQEMU = "7.2"
 
 // checkHypervisor looks for what virtual machines need. Where the configuration asks for them, what is missing is a
 // failure, else a fact.
-func checkHypervisor(ctx context.Context, r *report, cfg *config.Config) {
+func checkHypervisor(ctx context.Context, r *report, options Options, cfg *config.Config) {
 	h := &hypervisorChecks{report: r, cfg: cfg, wanted: cfg.Isolation == isolation.HypervisorLevel}
-	h.qemu(ctx)
-	h.kernel()
+	complete := h.qemu(ctx)
+	complete = h.kernel() && complete
 	h.tun()
+	if _, _, known := h.recall(); complete && h.wanted && !known && os.Geteuid() == 0 && !h.probe(ctx, options) {
+		return
+	}
 	h.accelerator()
+}
+
+// probeTimeout bounds the attempts to boot a machine: with KVM, which may hang, and by emulation.
+const probeTimeout = 2 * time.Minute
+
+// probe lets the executor's program find out which accelerator works, by booting a machine: up to ten seconds where KVM
+// hangs. It remembers that. What fails otherwise is reported here.
+func (h *hypervisorChecks) probe(ctx context.Context, options Options) bool {
+	const check = "accelerator"
+	path, err := findBinary(options.BinDir, "airlock-executor")
+	if err != nil {
+		return true // reported with the other programs
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, probeTimeout, errors.New("the probe took too long"))
+	defer cancel()
+	out, err := exec.CommandContext(ctx, path, "probe", "--config", options.ConfigPath).CombinedOutput()
+	if _, _, known := h.recall(); err == nil || known {
+		return true
+	}
+	h.fail(check, "see to what it says; the executor does the same for its first job", "no virtual machine boots: %s",
+		strings.ReplaceAll(strings.TrimSpace(string(out)), "\n", " | "))
+	return false
 }
 
 type hypervisorChecks struct {
@@ -46,44 +72,45 @@ func (h *hypervisorChecks) missing(check, remedy, format string, args ...any) {
 
 var qemuVersion = regexp.MustCompile(`version ((\d+)\.(\d+)[0-9.]*)`)
 
-func (h *hypervisorChecks) qemu(ctx context.Context) {
+func (h *hypervisorChecks) qemu(ctx context.Context) bool {
 	const check, remedy = "qemu", "install it (apt install qemu-system-x86), or name another with qemu in [hypervisor]"
 	path, err := exec.LookPath(h.cfg.Hypervisor.QEMU)
 	if err != nil {
 		h.missing(check, remedy, "%s is not installed", h.cfg.Hypervisor.QEMU)
-		return
+		return false
 	}
 	line, err := firstLine(ctx, path, "--version")
 	if err != nil {
 		h.missing(check, remedy, "%s does not run: %v", path, err)
-		return
+		return false
 	}
 	match := qemuVersion.FindStringSubmatch(line)
 	if match == nil {
 		h.missing(check, remedy, "%s is no QEMU that this check understands: %s", path, line)
-		return
+		return false
 	}
 	var major, minor, oldMajor, oldMinor int
 	_, _ = fmt.Sscan(match[2]+" "+match[3], &major, &minor) // digits, as matched
 	_, _ = fmt.Sscanf(oldestQEMU, "%d.%d", &oldMajor, &oldMinor)
 	if major < oldMajor || major == oldMajor && minor < oldMinor {
 		h.missing(check, "use QEMU "+oldestQEMU+" or newer", "%s is version %s", path, match[1])
-		return
+		return false
 	}
 	h.ok(check, "%s, version %s", path, match[1])
+	return true
 }
 
 // kernel looks for a kernel for the guests, with its modules.
-func (h *hypervisorChecks) kernel() {
+func (h *hypervisorChecks) kernel() bool {
 	const check, remedy = "guest kernel", "install one (apt install linux-image-cloud-amd64), or name one with kernel and kernel_dir in [hypervisor]"
 	v := h.cfg.Hypervisor
 	if v.Kernel != "auto" {
 		if _, err := os.Stat(v.Kernel); err != nil {
 			h.missing(check, remedy, "%v", err)
-			return
+			return false
 		}
 		h.ok(check, "%s", v.Kernel)
-		return
+		return true
 	}
 	images, _ := filepath.Glob(filepath.Join(v.KernelDir, "boot", "vmlinuz-*"))
 	images = slices.DeleteFunc(images, func(path string) bool {
@@ -94,9 +121,10 @@ func (h *hypervisorChecks) kernel() {
 	if len(images) == 0 {
 		h.missing(check, remedy, "there is no kernel with its modules in %s and %s",
 			filepath.Join(v.KernelDir, "boot"), filepath.Join(v.KernelDir, "lib/modules"))
-		return
+		return false
 	}
 	h.ok(check, "%d to choose from in %s", len(images), filepath.Join(v.KernelDir, "boot"))
+	return true
 }
 
 // tun looks for the device by which a guest gets its network.
@@ -139,7 +167,7 @@ func (h *hypervisorChecks) accelerator() {
 	case device != "/dev/kvm is there" && !emulation:
 		h.missing(check, remedy, "%s, and emulation is not allowed", device)
 	default:
-		h.info(check, "%s; whether it works is found out by the first job that needs it after each start of this host", device)
+		h.info(check, "%s; whether it works is found out when the first machine is needed", device)
 	}
 }
 

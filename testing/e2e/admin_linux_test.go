@@ -92,7 +92,7 @@ func TestAnAdministratorLooksAfterALivingJob(t *testing.T) {
 	t.Run("ps", func(t *testing.T) {
 		b := b.in(t)
 		list := b.airlock("ps")
-		require.Regexp(t, `^JOB +SANDBOX +ISOLATION +IMAGE +STAGE +STATE +AGE +PROJECT\n`+job+` +`+id+` +process +\S+/busybox +build_script +running +\d+s +group/project\n$`, list)
+		require.Regexp(t, `^JOB +SANDBOX +ISOLATION +RUNTIME +CPUS +MEMORY +IMAGE +STAGE +STATE +AGE +PROJECT\n`+job+` +`+id+` +process +crun +- +[\d.]+ [KM]iB +\S+/busybox +build_script +running +\d+s +group/project\n$`, list)
 		all := b.ps()
 		require.Len(t, all, 1)
 		require.Equal(t, job, fmt.Sprint(all[0].JobID))
@@ -197,7 +197,7 @@ func (b *bench) commandsBesideTheJob(t *testing.T, job string) {
 }
 
 func TestAnAdministratorRunsCommandsWithoutGitLab(t *testing.T) {
-	b := start(t, system.Options{})
+	b := start(t, system.Options{Tables: "[hypervisor]\nqemu = \"no-such-qemu\"\n"})
 	image := b.registry + "/busybox"
 	run := func(args ...string) []string { return append([]string{"run", "--image", image}, args...) }
 	b.airlock("image", "pull", image)

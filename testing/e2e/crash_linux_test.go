@@ -62,18 +62,24 @@ func aJob() gitlabtest.Job {
 	return gitlabtest.Job{Script: []string{"echo the script ran"}, AfterScript: []string{"true"}}
 }
 
-func TestAnExecutorKilledAtEachStep(t *testing.T) {
-	for _, point := range []string{
+func TestAnExecutorKilledAtEachStep(t *testing.T) { eachLevel(t, anExecutorKilledAtEachStep) }
+
+func anExecutorKilledAtEachStep(t *testing.T, level string) {
+	made := map[string][]string{
+		"process":    {"scratch-disk", "scratch-attached", "scratch-mounted"},
+		"hypervisor": {"cache-disk", "cache-disk-named", "scratch-guest"},
+	}
+	for _, point := range append(made[level],
 		"prepare/recorded", "prepare/intended-lease", "cache-unpacked", "cache-commit",
-		"prepare/intended-scratch", "scratch-disk", "scratch-attached", "scratch-mounted", "prepare/scratch-made",
+		"prepare/intended-scratch", "prepare/scratch-made",
 		"prepare/intended-network", "prepare/network-made",
 		"prepare/intended-sandbox", "sandbox/mounted", "sandbox/launched", "prepare/sandbox-made",
 		"run/stage-started", "run/stage-ended",
 		"cleanup/started", "cleanup/sandbox-gone", "cleanup/network-gone", "cleanup/scratch-gone",
-	} {
+	) {
 		t.Run(strings.ReplaceAll(point, "/", " "), func(t *testing.T) {
 			env, marker := killOnce(t, point)
-			o := system.Options{Env: []string{env}}
+			o := system.Options{Isolation: level, Env: []string{env}}
 			if strings.HasPrefix(point, "cache-") {
 				o.StateDir = filepath.Join(t.TempDir(), "state") // something is left to unpack there
 			}

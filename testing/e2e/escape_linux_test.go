@@ -25,8 +25,10 @@ import (
 
 // TestNoJobGetsOut runs all probes as a root job through the whole chain. That they can succeed is proven where
 // they are run without confinement (isolation/oci).
-func TestNoJobGetsOut(t *testing.T) {
-	b := start(t, system.Options{})
+func TestNoJobGetsOut(t *testing.T) { eachLevel(t, noJobGetsOut) }
+
+func noJobGetsOut(t *testing.T, level string) {
+	b := start(t, system.Options{Isolation: level})
 	unix, abstract, address := services(t)
 	job := gitlabtest.Job{
 		Image:  b.push(probeImage(t), "probes"),
@@ -101,17 +103,10 @@ func probeImage(t *testing.T) v1.Image {
 
 // TestWhatAJobReachesOnTheNetwork has real services on the addresses that matter: cloud metadata, a host, and a
 // neighbour's sandbox, and the test's GitLab, which the administrator allows.
-func TestWhatAJobReachesOnTheNetwork(t *testing.T) {
-	b := start(t, system.Options{})
-	requireNetworkIsConfined(t, b)
+func TestWhatAJobReachesOnTheNetwork(t *testing.T) { eachLevel(t, whatAJobReachesOnTheNetwork) }
 
-	alone := b.run(gitlabtest.Job{Script: []string{"true"}})
-	require.True(t, alone.Success)
-}
-
-// requireNetworkIsConfined tries, from jobs at the level of the bench, all that none may reach.
-func requireNetworkIsConfined(t *testing.T, b *bench) {
-	t.Helper()
+func whatAJobReachesOnTheNetwork(t *testing.T, level string) {
+	b := start(t, system.Options{Isolation: level})
 	addLink(t, "ale2emeta", "169.254.169.254/32")
 	metadata, err := net.Listen("tcp", "169.254.169.254:0")
 	require.NoError(t, err)

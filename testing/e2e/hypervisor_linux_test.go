@@ -1,10 +1,7 @@
 package e2e
 
 import (
-	"cmp"
-	"fmt"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -17,18 +14,6 @@ import (
 	"github.com/airlock-ci/airlock/testing/system"
 )
 
-// startHypervisor starts an Airlock whose jobs get virtual machines, emulated where the host cannot do better. `make
-// deps` extracts the kernel.
-func startHypervisor(t *testing.T) *bench {
-	t.Helper()
-	kernel := cmp.Or(os.Getenv("AIRLOCK_KERNEL_DIR"), "/var/cache/airlock/kernel")
-	require.DirExists(t, filepath.Join(kernel, "boot"), "run `make deps`")
-	return start(t, system.Options{
-		Isolation: "hypervisor", Config: "cpus = \"1\"\n",
-		Tables: fmt.Sprintf("[hypervisor]\nallow_emulation = true\nkernel_dir = %q\n", kernel),
-	})
-}
-
 func hostKernel(t *testing.T) string {
 	t.Helper()
 	var name unix.Utsname
@@ -37,7 +22,7 @@ func hostKernel(t *testing.T) string {
 }
 
 func TestAJobInAVirtualMachine(t *testing.T) {
-	b := startHypervisor(t)
+	b := start(t, system.Options{Isolation: "hypervisor"})
 	repo, err := b.gitlab.AddRepository(t.Context(), "group/project", map[string]string{"hello.txt": "from the repository\n"})
 	require.NoError(t, err)
 	protected := true
@@ -73,7 +58,7 @@ func TestAJobInAVirtualMachine(t *testing.T) {
 }
 
 func TestAnAdministratorsCommandInAVirtualMachine(t *testing.T) {
-	b := startHypervisor(t)
+	b := start(t, system.Options{Isolation: "hypervisor"})
 	out := b.airlock("run", "--isolation", "hypervisor", "--image", b.registry+"/busybox", "--", "uname", "-r")
 	require.NotContains(t, out, hostKernel(t))
 	require.Regexp(t, `(?m)^\d+\.\d+\.\d+`, out)
@@ -81,18 +66,20 @@ func TestAnAdministratorsCommandInAVirtualMachine(t *testing.T) {
 	execution := b.caller.Start(t.Context(), b.job(gitlabtest.Job{Script: []string{"echo started", "sleep 1000"}}))
 	defer func() { execution.Abort(); execution.Wait() }()
 	require.Eventually(t, func() bool { return strings.Contains(execution.Log(), "\nstarted") }, time.Minute, 50*time.Millisecond, "%s", execution.Log())
-	require.Regexp(t, `al-[0-9a-f]{12}.*hypervisor`, b.airlock("ps"))
-	require.Contains(t, b.airlock("ps", "--json"), "qemu-")
-}
-
-// The rules are those of the process level; the guest's side of the tap device is no part of them.
-func TestWhatAVirtualMachineReachesOnTheNetwork(t *testing.T) {
-	requireNetworkIsConfined(t, startHypervisor(t))
+	require.Regexp(t, `al-[0-9a-f]{12} +hypervisor +qemu-(tcg|kvm) +1 vCPU +[0-9.]+ MiB `, b.airlock("ps"))
+	m := b.ps()[0].Machine
+	require.NotNil(t, m)
+	require.EqualValues(t, 1, m.VCPUs)
+	require.EqualValues(t, 512<<20, m.MemoryBytes)
+	require.Contains(t, []string{"tcg", "kvm"}, m.Accelerator)
+	job := b.ps()[0].ID
+	require.Equal(t, m.Kernel+"\n", b.airlock("shell", job, "--", "uname", "-r"))
+	require.Contains(t, b.airlock("inspect", job), "1 vCPUs and 512 MiB by "+m.Accelerator+", kernel "+m.Kernel)
 }
 
 // TestAKilledExecutorLeavesNoVirtualMachine relies on the ledger: the machine's process, its tap and its disks.
 func TestAKilledExecutorLeavesNoVirtualMachine(t *testing.T) {
-	b := startHypervisor(t)
+	b := start(t, system.Options{Isolation: "hypervisor"})
 	execution := b.caller.Start(t.Context(), b.job(gitlabtest.Job{Script: []string{"echo started", "sleep 1000"}}))
 	require.Eventually(t, func() bool { return strings.Contains(execution.Log(), "\nstarted") }, time.Minute, 50*time.Millisecond, "%s", execution.Log())
 	pid, err := b.ExecutorPID()

@@ -69,8 +69,10 @@ func zipped(t *testing.T, artifacts map[string][]byte) []string {
 	return names
 }
 
-func TestHowJobsEnd(t *testing.T) {
-	b := start(t, system.Options{Config: "allowed_images = [\"127.0.0.1:*/**\"]\n"})
+func TestHowJobsEnd(t *testing.T) { eachLevel(t, howJobsEnd) }
+
+func howJobsEnd(t *testing.T, level string) {
+	b := start(t, system.Options{Isolation: level, Config: "allowed_images = [\"127.0.0.1:*/**\"]\n"})
 	cases := map[string]struct {
 		job    gitlabtest.Job
 		reason string
@@ -121,8 +123,10 @@ func TestTheStrongerLevelIsNeverReplaced(t *testing.T) {
 	require.NotContains(t, result.Log, "must not run")
 }
 
-func TestAnImagesUserAndShell(t *testing.T) {
-	b := start(t, system.Options{})
+func TestAnImagesUserAndShell(t *testing.T) { eachLevel(t, anImagesUserAndShell) }
+
+func anImagesUserAndShell(t *testing.T, level string) {
+	b := start(t, system.Options{Isolation: level})
 	repo, err := b.gitlab.AddRepository(t.Context(), "group/project", map[string]string{"file": "x"})
 	require.NoError(t, err)
 	busybox := archived(t, must(images.Busybox(context.Background())))
@@ -147,12 +151,16 @@ func TestAnImagesUserAndShell(t *testing.T) {
 }
 
 func TestCancelLeavesTheSandboxForWhatFollows(t *testing.T) {
-	b := start(t, system.Options{})
+	eachLevel(t, cancelLeavesTheSandboxForWhatFollows)
+}
+
+func cancelLeavesTheSandboxForWhatFollows(t *testing.T, level string) {
+	b := start(t, system.Options{Isolation: level})
 	execution := b.caller.Start(t.Context(), b.job(gitlabtest.Job{
 		Script:      []string{"touch /tmp/marker", "(setsid sleep 1000 &)", "echo started", "sleep 1000"},
 		AfterScript: []string{"ls /tmp/marker", "echo sleepers: $(cat /proc/[0-9]*/comm | grep -c sleep)"},
 	}))
-	require.Eventually(t, func() bool { return strings.Contains(execution.Log(), "\nstarted") }, 20*time.Second, 10*time.Millisecond, "%s", execution.Log())
+	require.Eventually(t, func() bool { return strings.Contains(execution.Log(), "\nstarted") }, time.Minute, 10*time.Millisecond, "%s", execution.Log())
 	execution.Cancel()
 	result := execution.Wait()
 	require.Equal(t, gitlabtest.JobCanceled, result.Reason, result.Log)
@@ -161,32 +169,46 @@ func TestCancelLeavesTheSandboxForWhatFollows(t *testing.T) {
 }
 
 func TestAForcedCancelAndACleanupBesideAStage(t *testing.T) {
-	b := start(t, system.Options{})
+	eachLevel(t, aForcedCancelAndACleanupBesideAStage)
+}
+
+func aForcedCancelAndACleanupBesideAStage(t *testing.T, level string) {
+	b := start(t, system.Options{Isolation: level})
 	b.caller.FinishTimeout = 100 * time.Millisecond // cleanup does not wait for the stage
 	b.caller.ForceKill = 100 * time.Millisecond
 	execution := b.caller.Start(t.Context(), b.job(gitlabtest.Job{Script: []string{"trap '' TERM", "echo started", "while :; do sleep 1; done"}}))
-	require.Eventually(t, func() bool { return strings.Contains(execution.Log(), "\nstarted") }, 20*time.Second, 10*time.Millisecond, "%s", execution.Log())
+	require.Eventually(t, func() bool { return strings.Contains(execution.Log(), "\nstarted") }, time.Minute, 10*time.Millisecond, "%s", execution.Log())
 	execution.Abort()
 	require.Equal(t, gitlabtest.JobCanceled, execution.Wait().Reason)
 	require.NotContains(t, b.airlock("ps"), "al-", "nothing lives")
 }
 
-func TestAThousandMegabytesOfOutput(t *testing.T) {
-	b := start(t, system.Options{})
+func TestAThousandMegabytesOfOutput(t *testing.T) { muchOutput(t, "process", 1<<30) }
+
+func TestTwoHundredMegabytesOfOutputOfAVirtualMachine(t *testing.T) {
+	muchOutput(t, "hypervisor", 200<<20)
+}
+
+func muchOutput(t *testing.T, level string, size int) {
+	b := start(t, system.Options{Isolation: level})
 	var out, stderr counter // of a byte that Airlock itself never writes
 	b.caller.Stdout, b.caller.Stderr = &out, &stderr
 	peak := b.watchMemory()
-	result := b.run(gitlabtest.Job{Script: []string{"dd if=/dev/zero bs=1M count=1024 2>/dev/null | tr '\\0' '\\176'", "printf '\\176' >&2"}})
+	result := b.run(gitlabtest.Job{Script: []string{
+		fmt.Sprintf("head -c %d /dev/zero | tr '\\0' '\\176'", size), "printf '\\176' >&2",
+	}})
 	require.True(t, result.Success, result.Log)
-	require.EqualValues(t, 1<<30, out.n, "byte-exact")
+	require.EqualValues(t, size, out.n, "byte-exact")
 	require.EqualValues(t, 1, stderr.n)
 	for name, kib := range peak() {
 		require.Less(t, kib, int64(160<<10), "%s held back what it could not pass on", name)
 	}
 }
 
-func TestManyJobsAtOnceDoNotMeet(t *testing.T) {
-	b := start(t, system.Options{})
+func TestManyJobsAtOnceDoNotMeet(t *testing.T) { eachLevel(t, manyJobsAtOnceDoNotMeet) }
+
+func manyJobsAtOnceDoNotMeet(t *testing.T, level string) {
+	b := start(t, system.Options{Isolation: level})
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {

@@ -59,6 +59,13 @@ func prepare(m *testing.M) (int, error) {
 	return m.Run(), nil
 }
 
+// eachLevel runs a test at both levels: a job's life must be the same at either.
+func eachLevel(t *testing.T, test func(t *testing.T, level string)) {
+	for _, level := range []string{"process", "hypervisor"} {
+		t.Run(level, func(t *testing.T) { test(t, level) })
+	}
+}
+
 // bench is a running Airlock with a registry and a GitLab beside it.
 type bench struct {
 	*system.System
@@ -78,6 +85,9 @@ func start(t *testing.T, o system.Options) *bench {
 	o.Bin, o.Reachable = built, true
 	if o.StateDir == "" {
 		o.StateDir = state
+	}
+	if o.Isolation == "hypervisor" {
+		o.Config += "cpus = \"1\"\n" // what an emulated machine makes the best of
 	}
 	o.Config = fmt.Sprintf("helper_image = %q\nmemory = \"512m\"\nscratch_size = \"2g\"\n%s", "docker-archive:"+helper, o.Config)
 	var err error

@@ -72,6 +72,12 @@ type sandbox struct {
 		Name    string
 		Seconds float64
 	}
+	Machine *struct {
+		VCPUs       int
+		MemoryBytes int64 `json:"memory_bytes"`
+		Accelerator string
+		Kernel      string
+	}
 }
 
 // ps returns the living sandboxes as `airlock ps` tells them.
@@ -137,8 +143,10 @@ func TestARealRunnersJobs(t *testing.T) {
 	b.nothingLives()
 }
 
-func TestARealRunnersJobIsCancelled(t *testing.T) {
-	b := start(t, system.Options{})
+func TestARealRunnersJobIsCancelled(t *testing.T) { eachLevel(t, aRealRunnersJobIsCancelled) }
+
+func aRealRunnersJobIsCancelled(t *testing.T, level string) {
+	b := start(t, system.Options{Isolation: level})
 	b.realRunner(1)
 	// Runner 12.8 hears of a cancel when it sends output, so the script keeps talking.
 	canceled := b.queue(gitlabtest.Job{Script: []string{"(setsid sleep 1000 &)", "echo started", "while :; do echo tick; sleep 0.2; done"}})
@@ -151,9 +159,11 @@ func TestARealRunnersJobIsCancelled(t *testing.T) {
 	require.Equal(t, "success", next.State, next.Trace)
 }
 
-func TestARealRunnersJobsSideBySide(t *testing.T) {
+func TestARealRunnersJobsSideBySide(t *testing.T) { eachLevel(t, aRealRunnersJobsSideBySide) }
+
+func aRealRunnersJobsSideBySide(t *testing.T, level string) {
 	const jobs = 3
-	b := start(t, system.Options{})
+	b := start(t, system.Options{Isolation: level})
 	b.realRunner(jobs)
 	var ids []int64
 	for i := range jobs {

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/airlock-ci/airlock/testing/guestkernel"
 	"github.com/airlock-ci/airlock/testing/syncbuf"
 )
 
@@ -27,7 +28,8 @@ type Options struct {
 	Config, Tables string
 	// Env is added to the service's environment: failpoints.
 	Env []string
-	// Isolation is the configured level; default "process".
+	// Isolation is the configured level; default "process". Virtual machines may be emulated, and boot the kernel of
+	// package guestkernel.
 	Isolation string
 	// Restart starts the service again whenever it dies by a signal, as a service manager does.
 	Restart bool
@@ -98,6 +100,13 @@ func Start(ctx context.Context, o Options) (*System, error) {
 	s.Gateway = prefix.Addr().Next().String()
 	if o.Reachable {
 		o.Tables = fmt.Sprintf("allow = [%q]\n%s", s.Gateway, o.Tables)
+	}
+	kernel, err := guestkernel.Dir()
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	if !strings.Contains(o.Tables, "[hypervisor]") {
+		o.Tables += fmt.Sprintf("\n[hypervisor]\nallow_emulation = true\nkernel_dir = %q\n", kernel)
 	}
 	config := fmt.Sprintf("isolation = %q\nstate_dir = %q\nrun_dir = %q\ngroup = \"root\"\ncgroup_parent = \"airlock-%s\"\nlog_level = \"debug\"\nreap_interval = \"2s\"\n%s\n[network]\nbridge = \"al%s\"\nsubnet = %q\n%s\n",
 		o.Isolation, o.StateDir, filepath.Join(dir, "run"), tag, o.Config, shorten(tag), prefix, o.Tables)
