@@ -22,6 +22,8 @@ type backend struct {
 	events     *plugin.EventLog
 	configPath string
 	version    *api.VersionReply
+	// prepare prepares the host for what a configuration lets jobs have, and returns at once.
+	prepare func(*config.Config)
 }
 
 var _ plugin.Backend = (*backend)(nil)
@@ -90,5 +92,6 @@ func (b *backend) Reload(context.Context) error {
 		return err
 	}
 	b.Apply(settings(cfg))
+	b.prepare(cfg)
 	return nil
 }

@@ -32,7 +32,7 @@ const (
 
 func main() {
 	stderr := os.Stderr //nolint:forbidigo // the one that the host reads, before go-plugin puts its own in its place
-	err := error(nil)
+	var err error
 	if len(os.Args) > 1 && os.Args[1] == "probe" {
 		err = probe(os.Args[2:])
 	} else {
@@ -99,7 +99,12 @@ func run(arguments []string, stderr io.Writer) error {
 		go backend.reaper.Run(background, cfg.ReapInterval)
 		service.SweepOrphans(background)
 	})
-	atWork.Go(func() { parts.warm(background, cfg, logger) })
+	backend.prepare = func(cfg *config.Config) {
+		if background.Err() == nil {
+			atWork.Go(func() { parts.warm(background, cfg, logger) })
+		}
+	}
+	backend.prepare(cfg)
 	serveErr := plugin.Serve(background, plugin.Options{Backend: backend, Logger: logger, TLSDir: args.TLSDir})
 	stop(errors.New("the executor is stopping"))
 	atWork.Wait()

@@ -106,6 +106,8 @@ type Hypervisor struct {
 	// KernelDir is where kernels (boot/vmlinuz-VERSION) and their modules (lib/modules/VERSION) are looked for;
 	// default "/".
 	KernelDir string
+	// Templates lets machines be cloned instead of booted; default true.
+	Templates bool
 	// AllowEmulation lets a host without working hardware virtualisation interpret its guests, several times slower;
 	// default false: such a host refuses the jobs.
 	AllowEmulation bool

@@ -74,6 +74,7 @@ scratch = "tmpfs"
 qemu = "/opt/qemu/bin/qemu-system-x86_64"
 kernel = "/boot/vmlinuz-6.1.0"
 kernel_dir = "/srv/kernels"
+templates = false
 allow_emulation = true
 `)
 	require.Equal(t, &config.Config{

@@ -57,6 +57,7 @@ func keys() []key {
 		{"hypervisor.qemu", func(c *Config, r *reading) { r.text(&c.Hypervisor.QEMU, isProgram) }},
 		{"hypervisor.kernel", func(c *Config, r *reading) { r.text(&c.Hypervisor.Kernel, isKernel) }},
 		{"hypervisor.kernel_dir", func(c *Config, r *reading) { r.text(&c.Hypervisor.KernelDir, isAbsolute) }},
+		{"hypervisor.templates", func(c *Config, r *reading) { r.truth(&c.Hypervisor.Templates) }},
 		{"hypervisor.allow_emulation", func(c *Config, r *reading) { r.truth(&c.Hypervisor.AllowEmulation) }},
 	}
 }

@@ -16,8 +16,12 @@ const GuestVersion = 1
 const (
 	// GuestPort is the name of the virtual serial port that the agent of a guest looks for.
 	GuestPort = "airlock"
-	// The serial numbers of a guest's disks: the image's root, the helper root, the scratch.
-	GuestImage, GuestHelper, GuestScratch = "image", "helper", "scratch"
+	// GuestImage is the serial number of the disk with the image's root.
+	GuestImage = "image"
+	// GuestHelper is that of the helper root's disk.
+	GuestHelper = "helper"
+	// GuestScratch is that of the scratch.
+	GuestScratch = "scratch"
 	// GuestModules is the directory of the initramfs whose kernel modules are loaded, in the order of their names.
 	GuestModules = "/modules"
 	// GuestFilter is the file of the initramfs with the seccomp(2) filter of agent and job, an array of struct

@@ -48,12 +48,20 @@ func (s GuestSetup) setClock() error {
 	return unix.ClockSettime(unix.CLOCK_REALTIME, &now)
 }
 
-// setSysctls sets what a container's network namespace has, too.
+// setSysctls sets what a container's network namespace has, too, and makes the machine as generous with promises of
+// memory as a container's large host is: by default a kernel refuses at once what is more than the machine has in all,
+// even if it will never be touched.
 func setSysctls() error {
-	for name, value := range layout.Sysctls {
+	set := func(name, value string) error {
 		if err := os.WriteFile("/proc/sys/"+strings.ReplaceAll(name, ".", "/"), []byte(value), 0); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
+		return nil
 	}
-	return nil
+	for name, value := range layout.Sysctls {
+		if err := set(name, value); err != nil {
+			return err
+		}
+	}
+	return set("vm.overcommit_memory", "1")
 }

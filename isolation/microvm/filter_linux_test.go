@@ -59,7 +59,7 @@ func TestFilter(t *testing.T) {
 		require.True(t, ok, test.name)
 		require.Equal(t, test.want, verdictFor(t, vm, uint32(number), uint32(test.arch.ID), test.arguments), "%s %s %v", test.arch.Name, test.name, test.arguments)
 	}
-	require.Equal(t, uint32(deny|uint32(unix.EPERM)), verdictFor(t, vm, x32Bit, uint32(arch.X86_64.ID), nil), "x32")
+	require.Equal(t, deny|uint32(unix.EPERM), verdictFor(t, vm, x32Bit, uint32(arch.X86_64.ID), nil), "x32")
 }
 
 // verdictFor lays a struct seccomp_data out. The package's machine loads in network order, the kernel's in the host's.

@@ -2,21 +2,29 @@ package microvm
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/isolation/agent"
 )
 
 // boot is what guests boot: names of files in the directory that QEMU sees.
 type boot struct {
-	kernel, initramfs string
-	version           string // the kernel's, for people
-	tscKHz            int64  // see tscKHz
+	Kernel    string `json:"kernel"`
+	Initramfs string `json:"initramfs"`
+	// Version is the kernel's, for people.
+	Version string `json:"version"`
+	tscKHz  int64  // see tscKHz
 }
 
 // prepareBoot makes kernel and initramfs, or finds them made.
@@ -25,6 +33,67 @@ func prepareBoot(options Options, dir string) (*boot, error) {
 	if err != nil {
 		return nil, err
 	}
+	filter, err := newFilter()
+	if err != nil {
+		return nil, err
+	}
+	index, err := kernel.index(options.AgentPath, filter)
+	if err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dir, index)
+	b := recallBoot(path)
+	if b == nil {
+		if b, err = makeBoot(kernel, options.AgentPath, filter, dir); err != nil {
+			return nil, err
+		}
+		content, err := json.Marshal(b)
+		if err == nil {
+			err = errors.Join(os.WriteFile(path, content, 0o444), removeUnused(filepath.Join(dir, indexPrefix+"*")))
+		}
+		if err != nil {
+			return nil, fmt.Errorf("remembering the guests' kernel: %w", err)
+		}
+	}
+	touch(path, filepath.Join(dir, b.Kernel), filepath.Join(dir, b.Initramfs))
+	b.tscKHz = tscKHz()
+	return b, nil
+}
+
+const indexPrefix = "index-"
+
+// index names the file that remembers what was made of a kernel, its modules, an agent and a filter: to decompress a kernel takes
+// a second and 200 MiB.
+func (k hostKernel) index(agentPath string, filter []byte) (string, error) {
+	hash := sha256.New()
+	for _, path := range []string{k.image, filepath.Join(k.modules, "modules.builtin"), agentPath} {
+		mark, err := fingerprint(path)
+		if err != nil {
+			return "", fault.WithRemedy(fault.Adminf("the guests' kernel %s: %w", k.version, err), "install a kernel with its modules, or name another")
+		}
+		fmt.Fprintln(hash, mark)
+	}
+	fmt.Fprintln(hash, neededModules)
+	hash.Write(filter)
+	return indexPrefix + hex.EncodeToString(hash.Sum(nil)[:16]), nil
+}
+
+// recallBoot returns what was made before, if it is still whole, else nil.
+func recallBoot(path string) *boot {
+	var b boot
+	content, err := os.ReadFile(path)
+	if err != nil || json.Unmarshal(content, &b) != nil {
+		return nil
+	}
+	for _, name := range []string{b.Kernel, b.Initramfs} {
+		if !isWhole(filepath.Join(filepath.Dir(path), name)) {
+			return nil
+		}
+	}
+	return &b
+}
+
+func makeBoot(kernel hostKernel, agentPath string, filter []byte, dir string) (*boot, error) {
 	image, err := kernel.uncompressed()
 	if err != nil {
 		return nil, err
@@ -33,21 +102,18 @@ func prepareBoot(options Options, dir string) (*boot, error) {
 	if err != nil {
 		return nil, err
 	}
-	program, err := os.ReadFile(options.AgentPath)
+	program, err := os.ReadFile(agentPath)
 	if err != nil {
 		return nil, fmt.Errorf("reading the agent: %w", err)
 	}
-	filter, err := newFilter()
-	if err != nil {
-		return nil, err
-	}
-	b := &boot{version: kernel.version, tscKHz: tscKHz()}
-	if b.kernel, err = store(dir, "vmlinux", image); err != nil {
+	b := &boot{Version: kernel.version}
+	if b.Kernel, err = store(dir, "vmlinux", image); err != nil {
 		return nil, fmt.Errorf("keeping the guests' kernel: %w", err)
 	}
-	if b.initramfs, err = store(dir, "initramfs", initramfs(program, filter, modules)); err != nil {
+	if b.Initramfs, err = store(dir, "initramfs", initramfs(program, filter, modules)); err != nil {
 		return nil, fmt.Errorf("keeping the guests' initramfs: %w", err)
 	}
+	debug.FreeOSMemory() // all that was needed but this once
 	return b, nil
 }
 

@@ -173,9 +173,9 @@ func decompressor(data []byte) (io.Reader, error) {
 // store writes content to dir under a name made of its hash, unless it is there, and returns the name.
 func store(dir, prefix string, content []byte) (string, error) {
 	sum := sha256.Sum256(content)
-	name := prefix + "-" + hex.EncodeToString(sum[:16])
+	name := storedName(prefix, sum[:])
 	path := filepath.Join(dir, name)
-	if existing, err := os.ReadFile(path); err == nil && sha256.Sum256(existing) == sum {
+	if isWhole(path) {
 		touch(path)
 		return name, nil
 	}
@@ -192,4 +192,22 @@ func store(dir, prefix string, content []byte) (string, error) {
 		return "", errors.Join(err, os.Remove(temporary.Name()))
 	}
 	return name, removeUnused(filepath.Join(dir, prefix+"-*"))
+}
+
+func storedName(prefix string, sum []byte) string { return prefix + "-" + hex.EncodeToString(sum[:16]) }
+
+// isWhole tells whether a stored file holds what its name says: nothing is synced to disk, so a crash of the host may
+// have cut it short.
+func isWhole(path string) bool {
+	file, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = file.Close() }()
+	hash := sha256.New()
+	if _, err := io.Copy(hash, file); err != nil {
+		return false
+	}
+	prefix, _, _ := strings.Cut(filepath.Base(path), "-")
+	return filepath.Base(path) == storedName(prefix, hash.Sum(nil))
 }

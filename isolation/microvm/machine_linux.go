@@ -62,8 +62,12 @@ func shapeOf(limits isolation.Limits, network isolation.Network) shape {
 }
 
 // hostLimits are the limits of the QEMU process. The CPUs are set when the guest has started.
+//
+// A clone may be charged for its memory twice. It maps the template's memory file copy-on-write, and where that file has
+// a hole the kernel fills the hole before it makes the copy (shmem_fault of Linux's mm/shmem.c). A filled hole serves all
+// later clones, so each template takes at most one guest's memory in all; but one clone may be the first everywhere.
 func (s shape) hostLimits() isolation.Limits {
-	return isolation.Limits{Memory: s.memory + qemuMemory, PIDs: int64(qemuThreads + s.cpus)}
+	return isolation.Limits{Memory: 2*s.memory + qemuMemory, PIDs: int64(qemuThreads + s.cpus)}
 }
 
 // descriptors passes open files to a QEMU and numbers them as it will see them.
@@ -127,7 +131,7 @@ func (m machine) arguments() []string {
 		"-device", "virtio-serial-device,id=serial",
 		"-chardev", fmt.Sprintf("socket,id=agent,fd=%d", m.agent), "-device", "virtserialport,bus=serial.0,nr=1,chardev=agent,name=" + agent.GuestPort,
 		"-chardev", fmt.Sprintf("socket,id=console,fd=%d", m.console), "-device", "virtconsole,bus=serial.0,nr=2,chardev=console",
-		"-kernel", bootMount + "/" + m.boot.kernel, "-initrd", bootMount + "/" + m.boot.initramfs, "-append", m.commandLine(),
+		"-kernel", bootMount + "/" + m.boot.Kernel, "-initrd", bootMount + "/" + m.boot.Initramfs, "-append", m.commandLine(),
 	}
 	for i, serial := range []string{agent.GuestImage, agent.GuestHelper, agent.GuestScratch} {
 		arguments = append(arguments, m.disk(i, serial)...)

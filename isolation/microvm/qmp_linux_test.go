@@ -1,7 +1,6 @@
 package microvm
 
 import (
-	"io"
 	"testing"
 	"time"
 
@@ -50,7 +49,7 @@ func TestMonitorBounds(t *testing.T) {
 
 	var kept tail
 	for range 100 {
-		_, err := io.WriteString(&kept, string(endless[:1000]))
+		_, err := kept.Write(endless[:1000])
 		require.NoError(t, err)
 	}
 	require.Len(t, kept.text(), keptOutput)

@@ -54,7 +54,7 @@ func (s *sandbox) Done() <-chan struct{} { return s.agent.Done() }
 func (s *sandbox) Machine() isolation.Machine {
 	return isolation.Machine{
 		VCPUs: s.shape.cpus, Memory: s.shape.memory,
-		Accelerator: string(s.runtime.accelerator()), Kernel: s.runtime.booted().version,
+		Accelerator: string(s.runtime.accelerator()), Kernel: s.runtime.booted().Version,
 	}
 }
 

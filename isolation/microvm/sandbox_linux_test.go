@@ -31,7 +31,7 @@ func (b *bench) warm(t *testing.T) *Runtime {
 
 // ending starts a command that lasts, lets something end the machine, and returns what Wait says and how long it
 // took.
-func ending(t *testing.T, s *sandbox, line string, end func()) (error, time.Duration) {
+func ending(t *testing.T, s *sandbox, line string, end func()) (time.Duration, error) {
 	t.Helper()
 	p, err := s.Start(t.Context(), isolation.ProcessSpec{Script: []byte(line)})
 	require.NoError(t, err)
@@ -53,7 +53,7 @@ func ending(t *testing.T, s *sandbox, line string, end func()) (error, time.Dura
 	case <-time.After(5 * time.Second):
 		require.Fail(t, "the sandbox is not done")
 	}
-	return err, time.Since(began)
+	return time.Since(began), err
 }
 
 func TestEndsOfMachines(t *testing.T) {
@@ -61,14 +61,14 @@ func TestEndsOfMachines(t *testing.T) {
 	r := bench.warm(t)
 	t.Run("QEMU killed", func(t *testing.T) {
 		s := bench.box(t, r, bench.spec(t))
-		err, took := ending(t, s, "sleep 1000", func() { require.NoError(t, s.vm.command.Process.Kill()) })
+		took, err := ending(t, s, "sleep 1000", func() { require.NoError(t, s.vm.command.Process.Kill()) })
 		require.ErrorContains(t, err, "signal 9")
 		require.Equal(t, fault.System, fault.ClassOf(err))
 		require.Less(t, took, 10*time.Second)
 	})
 	t.Run("guest that never answers", func(t *testing.T) {
 		s := bench.box(t, r, bench.spec(t))
-		err, took := ending(t, s, "sleep 1000", func() { require.NoError(t, s.vm.command.Process.Signal(unix.SIGSTOP)) })
+		took, err := ending(t, s, "sleep 1000", func() { require.NoError(t, s.vm.command.Process.Signal(unix.SIGSTOP)) })
 		require.ErrorContains(t, err, "did not answer")
 		require.Equal(t, fault.System, fault.ClassOf(err))
 		require.Less(t, took, 30*time.Second)
@@ -76,7 +76,7 @@ func TestEndsOfMachines(t *testing.T) {
 	t.Run("guest that ends itself", func(t *testing.T) {
 		s := bench.box(t, r, bench.spec(t))
 		// What a panic does in the end; nothing in the guest may do it.
-		err, took := ending(t, s, "sleep 1000", func() {
+		took, err := ending(t, s, "sleep 1000", func() {
 			_, err := s.vm.monitor.run(command{Execute: "system_reset"})
 			require.NoError(t, err)
 		})
@@ -98,7 +98,7 @@ func TestEndsOfMachines(t *testing.T) {
 		spec := bench.spec(t)
 		spec.ScratchDisk = onSmallDisk(t, spec.ScratchDisk)
 		s := bench.box(t, r, spec)
-		err, took := ending(t, s, "head -c 100000000 /dev/urandom > /builds/x; sync; sleep 1000", func() {})
+		took, err := ending(t, s, "head -c 100000000 /dev/urandom > /builds/x; sync; sleep 1000", func() {})
 		require.ErrorContains(t, err, "host's disk is full")
 		require.Equal(t, fault.System, fault.ClassOf(err))
 		require.Less(t, took, 35*time.Second, "from the start of the command")
@@ -341,4 +341,19 @@ func TestCancelledCreate(t *testing.T) {
 		require.Empty(t, bench.leftovers(t, spec.ID))
 	}
 	require.GreaterOrEqual(t, cancelled, 5, "of ten")
+}
+
+// TestGuestThatPanics boots a kernel that finds no first program it could run.
+func TestGuestThatPanics(t *testing.T) {
+	bench := newBench(t)
+	nonsense := filepath.Join(bench.dir, "agent")
+	require.NoError(t, os.WriteFile(nonsense, []byte("no program"), 0o755))
+	r := bench.newRuntime(t, func(o *Options) {
+		o.AgentPath, o.StateDir, o.NoTemplates = nonsense, filepath.Join(bench.dir, "state"), true
+	})
+	spec := bench.spec(t)
+	_, err := r.Create(t.Context(), spec)
+	require.ErrorContains(t, err, "the guest's kernel panicked: ")
+	require.Equal(t, fault.System, fault.ClassOf(err))
+	require.Empty(t, bench.leftovers(t, spec.ID))
 }

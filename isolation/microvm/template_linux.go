@@ -53,7 +53,10 @@ type templates struct {
 // the job that asks, and returns nil.
 func (r *Runtime) template(s shape) *template {
 	b := r.booted()
-	touch(filepath.Join(r.boots, b.kernel), filepath.Join(r.boots, b.initramfs))
+	touch(filepath.Join(r.boots, b.Kernel), filepath.Join(r.boots, b.Initramfs))
+	if r.options.NoTemplates {
+		return nil
+	}
 	t, _ := r.makeTemplate(s)
 	if t != nil {
 		touch(t.dir)
@@ -64,7 +67,7 @@ func (r *Runtime) template(s shape) *template {
 // Warm returns when the template for sandboxes with these limits is ready, so that the first of them need not boot.
 // network says whether they have one.
 func (r *Runtime) Warm(ctx context.Context, limits isolation.Limits, network bool) error {
-	if _, err := r.Probe(ctx); err != nil {
+	if _, err := r.Probe(ctx); err != nil || r.options.NoTemplates {
 		return err
 	}
 	s := shapeOf(limits, isolation.Network{})
@@ -125,6 +128,7 @@ func (r *Runtime) makeTemplate(s shape) (*template, chan struct{}) {
 		delete(t.building, s)
 		if err == nil {
 			t.ready[s] = made
+			r.logger.Info().Int64("memory", s.memory).Int("cpus", s.cpus).Bool("network", s.network).Msg("template made: sandboxes are cloned from now on")
 		}
 		close(ended)
 	})

@@ -2,7 +2,7 @@
 // beside an empty program, its sandboxes beside bare containers and docker's, its jobs beside those of the shell
 // executor and of a driver that does nothing. `make bench` runs it, docs/performance.md reads it.
 //
-// It needs root, crun and busybox-static, and uses dockerd when that is installed. Everything that it starts is
+// It needs root, crun, QEMU and busybox-static, and uses dockerd when that is installed. Everything that it starts is
 // its own and below a temporary directory, and goes when it ends.
 package main
 
@@ -66,6 +66,7 @@ func measure(ctx context.Context, n int) (r *report, err error) {
 	}{
 		{"driver calls", b.driverCalls},
 		{"sandboxes", b.sandboxes},
+		{"virtual machines", b.machines},
 		{"jobs of runner 19.4", b.callerJobs},
 		{"jobs of the real runner", b.runnerJobs},
 	} {

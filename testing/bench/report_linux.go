@@ -39,6 +39,9 @@ func (r *report) print(w io.Writer) error {
 		for _, row := range s.series {
 			t.AppendRow(tableRow(row))
 		}
+		for _, row := range s.sizes {
+			t.AppendRow(sizeRow(row))
+		}
 	}
 	if _, err := fmt.Fprintf(w, "%d cores (%s), %.1f GiB, Linux %s, crun %s, %s; load %s before, %s after; %d rounds, in turn\n\n%s\n",
 		m.Cores, m.CPU, float64(m.Memory)/(1<<30), m.Kernel, m.Crun, m.Go, m.LoadBefore, m.LoadAfter, r.rounds, trimmed(t.Render())); err != nil {
@@ -63,11 +66,22 @@ func tableRow(s *series) table.Row {
 	if s.target == 0 {
 		return row
 	}
-	verdict := "ok"
-	if !s.met() {
-		verdict = "MISSED"
+	return append(row, fmt.Sprintf("at most %g", s.target), verdict(s.met()))
+}
+
+func sizeRow(s size) table.Row {
+	row := table.Row{"  " + s.name, fmt.Sprintf("%.1f MiB", float64(s.bytes)/(1<<20))}
+	if s.target == 0 {
+		return row
 	}
-	return append(row, fmt.Sprintf("at most %g", s.target), verdict)
+	return append(row, "", "", "", "", fmt.Sprintf("at most %d MiB", s.target>>20), verdict(s.met()))
+}
+
+func verdict(met bool) string {
+	if met {
+		return "ok"
+	}
+	return "MISSED"
 }
 
 func milliseconds(d time.Duration) string {
@@ -91,9 +105,16 @@ type (
 		Sections []sectionJSON `json:"sections"`
 	}
 	sectionJSON struct {
-		Title string    `json:"title"`
-		Notes []string  `json:"notes,omitempty"`
-		Rows  []rowJSON `json:"rows"`
+		Title string     `json:"title"`
+		Notes []string   `json:"notes,omitempty"`
+		Rows  []rowJSON  `json:"rows"`
+		Sizes []sizeJSON `json:"sizes,omitempty"`
+	}
+	sizeJSON struct {
+		Name   string `json:"name"`
+		Bytes  int64  `json:"bytes"`
+		Target int64  `json:"target,omitempty"`
+		Met    *bool  `json:"met,omitempty"`
 	}
 	rowJSON struct {
 		Name     string    `json:"name"`
@@ -129,6 +150,14 @@ func (r *report) printJSON(w io.Writer) error {
 				row.ValuesMS = append(row.ValuesMS, ms(value))
 			}
 			part.Rows = append(part.Rows, row)
+		}
+		for _, s := range s.sizes {
+			row := sizeJSON{Name: s.name, Bytes: s.bytes, Target: s.target}
+			if s.target != 0 {
+				met := s.met()
+				row.Met = &met
+			}
+			part.Sizes = append(part.Sizes, row)
 		}
 		out.Sections = append(out.Sections, part)
 	}

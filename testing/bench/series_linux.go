@@ -49,7 +49,16 @@ type section struct {
 	// notes say what the reader has to know to believe the figures, a sentence each.
 	notes  []string
 	series []*series
+	sizes  []size
 }
+
+// size is how much memory one thing takes, in bytes; a target of 0 is none.
+type size struct {
+	name          string
+	bytes, target int64
+}
+
+func (s size) met() bool { return s.bytes <= s.target }
 
 func (s *section) note(format string, args ...any) {
 	s.notes = append(s.notes, fmt.Sprintf(format, args...))

@@ -17,13 +17,32 @@ import (
 
 const project = "demo/project"
 
+// kernelLine makes a job tell its kernel: the host's in a container, its own in a virtual machine.
+const kernelLine = "echo the kernel here is $(uname -r)"
+
+// untrusted is a job of a merge request, say: one whose author nobody vouches for.
+func (s *stage) untrusted() gitlabtest.Job {
+	protected := false
+	return s.repository.Build(gitlabtest.Job{
+		ProjectPath: project, Protected: &protected, Image: s.image,
+		Script: []string{
+			"cat greeting.txt", kernelLine,
+			"echo I am $(id -un) on $(hostname), with $(nproc) CPU and $(free -m | awk '/Mem:/ {print $2}') MiB",
+			"mkdir -p out",
+			"echo built by job $CI_JOB_ID > out/result.txt",
+			"sleep 4",
+		},
+		Artifacts: []gitlabtest.Artifact{{Name: "result", Paths: []string{"out/"}}},
+	})
+}
+
 // job is the job of the demonstration. It sleeps so that there is time to look at its sandbox.
 func (s *stage) job() gitlabtest.Job {
 	protected := true // else it would share no cache with the second one
 	return s.repository.Build(gitlabtest.Job{
 		ProjectPath: project, Protected: &protected, Image: s.image,
 		Script: []string{
-			"cat greeting.txt",
+			"cat greeting.txt", kernelLine,
 			"cat kept/note 2>/dev/null || echo the cache is empty",
 			"echo I am $(id -un) on $(hostname)",
 			"mkdir -p out kept",
@@ -45,10 +64,17 @@ func yaml(job gitlabtest.Job) string {
 		key   string
 		lines []string
 	}{{"script", job.Script}, {"after_script", job.AfterScript}} {
+		if len(block.lines) == 0 {
+			continue
+		}
 		fmt.Fprintf(&b, "  %s:\n    - %s\n", block.key, strings.Join(block.lines, "\n    - "))
 	}
-	fmt.Fprintf(&b, "  artifacts: {name: %s, paths: [%s]}\n", job.Artifacts[0].Name, strings.Join(job.Artifacts[0].Paths, ", "))
-	fmt.Fprintf(&b, "  cache: {key: %s, paths: [%s]}\n", job.Cache[0].Key, strings.Join(job.Cache[0].Paths, ", "))
+	for _, a := range job.Artifacts {
+		fmt.Fprintf(&b, "  artifacts: {name: %s, paths: [%s]}\n", a.Name, strings.Join(a.Paths, ", "))
+	}
+	for _, c := range job.Cache {
+		fmt.Fprintf(&b, "  cache: {key: %s, paths: [%s]}\n", c.Key, strings.Join(c.Paths, ", "))
+	}
 	return b.String()
 }
 

@@ -2,7 +2,7 @@
 // and back, and that nothing of it is left afterwards. It owns the story and its printing; the parts are those
 // of the end-to-end tests. It needs Linux and root. `make demo` runs it.
 //
-// It ends with status 0 only when both jobs did what they should and the leak ledger is empty. An interrupt
+// It ends with status 0 only when all jobs did what they should and the leak ledger is empty. An interrupt
 // (Ctrl-C) or SIGTERM ends it early, with the same clean-up.
 package main
 

@@ -24,7 +24,7 @@ type duration struct {
 func (p *page) introduce() {
 	p.say("%s", `Airlock, demonstrated: a job's way from GitLab Runner to a fresh sandbox and back.
 
-Real:      Airlock's four programs, the containers and their network on this kernel, git, and the process
+Real:      Airlock's four programs, containers, virtual machines and their network on this host, git, and the process
            gitlab-runner. It is version 12.8, the newest that can be built from Go's module proxy.
 Addition:  a shim that calls airlock-driver for the runner and adds what 12.8 lacks and Airlock needs:
            JOB_RESPONSE_FILE (from 14.1), job_env (from 13.6), BUILD_EXIT_CODE_FILE (from 17.9).

@@ -4,16 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
 	"github.com/airlock-ci/airlock/testing/gitlabtest"
+	"github.com/airlock-ci/airlock/testing/system"
 )
 
 // jobTimeout bounds one job; it takes some ten seconds.
 const jobTimeout = time.Minute
 
-// tell starts everything, runs a job twice and stops everything.
+// tell starts everything, runs a trusted job twice and an untrusted one, and stops everything.
 func tell(ctx context.Context, m made, p *page) (err error) {
 	s := &stage{made: m}
 	defer func() {
@@ -51,7 +53,7 @@ func tell(ctx context.Context, m made, p *page) (err error) {
 	if err := p.part("The artifact, as GitLab got it", func() error { return showArtifact(first, p) }); err != nil {
 		return err
 	}
-	return p.part("The same job once more", func() error {
+	if err := p.part("The same job once more", func() error {
 		p.say("Now the images come from the cache, and the project's cache has the first job's note. From its log:")
 		second, err := s.finish(ctx, s.gitlab.Add(job))
 		p.quote(linesWith(readable(second.Trace), "Image ", "Sandbox ", "a note "))
@@ -59,7 +61,52 @@ func tell(ctx context.Context, m made, p *page) (err error) {
 			err = errors.New("the second job did not find what the first left in the cache")
 		}
 		return err
-	})
+	}); err != nil {
+		return err
+	}
+	return p.part("A job that nobody vouches for, with a kernel of its own", func() error { return s.distrust(ctx, first, p) })
+}
+
+// templateTimeout bounds the making of a template: up to ten seconds to find out that KVM does not work, then a boot.
+const templateTimeout = 2 * time.Minute
+
+// distrust runs an untrusted job in a virtual machine, beside what a trusted one saw.
+func (s *stage) distrust(ctx context.Context, trusted gitlabtest.JobRecord, p *page) error {
+	p.say(`The administrator sets isolation = "hypervisor" and lets the service read that. One virtual machine is booted and
+saved as a template; those of jobs are cloned from it.`)
+	if err := s.airlock.Reload(system.Reloaded, `isolation = "process"`, `isolation = "hypervisor"`); err != nil {
+		return err
+	}
+	if err := s.airlock.AwaitLog(ctx, templateTimeout, "template made", 1); err != nil {
+		return err
+	}
+	job := s.untrusted()
+	p.say("The job's author wrote:")
+	p.quote(yaml(job))
+	record, err := s.runWatched(ctx, job, p)
+	if err != nil {
+		return err
+	}
+	p.say("The job's log, as GitLab got it:")
+	p.quote(readable(record.Trace))
+	host, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return err
+	}
+	kernels := [][]string{{"this host", strings.TrimSpace(string(host))}, {"the trusted job", kernelOf(trusted)}, {"the untrusted job", kernelOf(record)}}
+	p.say("The kernels:")
+	p.table(kernels)
+	if kernels[0][1] != kernels[1][1] || kernels[2][1] == "" || kernels[2][1] == kernels[0][1] {
+		return errors.New("the trusted job should see the host's kernel, the untrusted one its own")
+	}
+	return nil
+}
+
+// kernelOf is the kernel that a job's log tells, or empty.
+func kernelOf(record gitlabtest.JobRecord) string {
+	_, after, _ := strings.Cut(record.Trace, "\nthe kernel here is ")
+	kernel, _, _ := strings.Cut(after, "\n")
+	return strings.TrimSpace(kernel)
 }
 
 // finish waits for a job's success.

@@ -325,16 +325,9 @@ func TestAReloadCountsForTheNextJob(t *testing.T) {
 	other := b.push(asUser(t, busybox, "1234:4321"), "other")
 	reload := func(said string, replace ...string) {
 		t.Helper()
-		before := strings.Count(b.Log(), said)
-		content, err := os.ReadFile(b.ConfigPath)
-		require.NoError(t, err)
-		changed := strings.NewReplacer(replace...).Replace(string(content))
-		require.NotEqual(t, string(content), changed)
-		require.NoError(t, os.WriteFile(b.ConfigPath, []byte(changed), 0o644))
-		require.NoError(t, syscall.Kill(b.HostPID(), syscall.SIGHUP))
-		require.Eventually(t, func() bool { return strings.Count(b.Log(), said) > before }, 10*time.Second, 10*time.Millisecond, "%s", b.Log())
+		require.NoError(t, b.Reload(said, replace...), "%s", b.Log())
 	}
-	const done, refused = "the configuration was reloaded", "the configuration was NOT reloaded"
+	const done, refused = system.Reloaded, system.NotReloaded
 
 	reload(done, `"IMAGE"`, fmt.Sprintf("%q", b.registry+"/busybox"))
 	require.Equal(t, "0\n", b.airlock("run", "--", "id", "-u"))

@@ -81,7 +81,7 @@ func anExecutorKilledAtEachStep(t *testing.T, level string) {
 			env, marker := killOnce(t, point)
 			o := system.Options{Isolation: level, Env: []string{env}}
 			if strings.HasPrefix(point, "cache-") {
-				o.StateDir = filepath.Join(t.TempDir(), "state") // something is left to unpack there
+				o.StateDir = withoutImages(t) // something is left to unpack there
 			}
 			b := start(t, o)
 			result := b.run(aJob())
@@ -93,6 +93,19 @@ func anExecutorKilledAtEachStep(t *testing.T, level string) {
 			b.requireSound(t)
 		})
 	}
+}
+
+// withoutImages makes a state directory that has what is known about this host's virtual machines, and nothing else.
+func withoutImages(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "state")
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	known := filepath.Join(state, "microvm")
+	if _, err := os.Stat(known); err == nil {
+		out, err := exec.Command("cp", "--archive", "--sparse=always", known, dir).CombinedOutput()
+		require.NoError(t, err, "%s", out)
+	}
+	return dir
 }
 
 func TestAHostKilledAtEachStep(t *testing.T) {

@@ -1,8 +1,11 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -92,4 +95,62 @@ func TestAKilledExecutorLeavesNoVirtualMachine(t *testing.T) {
 		out, err := b.Airlock("ps").CombinedOutput()
 		return err == nil && !strings.Contains(string(out), "al-")
 	}, time.Minute, 100*time.Millisecond)
+}
+
+// TestHowMachinesEnd ends machines under their jobs: the job log says why, and GitLab hears whose fault it was.
+func TestHowMachinesEnd(t *testing.T) {
+	b := start(t, system.Options{Isolation: "hypervisor"})
+	for name, c := range map[string]struct {
+		signal unix.Signal
+		log    string
+		limit  time.Duration
+	}{
+		"killed":  {unix.SIGKILL, "the sandbox is gone: QEMU was ended by signal 9", 10 * time.Second},
+		"stopped": {unix.SIGSTOP, "the sandbox is gone: the guest did not answer for", 35 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			execution := b.caller.Start(t.Context(), b.job(gitlabtest.Job{Script: []string{"echo started", "sleep 1000"}}))
+			require.Eventually(t, func() bool { return strings.Contains(execution.Log(), "\nstarted") }, time.Minute, 50*time.Millisecond, "%s", execution.Log())
+			began := time.Now()
+			require.NoError(t, unix.Kill(b.machine(t), c.signal))
+			result := execution.Wait()
+			require.Equal(t, gitlabtest.SystemFailure, result.Reason, result.Log)
+			require.Contains(t, result.Log, c.log)
+			require.Less(t, time.Since(began), c.limit)
+			b.in(t).nothingLives()
+		})
+	}
+}
+
+// machine is the process id of the only QEMU of this system's executor.
+func (b *bench) machine(t *testing.T) int {
+	t.Helper()
+	executor, err := b.ExecutorPID()
+	require.NoError(t, err)
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", executor))
+	require.NoError(t, err)
+	var machines []int
+	for _, task := range tasks {
+		children, _ := os.ReadFile(task) // of a thread that may have ended
+		for _, child := range strings.Fields(string(children)) {
+			name, _ := os.ReadFile("/proc/" + child + "/comm")
+			if pid, err := strconv.Atoi(child); err == nil && strings.HasPrefix(string(name), "qemu") {
+				machines = append(machines, pid)
+			}
+		}
+	}
+	require.Len(t, machines, 1)
+	return machines[0]
+}
+
+// TestAFullDiskOfTheHost ends the job whose scratch cannot grow, as the host's fault.
+func TestAFullDiskOfTheHost(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, unix.Mount("small", dir, "tmpfs", 0, "size=500m"))
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, 0)) })
+	b := start(t, system.Options{Isolation: "hypervisor", StateDir: dir})
+	result := b.run(gitlabtest.Job{Script: []string{"echo started", "head -c 1000000000 /dev/urandom > /big"}})
+	require.Equal(t, gitlabtest.SystemFailure, result.Reason, result.Log)
+	require.Contains(t, result.Log, "\nstarted")
+	require.Contains(t, result.Log, "the host's disk is full")
 }

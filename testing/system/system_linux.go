@@ -208,6 +208,44 @@ func (s *System) DriverArgs() (path string, args []string) {
 	return filepath.Join(s.Bin, "airlock-driver"), []string{"--socket", s.Socket}
 }
 
+// Reload edits the configuration, by pairs of old and new text, lets the service read it again, and returns when it says
+// in its log what is expected.
+func (s *System) Reload(said string, replace ...string) error {
+	before := strings.Count(s.Log(), said)
+	content, err := os.ReadFile(s.ConfigPath)
+	if err != nil {
+		return err
+	}
+	changed := strings.NewReplacer(replace...).Replace(string(content))
+	if changed == string(content) {
+		return fmt.Errorf("nothing of %q is in the configuration", replace)
+	}
+	if err := errors.Join(os.WriteFile(s.ConfigPath, []byte(changed), 0o644), syscall.Kill(s.HostPID(), syscall.SIGHUP)); err != nil {
+		return err
+	}
+	return s.AwaitLog(context.Background(), 10*time.Second, said, before+1)
+}
+
+// AwaitLog returns when the service has logged a text so many times.
+func (s *System) AwaitLog(ctx context.Context, patience time.Duration, text string, times int) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("the service did not log %q within %s", text, patience))
+	defer cancel()
+	for strings.Count(s.Log(), text) < times {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// What the service logs when it has read its configuration again, or keeps the old one.
+const (
+	Reloaded    = "the configuration was reloaded"
+	NotReloaded = "the configuration was NOT reloaded"
+)
+
 // Log is what the service logged so far.
 func (s *System) Log() string { return s.log.String() }
 
