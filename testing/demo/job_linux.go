@@ -78,8 +78,9 @@ func yaml(job gitlabtest.Job) string {
 	return b.String()
 }
 
-// runWatched runs a job and looks at its sandbox, as an administrator does, while its script runs.
-func (s *stage) runWatched(ctx context.Context, job gitlabtest.Job, p *page) (gitlabtest.JobRecord, error) {
+// runWatched runs a job and looks at its sandbox, as an administrator does, while its script runs: also from a shell
+// beside it.
+func (s *stage) runWatched(ctx context.Context, job gitlabtest.Job, p *page, beside ...string) (gitlabtest.JobRecord, error) {
 	id := s.gitlab.Add(job)
 	if err := s.waitForScript(ctx, id); err != nil {
 		return s.gitlab.Job(id), err
@@ -89,7 +90,7 @@ func (s *stage) runWatched(ctx context.Context, job gitlabtest.Job, p *page) (gi
 	for _, args := range [][]string{
 		{"ps"},
 		{"inspect", number},
-		{"shell", number, "--", "ps"},
+		append([]string{"shell", number, "--"}, beside...),
 	} {
 		out, err := s.airlock.Airlock(args...).CombinedOutput()
 		if err != nil {

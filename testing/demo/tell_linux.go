@@ -39,7 +39,7 @@ func tell(ctx context.Context, m made, p *page) (err error) {
 	if err := p.part("A job, while it runs", func() (err error) {
 		p.say("Its author wrote:")
 		p.quote(yaml(job))
-		first, err = s.runWatched(ctx, job, p)
+		first, err = s.runWatched(ctx, job, p, "ps")
 		return err
 	}); err != nil {
 		return err
@@ -83,7 +83,7 @@ saved as a template; those of jobs are cloned from it.`)
 	job := s.untrusted()
 	p.say("The job's author wrote:")
 	p.quote(yaml(job))
-	record, err := s.runWatched(ctx, job, p)
+	record, err := s.runWatched(ctx, job, p, "uname", "-a")
 	if err != nil {
 		return err
 	}
