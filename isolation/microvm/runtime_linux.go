@@ -34,8 +34,8 @@ type Options struct {
 	Accelerator Accelerator
 	// AllowEmulation lets auto choose tcg, which interprets: several times slower than the processor.
 	AllowEmulation bool
-	// NoTemplates boots every machine. Clones of a template start in a tenth of the time, but the kernels of all of them
-	// have the same address layout, which a machine that was booted has to itself.
+	// NoTemplates boots every machine. Clones of a template start in a tenth of the time, but what their kernels drew at
+	// random at boot (stack canaries, hash seeds) is the same in all of them.
 	NoTemplates bool
 	// AgentPath is the host path of the airlock-agent binary, linked statically.
 	AgentPath string

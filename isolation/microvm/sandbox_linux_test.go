@@ -343,17 +343,23 @@ func TestCancelledCreate(t *testing.T) {
 	require.GreaterOrEqual(t, cancelled, 5, "of ten")
 }
 
-// TestGuestThatPanics boots a kernel that finds no first program it could run.
+// TestGuestThatPanics boots guests whose kernel finds no first program that it could run, or loses it. Before the agent
+// has loaded the console's driver a panic looks like any other reset.
 func TestGuestThatPanics(t *testing.T) {
 	bench := newBench(t)
-	nonsense := filepath.Join(bench.dir, "agent")
+	nonsense, fallen := filepath.Join(bench.dir, "nonsense"), filepath.Join(bench.dir, "fallen")
 	require.NoError(t, os.WriteFile(nonsense, []byte("no program"), 0o755))
-	r := bench.newRuntime(t, func(o *Options) {
-		o.AgentPath, o.StateDir, o.NoTemplates = nonsense, filepath.Join(bench.dir, "state"), true
-	})
-	spec := bench.spec(t)
-	_, err := r.Create(t.Context(), spec)
-	require.ErrorContains(t, err, "the guest's kernel panicked: ")
-	require.Equal(t, fault.System, fault.ClassOf(err))
-	require.Empty(t, bench.leftovers(t, spec.ID))
+	require.NoError(t, buildStatic(fallen, "github.com/airlock-ci/airlock/isolation/microvm/testdata/fallen"))
+	for path, want := range map[string]string{
+		nonsense: "the guest ended its machine (guest-reset)", fallen: "the guest's kernel panicked: Attempted to kill init!",
+	} {
+		r := bench.newRuntime(t, func(o *Options) {
+			o.AgentPath, o.StateDir, o.NoTemplates = path, filepath.Join(bench.dir, "state"), true
+		})
+		spec := bench.spec(t)
+		_, err := r.Create(t.Context(), spec)
+		require.ErrorContains(t, err, want)
+		require.Equal(t, fault.System, fault.ClassOf(err))
+		require.Empty(t, bench.leftovers(t, spec.ID))
+	}
 }

@@ -38,10 +38,11 @@ func (b *bench) startDocker(ctx context.Context) (*docker, error) {
 	if err != nil {
 		return nil, nil
 	}
-	d := &docker{dir: filepath.Join(b.dir, "docker"), exited: make(chan struct{}), before: map[string]bool{}}
-	if err := os.Mkdir(d.dir, 0o700); err != nil {
+	dir, err := os.MkdirTemp(b.dir, "docker-")
+	if err != nil {
 		return nil, err
 	}
+	d := &docker{dir: dir, exited: make(chan struct{}), before: map[string]bool{}}
 	for _, path := range leftByDocker() {
 		_, err := os.Lstat(path)
 		d.before[path] = err == nil

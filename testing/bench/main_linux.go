@@ -14,6 +14,7 @@ import (
 	"log"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/airlock-ci/airlock/isolation/mountns"
@@ -23,6 +24,7 @@ func main() {
 	log.SetFlags(0)
 	log.SetPrefix("bench: ")
 	n := flag.Int("rounds", 30, "measured `rounds` of every part, 1 or more")
+	only := flag.String("part", "", "measure only the `parts` whose name contains this")
 	asJSON := flag.Bool("json", false, "print JSON")
 	flag.Parse()
 	if flag.NArg() > 0 || *n < 1 {
@@ -39,7 +41,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	r, err := measure(ctx, *n)
+	r, err := measure(ctx, *n, *only)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -52,8 +54,8 @@ func main() {
 	}
 }
 
-// measure starts everything, measures part after part, and stops everything.
-func measure(ctx context.Context, n int) (r *report, err error) {
+// measure starts everything, measures part after part, or only some, and stops everything.
+func measure(ctx context.Context, n int, only string) (r *report, err error) {
 	b, err := start(ctx, n)
 	if err != nil {
 		return nil, err
@@ -70,6 +72,9 @@ func measure(ctx context.Context, n int) (r *report, err error) {
 		{"jobs of runner 19.4", b.callerJobs},
 		{"jobs of the real runner", b.runnerJobs},
 	} {
+		if !strings.Contains(part.what, only) {
+			continue
+		}
 		log.Printf("measuring %s", part.what) // on stderr: stdout has the report alone
 		sections, err := part.measure(ctx)
 		if err != nil {

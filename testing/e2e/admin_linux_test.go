@@ -330,6 +330,7 @@ func TestAReloadCountsForTheNextJob(t *testing.T) {
 	const done, refused = system.Reloaded, system.NotReloaded
 
 	reload(done, `"IMAGE"`, fmt.Sprintf("%q", b.registry+"/busybox"))
+	b.airlock("run", "--", "true") // so that the images are there
 	require.Equal(t, "0\n", b.airlock("run", "--", "id", "-u"))
 	execution, job := b.livingJob()
 	reload(done, b.registry+"/busybox", other, `"512m"`, `"64m"`, `scratch_size = "2g"`, "scratch_size = \"1g\"\npids_limit = 99\nnetwork_mode = \"none\"")

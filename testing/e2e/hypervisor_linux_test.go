@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -14,6 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/airlock-ci/airlock/testing/gitlabtest"
+	"github.com/airlock-ci/airlock/testing/guestkernel"
+	"github.com/airlock-ci/airlock/testing/ledger"
 	"github.com/airlock-ci/airlock/testing/system"
 )
 
@@ -122,19 +126,20 @@ func TestHowMachinesEnd(t *testing.T) {
 	}
 }
 
-// machine is the process id of the only QEMU of this system's executor.
+// machine is the process id of the QEMU of the only sandbox. A template may be in the making beside it.
 func (b *bench) machine(t *testing.T) int {
 	t.Helper()
 	executor, err := b.ExecutorPID()
 	require.NoError(t, err)
+	id := b.in(t).ps()[0].ID
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", executor))
 	require.NoError(t, err)
 	var machines []int
 	for _, task := range tasks {
 		children, _ := os.ReadFile(task) // of a thread that may have ended
 		for _, child := range strings.Fields(string(children)) {
-			name, _ := os.ReadFile("/proc/" + child + "/comm")
-			if pid, err := strconv.Atoi(child); err == nil && strings.HasPrefix(string(name), "qemu") {
+			groups, _ := os.ReadFile("/proc/" + child + "/cgroup")
+			if pid, err := strconv.Atoi(child); err == nil && strings.Contains(string(groups), id) {
 				machines = append(machines, pid)
 			}
 		}
@@ -153,4 +158,43 @@ func TestAFullDiskOfTheHost(t *testing.T) {
 	require.Equal(t, gitlabtest.SystemFailure, result.Reason, result.Log)
 	require.Contains(t, result.Log, "\nstarted")
 	require.Contains(t, result.Log, "the host's disk is full")
+}
+
+// TestTheDoctorBootsAMachine: before the service ever ran, the doctor finds out what this host can do, and what it found is
+// what the service then knows. Without permission to emulate, a host without KVM is told so.
+func TestTheDoctorBootsAMachine(t *testing.T) {
+	ledger.CheckWith(t, system.Ledger())
+	kernel, err := guestkernel.Dir()
+	require.NoError(t, err)
+	dir := t.TempDir()
+	path := filepath.Join(dir, "config.toml")
+	accelerator := func(emulation bool) (status, detail string) {
+		require.NoError(t, os.WriteFile(path, fmt.Appendf(nil,
+			"isolation = \"hypervisor\"\ngroup = \"root\"\nstate_dir = %q\nrun_dir = %q\ncgroup_parent = \"airlock-doctor\"\n[hypervisor]\nkernel_dir = %q\nallow_emulation = %t\n",
+			filepath.Join(dir, "state"), filepath.Join(dir, "run"), kernel, emulation), 0o600))
+		out, _ := exec.Command(filepath.Join(built, "airlock"), "doctor", "--config", path, "--json").Output() // 1 if anything fails
+		var report struct {
+			Findings []struct{ Check, Status, Detail string }
+		}
+		require.NoError(t, json.Unmarshal(out, &report), "%s", out)
+		for _, f := range report.Findings {
+			if f.Check == "accelerator" {
+				return f.Status, f.Detail
+			}
+		}
+		require.Fail(t, "no finding about the accelerator", "%s", out)
+		return "", ""
+	}
+	status, detail := accelerator(true)
+	if status == "ok" {
+		require.Contains(t, detail, "KVM: a machine booted")
+		return
+	}
+	require.Equal(t, "warn", status, detail)
+	require.Contains(t, detail, "emulation, several times slower: KVM did not work when it was tried at")
+	began := time.Now()
+	status, detail = accelerator(false)
+	require.Equal(t, "fail", status)
+	require.Contains(t, detail, "and emulation is not allowed")
+	require.Less(t, time.Since(began), 8*time.Second, "it is remembered")
 }
