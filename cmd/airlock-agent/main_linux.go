@@ -2,7 +2,7 @@
 // for it; all it does is package isolation/agent's.
 //
 //	airlock-agent [-fd N]
-//	/init [guest]
+//	/init [guest | rehearse]
 //
 // N is the inherited descriptor of the connection to the executor, 3 by default. As /init it is the first program of a
 // virtual machine and makes the sandbox in it by itself.
@@ -29,18 +29,18 @@ func main() {
 	}
 }
 
-// runGuest never returns: the end of a machine's first program is the machine's.
+// runGuest never returns. The end of a machine's first program is the machine's.
 func runGuest() {
 	// The kernel prints it, as the most urgent there is, before it panics for want of a first process.
 	say := func(failure error) {
 		_ = os.WriteFile("/dev/kmsg", fmt.Appendf(nil, "<0>airlock-agent: %v\n", failure), 0)
 	}
-	if len(os.Args) > 1 && os.Args[1] == agent.GuestArgument {
-		if err := agent.InitGuest(); err != nil {
-			say(err)
-		}
-	} else {
-		say(agent.BootGuest())
+	life := agent.BootGuest
+	if len(os.Args) > 1 {
+		life = map[string]func() error{agent.GuestArgument: agent.InitGuest, agent.RehearsalArgument: agent.RehearseGuest}[os.Args[1]]
+	}
+	if err := life(); err != nil {
+		say(err)
 	}
 	os.Exit(1)
 }

@@ -38,7 +38,7 @@ func openMachines(cfg *config.Config, logger zerolog.Logger) (*microvm.Runtime, 
 	}
 	return microvm.New(microvm.Options{
 		QEMU: cfg.Hypervisor.QEMU, Kernel: cfg.Hypervisor.Kernel, KernelDir: cfg.Hypervisor.KernelDir,
-		AllowEmulation: cfg.Hypervisor.AllowEmulation, NoTemplates: !cfg.Hypervisor.Templates, AgentPath: agent,
+		AllowEmulation: cfg.Hypervisor.AllowEmulation, NoTemplates: !cfg.Hypervisor.Templates, Pool: cfg.Hypervisor.Pool, AgentPath: agent,
 		StateDir: filepath.Join(cfg.StateDir, "microvm"), RunDir: filepath.Join(cfg.RunDir, "microvm"),
 		CgroupParent: cfg.CgroupParent, Logger: logger,
 	})

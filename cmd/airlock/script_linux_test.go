@@ -59,7 +59,11 @@ func exampleHost() *hosttest.Host {
 				ScratchUsedBytes: 3 << 20, ScratchBytes: 20 << 30,
 				Steps: []*api.Step{{Name: "base", Nanoseconds: 120e6}, {Name: "sandbox", Nanoseconds: 14123456}},
 			},
-			{Id: "al-ba9876543210", Isolation: "process", Image: "evil\x1b[2Jimage", State: "ready", CreatedUnixNano: created, Network: "none"},
+			{
+				Id: "al-ba9876543210", Isolation: "hypervisor", Runtime: "qemu-kvm", Image: "evil\x1b[2Jimage", State: "ready",
+				CreatedUnixNano: created, Network: "none", Cpus: 1.5,
+				Machine: &api.Machine{Vcpus: 2, MemoryBytes: 512 << 20, Accelerator: "kvm", Kernel: "6.1.0-56-cloud-amd64"},
+			},
 		},
 		ImageList: []*api.ImageInfo{
 			{Name: "alpine:3.22", Digest: "sha256:4bcff63911fcb4448bd4fdacec207030997caf25e9bea4045fa6c8c44de311d1",
