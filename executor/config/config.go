@@ -108,6 +108,8 @@ type Hypervisor struct {
 	KernelDir string
 	// Templates lets machines be cloned instead of booted; default true.
 	Templates bool
+	// Pool is how many clones of a template wait for a job; default 1.
+	Pool int
 	// AllowEmulation lets a host without working hardware virtualisation interpret its guests, several times slower;
 	// default false: such a host refuses the jobs.
 	AllowEmulation bool

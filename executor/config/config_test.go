@@ -75,6 +75,7 @@ qemu = "/opt/qemu/bin/qemu-system-x86_64"
 kernel = "/boot/vmlinuz-6.1.0"
 kernel_dir = "/srv/kernels"
 templates = false
+pool = 3
 allow_emulation = true
 `)
 	require.Equal(t, &config.Config{
@@ -92,7 +93,7 @@ allow_emulation = true
 			PullTimeout: 90 * time.Second, Scratch: "tmpfs",
 		},
 		Hypervisor: config.Hypervisor{
-			QEMU: "/opt/qemu/bin/qemu-system-x86_64", Kernel: "/boot/vmlinuz-6.1.0", KernelDir: "/srv/kernels", AllowEmulation: true,
+			QEMU: "/opt/qemu/bin/qemu-system-x86_64", Kernel: "/boot/vmlinuz-6.1.0", KernelDir: "/srv/kernels", Pool: 3, AllowEmulation: true,
 		},
 		StateDir: "/srv/airlock", RunDir: "/run/airlock-2", Group: "ci", Runtime: "/usr/local/bin/crun",
 		CgroupParent: "system.slice/airlock.service/jobs", GracefulKillTimeout: 30 * time.Second, OrphanTimeout: 5 * time.Minute,

@@ -58,6 +58,11 @@ func keys() []key {
 		{"hypervisor.kernel", func(c *Config, r *reading) { r.text(&c.Hypervisor.Kernel, isKernel) }},
 		{"hypervisor.kernel_dir", func(c *Config, r *reading) { r.text(&c.Hypervisor.KernelDir, isAbsolute) }},
 		{"hypervisor.templates", func(c *Config, r *reading) { r.truth(&c.Hypervisor.Templates) }},
+		{"hypervisor.pool", func(c *Config, r *reading) {
+			pool := int64(c.Hypervisor.Pool)
+			r.integer(&pool, 0, 100)
+			c.Hypervisor.Pool = int(pool)
+		}},
 		{"hypervisor.allow_emulation", func(c *Config, r *reading) { r.truth(&c.Hypervisor.AllowEmulation) }},
 	}
 }

@@ -60,7 +60,7 @@ func Default() *Config {
 		NetworkMode:         "nat",
 		Network:             Network{Bridge: "airlock0", Subnet: "172.29.0.0/16"},
 		Cache:               Cache{DiskLimit: 50 << 30, Scope: "project", PullTimeout: 30 * time.Minute, Scratch: "loop"},
-		Hypervisor:          Hypervisor{QEMU: "qemu-system-x86_64", Kernel: "auto", KernelDir: "/", Templates: true},
+		Hypervisor:          Hypervisor{QEMU: "qemu-system-x86_64", Kernel: "auto", KernelDir: "/", Templates: true, Pool: 1},
 		StateDir:            "/var/lib/airlock",
 		RunDir:              "/run/airlock",
 		Group:               defaultGroup(),

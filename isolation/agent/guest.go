@@ -29,6 +29,8 @@ const (
 	GuestFilter = "/filter"
 	// GuestArgument is how the initramfs's agent executes itself for the second time.
 	GuestArgument = "guest"
+	// RehearsalArgument is how it executes itself for a rehearsal.
+	RehearsalArgument = "rehearse"
 	// GuestEntropy is how many random bytes a guest is given, at least.
 	GuestEntropy = 64
 
@@ -41,6 +43,8 @@ const (
 // be known.
 type GuestSetup struct {
 	Version int `json:"version"`
+	// Rehearsal says that this is one: see Rehearse, which sets it.
+	Rehearsal bool `json:"rehearsal,omitempty"`
 	// Entropy are fresh random bytes of the host's, GuestEntropy at least.
 	Entropy []byte `json:"entropy"`
 	// Now is the host's clock, in nanoseconds since 1970.

@@ -17,6 +17,7 @@ import (
 //     a cgroup, gives up what it will not need, and executes itself;
 //   - as what stays, InitGuest: it opens the port to the executor and says that it is ready. There a template is saved.
 //     Told who it is, it makes the roots, confines itself as an OCI runtime confines a container, and serves as in one.
+//     Before that it may be told to rehearse: a child, the third execution, does the same and is thrown away.
 //
 // Namespaces and bounding sets belong to threads and pass on by execution; so all threads of the second have what one
 // thread of the first made.
@@ -57,23 +58,36 @@ func InitGuest() error {
 	if err != nil {
 		return err
 	}
-	if err := writeJSON(port, frameReply, reply{Hello: &greeting{Version: GuestVersion}}); err != nil {
-		return fmt.Errorf("greeting the executor: %w", err)
+	for {
+		if err := writeJSON(port, frameReply, reply{Hello: &greeting{Version: GuestVersion}}); err != nil {
+			return fmt.Errorf("greeting the executor: %w", err)
+		}
+		setup, err := readGuestSetup(port)
+		if err != nil {
+			return err
+		}
+		if err := writeJSON(port, frameReply, reply{Hello: &greeting{Version: GuestVersion}}); err != nil {
+			return fmt.Errorf("answering the executor: %w", err)
+		}
+		if !setup.Rehearsal {
+			return g.become(setup, port)
+		}
+		if err := g.rehearse(port, setup); err != nil {
+			return err
+		}
 	}
-	setup, err := readGuestSetup(port)
-	if err != nil {
-		return err
-	}
-	if err := writeJSON(port, frameReply, reply{Hello: &greeting{Version: GuestVersion}}); err != nil {
-		return fmt.Errorf("answering the executor: %w", err)
-	}
+}
+
+// become makes this process the agent of the sandbox that the setup describes, and returns when the executor has ended the
+// connection.
+func (g *guest) become(setup GuestSetup, conn *os.File) error {
 	if err := setup.apply(g); err != nil {
-		return errors.Join(err, writeJSON(port, frameReply, reply{Error: toWire(err)}), awaitHangUp(port))
+		return errors.Join(err, writeJSON(conn, frameReply, reply{Error: toWire(err)}), awaitHangUp(conn))
 	}
-	if err := writeJSON(port, frameReply, reply{}); err != nil {
+	if err := writeJSON(conn, frameReply, reply{}); err != nil {
 		return fmt.Errorf("answering the executor: %w", err)
 	}
-	return g.server.run(port)
+	return g.server.run(conn)
 }
 
 // guest is what was prepared before the guest knew which sandbox it is.

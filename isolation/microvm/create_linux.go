@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -84,6 +85,7 @@ func (r *Runtime) build(ctx context.Context, spec isolation.Spec) (*sandbox, err
 		return nil, context.Cause(ctx)
 	}
 	s, began := newSandbox(r, spec, shape), time.Now()
+	defer r.fill(shape, raisePause)
 	if err := r.startGuest(ctx, s, spec, shape, setup); err != nil {
 		return nil, err
 	}
@@ -99,7 +101,7 @@ func (r *Runtime) build(ctx context.Context, spec isolation.Spec) (*sandbox, err
 		s.vm.kill()
 		return nil, fault.Systemf("limiting the machine: %w", err)
 	}
-	r.logger.Debug().Str("sandbox", spec.ID).Bool("cloned", s.cloned).Dur("answered_ms", answered).Dur("ready_ms", time.Since(began)).Msg("machine started")
+	r.logger.Debug().Str("sandbox", spec.ID).Bool("cloned", s.cloned).Bool("waited", s.waited).Dur("answered_ms", answered).Dur("ready_ms", time.Since(began)).Msg("machine started")
 	go s.watch()
 	return s, nil
 }
@@ -124,9 +126,20 @@ func (v *vm) connect(ctx context.Context, spec isolation.Spec) (*agent.Client, e
 	return nil, err
 }
 
-// startGuest starts the sandbox's machine and makes its guest this sandbox: from a template if there is one. A
-// template that fails is thrown away, and a boot serves instead.
+// startGuest starts the sandbox's machine and makes its guest this sandbox: one that waits, else a clone of the template,
+// else a machine that is booted. What fails is thrown away, and the next of these serves instead.
 func (r *Runtime) startGuest(ctx context.Context, s *sandbox, spec isolation.Spec, shape shape, setup agent.GuestSetup) error {
+	if waited, err := r.adoptGuest(ctx, s, spec, shape, setup); waited {
+		s.waited, s.cloned = err == nil, err == nil
+		var useless *restoreError
+		if ctx.Err() != nil || !errors.As(err, &useless) {
+			return err
+		}
+		r.logger.Warn().Str("sandbox", spec.ID).Err(err).Msg("a waiting machine was of no use: another one is made")
+		if err := r.cgroups.KillAll(context.WithoutCancel(ctx), spec.ID); err != nil {
+			return err
+		}
+	}
 	if t := r.template(shape); t != nil {
 		err := r.restoreGuest(ctx, s, spec, t, setup)
 		s.cloned = err == nil
@@ -195,23 +208,14 @@ func (v *vm) explain(ctx context.Context, err error) error {
 
 // attach opens the disks and the tap.
 func (r *Runtime) attach(m *machine, files *descriptors, spec isolation.Spec) error {
-	paths := map[string]string{agent.GuestImage: spec.Image.Disk, agent.GuestScratch: spec.ScratchDisk}
-	if spec.Helper != nil {
-		paths[agent.GuestHelper] = spec.Helper.Disk
-	}
-	m.disks, m.scratch = map[string]int{}, spec.Limits.Scratch/sector*sector
-	for serial, path := range paths {
-		flags := os.O_RDONLY
-		if serial == agent.GuestScratch {
-			flags = os.O_RDWR
-		}
-		file, err := os.OpenFile(path, flags, 0)
+	m.disks, m.scratch = map[string]int{}, scratchSize(spec)
+	for _, serial := range diskOrder {
+		file, err := openDisk(serial, spec)
 		if err != nil {
-			return fault.Systemf("opening the %s disk: %w", serial, err)
+			return err
 		}
-		m.disks[serial] = files.add(file)
-		if size, err := file.Seek(0, 2); err != nil || size > placeholderDisk {
-			return fault.Systemf("the %s disk has %d bytes, more than %d: %w", serial, size, int64(placeholderDisk), err)
+		if file != nil {
+			m.disks[serial] = files.add(file)
 		}
 	}
 	if spec.Network.TapFile == nil {
@@ -224,6 +228,31 @@ func (r *Runtime) attach(m *machine, files *descriptors, spec isolation.Spec) er
 	m.tap = files.add(tap)
 	return nil
 }
+
+// openDisk opens a disk of the sandbox; nil if it has none of that kind.
+func openDisk(serial string, spec isolation.Spec) (*os.File, error) {
+	path, flags := spec.Image.Disk, os.O_RDONLY
+	switch serial {
+	case agent.GuestScratch:
+		path, flags = spec.ScratchDisk, os.O_RDWR
+	case agent.GuestHelper:
+		if spec.Helper == nil {
+			return nil, nil
+		}
+		path = spec.Helper.Disk
+	}
+	file, err := os.OpenFile(path, flags, 0)
+	if err != nil {
+		return nil, fault.Systemf("opening the %s disk: %w", serial, err)
+	}
+	if size, err := file.Seek(0, io.SeekEnd); err != nil || size > placeholderDisk {
+		return nil, errors.Join(fault.Systemf("the %s disk has %d bytes, more than %d: %w", serial, size, int64(placeholderDisk), err), file.Close())
+	}
+	return file, nil
+}
+
+// scratchSize is how much of the scratch disk a sandbox may use, in bytes; 0 is all of it.
+func scratchSize(spec isolation.Spec) int64 { return spec.Limits.Scratch / sector * sector }
 
 // duplicate returns another descriptor of a file that stays its owner's.
 func duplicate(file *os.File) (*os.File, error) {

@@ -1,6 +1,7 @@
 package microvm
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"os"
@@ -116,6 +117,9 @@ type machine struct {
 // against timers that an emulator cannot keep.
 const kernelCommandLine = "quiet loglevel=1 panic=-1 reboot=t tsc=reliable no_timer_check cryptomgr.notests console=hvc0"
 
+// diskOrder are a guest's disks, in the order of their devices.
+var diskOrder = []string{agent.GuestImage, agent.GuestHelper, agent.GuestScratch}
+
 // arguments is QEMU's command line. A template and its clones differ in their disks, network and memory alone.
 func (m machine) arguments() []string {
 	size := strconv.FormatInt(m.shape.memory, 10)
@@ -133,7 +137,7 @@ func (m machine) arguments() []string {
 		"-chardev", fmt.Sprintf("socket,id=console,fd=%d", m.console), "-device", "virtconsole,bus=serial.0,nr=2,chardev=console",
 		"-kernel", bootMount + "/" + m.boot.Kernel, "-initrd", bootMount + "/" + m.boot.Initramfs, "-append", m.commandLine(),
 	}
-	for i, serial := range []string{agent.GuestImage, agent.GuestHelper, agent.GuestScratch} {
+	for i, serial := range diskOrder {
 		arguments = append(arguments, m.disk(i, serial)...)
 	}
 	if m.shape.network {
@@ -177,20 +181,30 @@ func (m machine) memoryBackend(size string) string {
 // disk is one of the disks, which only the scratch's may be written. A host without space stops the machine, which is
 // noticed; all else is the guest's to handle.
 func (m machine) disk(number int, serial string) []string {
-	readOnly := "on"
-	if serial == agent.GuestScratch {
-		readOnly = "off"
-	}
-	node := fmt.Sprintf("driver=null-co,node-name=%s,size=%d,read-zeroes=on,read-only=%s", serial, int64(placeholderDisk), readOnly)
-	var set []string
+	node, set := map[string]any{
+		"driver": "null-co", "node-name": serial, "size": int64(placeholderDisk), "read-zeroes": true, "read-only": serial != agent.GuestScratch,
+	}, []string(nil)
 	if fd, ok := m.disks[serial]; ok {
 		set = []string{"-add-fd", fmt.Sprintf("fd=%d,set=%d", fd, number+1)}
-		node = fmt.Sprintf("driver=raw,node-name=%s,read-only=%s,discard=unmap,cache.no-flush=on,file.driver=file,file.filename=/dev/fdset/%d,file.locking=off,file.aio=threads",
-			serial, readOnly, number+1)
-		if serial == agent.GuestScratch && m.scratch > 0 {
-			node += fmt.Sprintf(",size=%d", m.scratch)
-		}
+		node = fileNode(serial, serial, number+1, m.scratch)
 	}
-	return append(set, "-blockdev", node,
-		"-device", fmt.Sprintf("virtio-blk-device,drive=%s,serial=%s,werror=enospc,rerror=report", serial, serial))
+	text, _ := json.Marshal(node) // it cannot fail for what is in there
+	return append(set, "-blockdev", string(text),
+		"-device", fmt.Sprintf("virtio-blk-device,id=%s,drive=%s,serial=%s,werror=enospc,rerror=report", deviceOf(serial), serial, serial))
+}
+
+// deviceOf is QEMU's name of a disk's device.
+func deviceOf(serial string) string { return serial + "-disk" }
+
+// fileNode describes a disk in a file of a descriptor set, as blockdev-add takes it. Of a scratch no more than its size may
+// be used, unless that is 0.
+func fileNode(serial, name string, set int, size int64) map[string]any {
+	node := map[string]any{
+		"driver": "raw", "node-name": name, "read-only": serial != agent.GuestScratch, "discard": "unmap", "cache": map[string]any{"no-flush": true},
+		"file": map[string]any{"driver": "file", "filename": fmt.Sprintf("/dev/fdset/%d", set), "locking": "off", "aio": "threads"},
+	}
+	if serial == agent.GuestScratch && size > 0 {
+		node["size"] = size
+	}
+	return node
 }

@@ -19,33 +19,55 @@ func (r *Runtime) restoreGuest(ctx context.Context, s *sandbox, spec isolation.S
 	ctx, cancel := context.WithTimeoutCause(ctx, restoreTimeout, fault.Systemf("the template was not restored within %s", restoreTimeout))
 	defer cancel()
 	files := &descriptors{}
-	m := machine{accel: r.accelerator(), shape: t.shape, boot: r.booted(), incoming: true}
-	memory, err := reopen(t.memory)
+	m := r.cloneOf(t)
+	err := r.attach(&m, files, spec)
 	if err != nil {
-		return fault.Systemf("opening a template: %w", err)
-	}
-	m.memory = files.add(memory)
-	state, err := reopen(t.state)
-	if err != nil {
-		files.close()
-		return fault.Systemf("opening a template: %w", err)
-	}
-	incoming := fmt.Sprintf("fd:%d", files.add(state))
-	if err := r.attach(&m, files, spec); err != nil {
 		files.close()
 		return err
+	}
+	incoming, err := m.remember(t, files)
+	if err != nil {
+		return fault.Systemf("opening a template: %w", err)
 	}
 	if s.vm, err = startVM(r.jailed(), r.options.QEMU, spec.ID, m, files, s.onEvent); err != nil {
 		return &restoreError{err}
 	}
 	if err = r.cgroups.Add(spec.ID, s.vm.command.Process.Pid); err == nil {
-		_, err = s.vm.monitor.run(capabilitiesCommand, ignoreShared,
-			command{Execute: "migrate-incoming", Arguments: map[string]any{"uri": incoming}})
+		err = s.vm.wake(incoming)
 	}
 	if err := s.vm.tell(ctx, setup, err); err != nil {
 		return &restoreError{err}
 	}
 	return nil
+}
+
+// cloneOf is a machine like the template's, with nothing behind its devices yet.
+func (r *Runtime) cloneOf(t *template) machine {
+	return machine{accel: r.accelerator(), shape: t.shape, boot: r.booted(), incoming: true}
+}
+
+// remember gives a clone the template's memory, and returns where it finds the rest of its state. When it fails, the files
+// are closed.
+func (m *machine) remember(t *template, files *descriptors) (incoming string, err error) {
+	memory, err := reopen(t.memory)
+	if err != nil {
+		files.close()
+		return "", err
+	}
+	m.memory = files.add(memory)
+	state, err := reopen(t.state)
+	if err != nil {
+		files.close()
+		return "", err
+	}
+	return fmt.Sprintf("fd:%d", files.add(state)), nil
+}
+
+// wake lets a clone go on where its template was saved.
+func (v *vm) wake(incoming string) error {
+	_, err := v.monitor.run(capabilitiesCommand, ignoreShared,
+		command{Execute: "migrate-incoming", Arguments: map[string]any{"uri": incoming}})
+	return err
 }
 
 // restoreError says that a template was of no use: its guest does not answer.

@@ -37,6 +37,12 @@ type Options struct {
 	// NoTemplates boots every machine. Clones of a template start in a tenth of the time, but what their kernels drew at
 	// random at boot (stack canaries, hash seeds) is the same in all of them.
 	NoTemplates bool
+	// Pool is how many clones of each template that Warm asked for are kept waiting, so that a sandbox need not wait for one.
+	// Each takes the memory of an idle machine.
+	Pool int
+	// NoRehearsal keeps waiting machines from rehearsing a sandbox's start, which only emulated ones do: it makes them
+	// several times faster, and larger by some 30 MiB.
+	NoRehearsal bool
 	// AgentPath is the host path of the airlock-agent binary, linked statically.
 	AgentPath string
 	// StateDir keeps what is made once and found again by its content: kernels, initramfs, templates. RunDir keeps
@@ -55,6 +61,7 @@ type Runtime struct {
 	boots     string // kernels and initramfs, the one directory that QEMU sees
 	cgroups   cgroup.Tree
 	templates templates
+	pool      pool
 	locks     keyedLock
 	logger    zerolog.Logger
 
@@ -64,6 +71,7 @@ type Runtime struct {
 	jail    *jail
 	boot    *boot
 	accel   Accelerator // empty until it is known
+	disks   *rehearsalDisks
 }
 
 var _ isolation.Runtime = (*Runtime)(nil)
@@ -204,10 +212,14 @@ func (r *Runtime) remove(ctx context.Context, id string) error {
 // Close gives back what New and the first sandboxes made in this process and on the host. Sandboxes that still live
 // are not touched.
 func (r *Runtime) Close() error {
+	r.pool.close()
 	r.templates.close()
 	r.mutex.Lock()
 	if r.jail != nil {
 		r.jail.close()
+	}
+	if r.disks != nil {
+		r.disks.close()
 	}
 	r.mutex.Unlock()
 	return r.cgroups.RemoveParents()

@@ -35,6 +35,7 @@ type sandbox struct {
 	vm      *vm
 	shape   shape
 	cloned  bool // restored from a template, not booted
+	waited  bool // and before it was asked for
 	agent   *agent.Client
 
 	mutex sync.Mutex

@@ -64,8 +64,9 @@ func (r *Runtime) template(s shape) *template {
 	return t
 }
 
-// Warm returns when the template for sandboxes with these limits is ready, so that the first of them need not boot.
-// network says whether they have one.
+// Warm returns when the template for sandboxes with these limits is ready and as many of its clones wait as Options.Pool
+// says; from then on so many always do, but for the moments after one was taken. network says whether the sandboxes have
+// one.
 func (r *Runtime) Warm(ctx context.Context, limits isolation.Limits, network bool) error {
 	if _, err := r.Probe(ctx); err != nil || r.options.NoTemplates {
 		return err
@@ -75,7 +76,7 @@ func (r *Runtime) Warm(ctx context.Context, limits isolation.Limits, network boo
 	for {
 		t, building := r.makeTemplate(s)
 		if t != nil {
-			return nil
+			return r.awaitPool(ctx, s)
 		}
 		if building == nil {
 			return fault.Systemf("the runtime was closed")

@@ -46,14 +46,15 @@ type vm struct {
 	errors  *tail // QEMU's stderr
 	exited  chan struct{}
 
-	mutex  sync.Mutex
-	events []qmpMessage
+	mutex   sync.Mutex
+	events  []qmpMessage
+	onEvent func(qmpMessage) // may be nil
 }
 
 // startVM starts a machine in the jail. The files are closed here, whatever happens.
 func startVM(j *jail, program, id string, m machine, files *descriptors, onEvent func(qmpMessage)) (*vm, error) {
 	defer files.close()
-	v := &vm{console: &tail{}, errors: &tail{}, exited: make(chan struct{})}
+	v := &vm{console: &tail{}, errors: &tail{}, exited: make(chan struct{}), onEvent: onEvent}
 	agentConn, agentEnd, err := socketPair()
 	if err != nil {
 		return nil, err
@@ -80,12 +81,7 @@ func startVM(j *jail, program, id string, m machine, files *descriptors, onEvent
 		return nil, errors.Join(fmt.Errorf("starting QEMU: %w", err), agentConn.Close(), monitorConn.Close(), consoleConn.Close())
 	}
 	v.agent = agentConn
-	v.monitor = newQMP(monitorConn, func(message qmpMessage) {
-		v.remember(message)
-		if onEvent != nil {
-			onEvent(message)
-		}
-	})
+	v.monitor = newQMP(monitorConn, v.noticed)
 	go v.console.readFrom(consoleConn)
 	go func() {
 		_ = v.command.Wait() // its state says all
@@ -126,11 +122,33 @@ func (v *vm) kill() {
 	<-v.monitor.done
 }
 
-func (v *vm) remember(message qmpMessage) {
+// noticed remembers an event and passes it on.
+func (v *vm) noticed(message qmpMessage) {
 	v.mutex.Lock()
-	defer v.mutex.Unlock()
 	if len(v.events) < keptEvents {
 		v.events = append(v.events, message)
+	}
+	onEvent := v.onEvent
+	v.mutex.Unlock()
+	if onEvent != nil {
+		onEvent(message)
+	}
+}
+
+// notify lets another hear of events from now on.
+func (v *vm) notify(onEvent func(qmpMessage)) {
+	v.mutex.Lock()
+	defer v.mutex.Unlock()
+	v.onEvent = onEvent
+}
+
+// runs tells whether the process has not ended.
+func (v *vm) runs() bool {
+	select {
+	case <-v.exited:
+		return false
+	default:
+		return true
 	}
 }
 

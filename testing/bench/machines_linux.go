@@ -60,14 +60,18 @@ func (b *bench) machines(ctx context.Context) ([]*section, error) {
 	bootDone := s.row("boot: the first command is done", none, 0)
 	cloned := s.row("clone: the agent answers", booted, answerToBoot)
 	beside := s.row("clone: the agent answers, beside docker", none, answerToDocker)
-	cloneDone := s.row("clone: the first command is done", none, doneToDocker)
+	cloneDone := s.row("clone: the first command is done", none, 0)
 	second := s.row("clone: a second command", none, 0)
+	adopted := s.row("waiting clone: it has heard who it is", booted, 0)
+	adoptedDone := s.row("waiting clone: the first command is done", none, doneToDocker)
 	turns = append(turns,
 		lab.machine(lab.booting, booted, nil, bootDone, nil),
-		lab.machine(lab.cloning, cloned, beside, cloneDone, second))
+		lab.machine(lab.cloning, cloned, beside, cloneDone, second),
+		lab.machine(lab.waiting, adopted, nil, adoptedDone, nil))
 	s.note("Machines of 256 MiB with one vCPU and no network, by %s; times from the call, so that QEMU's start is in them. "+
 		"The agent answers when it has heard what it is to become; the first command is done when `echo` has ended in the sandbox: "+
-		"reseeded, disks mounted, confined. Scratches are made before.", lab.accelerator)
+		"reseeded, disks mounted, confined. Scratches are made before. A waiting clone is what the service takes with pool = 1, its "+
+		"default, unless jobs start faster than clones are made; it was restored, and has rehearsed, before.", lab.accelerator)
 	if err := rounds(ctx, b.rounds, turns, s); err != nil {
 		return nil, err
 	}
@@ -80,23 +84,28 @@ type lab struct {
 	cache            *cache.Cache
 	base             cache.Base
 	booting, cloning *microvm.Runtime
+	waiting          *microvm.Runtime // with one machine in its pool
+	kernel, agent    string
+	dir              string
 	accelerator      microvm.Accelerator
 	answered         chan time.Duration // of the machine that was started last
 	count            int
 }
 
 func (b *bench) startLab(ctx context.Context) (_ *lab, err error) {
-	l := &lab{answered: make(chan time.Duration, 1)}
+	l := &lab{answered: make(chan time.Duration, 1), agent: filepath.Join(b.dir, "bin/airlock-agent"), dir: filepath.Join(b.dir, "machines")}
 	defer func() {
 		if err != nil {
 			l.close()
 		}
 	}()
-	dir := filepath.Join(b.dir, "machines")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if l.kernel, err = guestkernel.Dir(); err != nil {
 		return nil, err
 	}
-	if l.cache, err = cache.New(cache.Options{Dir: filepath.Join(dir, "cache"), RunDir: filepath.Join(dir, "run"), Logger: zerolog.Nop()}); err != nil {
+	if err := os.MkdirAll(l.dir, 0o700); err != nil {
+		return nil, err
+	}
+	if l.cache, err = cache.New(cache.Options{Dir: filepath.Join(l.dir, "cache"), RunDir: filepath.Join(l.dir, "run"), Logger: zerolog.Nop()}); err != nil {
 		return nil, err
 	}
 	if l.base, err = l.cache.Base(ctx, cache.Request{
@@ -104,27 +113,29 @@ func (b *bench) startLab(ctx context.Context) (_ *lab, err error) {
 	}, io.Discard); err != nil {
 		return nil, err
 	}
-	if l.booting, err = l.runtime(b, filepath.Join(dir, "booting"), true); err != nil {
-		return nil, err
-	}
-	if l.cloning, err = l.runtime(b, filepath.Join(dir, "cloning"), false); err != nil {
-		return nil, err
+	for r, edit := range map[**microvm.Runtime]func(*microvm.Options){
+		&l.booting: func(o *microvm.Options) { o.NoTemplates = true },
+		&l.cloning: func(*microvm.Options) {},
+		&l.waiting: func(o *microvm.Options) { o.Pool = 1 },
+	} {
+		if *r, err = l.runtime(edit); err != nil {
+			return nil, err
+		}
 	}
 	if l.accelerator, err = l.booting.Probe(ctx); err != nil {
 		return nil, err
 	}
-	return l, l.cloning.Warm(ctx, machineLimits, false)
+	return l, nil
 }
 
-func (l *lab) runtime(b *bench, dir string, noTemplates bool) (*microvm.Runtime, error) {
-	kernel, err := guestkernel.Dir()
-	if err != nil {
-		return nil, err
+func (l *lab) runtime(edit func(*microvm.Options)) (*microvm.Runtime, error) {
+	l.count++
+	options := microvm.Options{
+		KernelDir: l.kernel, AllowEmulation: true, AgentPath: l.agent, StateDir: filepath.Join(l.dir, "state"),
+		RunDir: filepath.Join(l.dir, fmt.Sprintf("run-%d", l.count)), CgroupParent: filepath.Base(filepath.Dir(l.dir)), Logger: zerolog.New(l),
 	}
-	return microvm.New(microvm.Options{
-		KernelDir: kernel, AllowEmulation: true, NoTemplates: noTemplates, AgentPath: filepath.Join(b.dir, "bin/airlock-agent"),
-		StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"), CgroupParent: filepath.Base(b.dir), Logger: zerolog.New(l),
-	})
+	edit(&options)
+	return microvm.New(options)
 }
 
 // Write takes the events of the runtimes, and keeps what they say of a machine that has started.
@@ -147,6 +158,9 @@ func (l *lab) machine(r *microvm.Runtime, answer, same, first, second *series) t
 			return err
 		}
 		defer discard()
+		if err := r.Warm(ctx, machineLimits, false); err != nil { // nothing for those that boot
+			return err
+		}
 		began := time.Now()
 		sandbox, err := r.Create(ctx, spec)
 		if err != nil {
@@ -194,41 +208,68 @@ func echo(ctx context.Context, sandbox isolation.Sandbox) error {
 	return err
 }
 
-// idle measures the memory of clones that do nothing.
-func (l *lab) idle(ctx context.Context, s *section) (err error) {
+// idle measures the memory of clones that do nothing: those that wait, and those that were made sandboxes.
+func (l *lab) idle(ctx context.Context, s *section) error {
 	s.note("PSS of QEMU, which counts what clones share with each other by its share; measured half a second after the last has started. " +
-		"What the template's own file holds is not in it: it is there once, whatever the number.")
-	var living []isolation.Sandbox
-	defer func() {
-		for _, sandbox := range living {
-			err = errors.Join(err, sandbox.Destroy(context.WithoutCancel(ctx)))
-		}
-	}()
+		"A waiting clone was restored, and its agent answers; one that is emulated and has rehearsed, as with the default, is larger. " +
+		"A ready sandbox has mounted its disks and run nothing yet. What the template's own file holds is not in it: it is there once, whatever the number.")
 	for _, n := range idleClones {
-		for len(living) < n {
-			spec, discard, err := l.spec(ctx)
-			if err != nil {
-				return err
-			}
-			defer discard()
-			sandbox, err := l.cloning.Create(ctx, spec)
-			if err != nil {
-				return err
-			}
-			<-l.answered
-			living = append(living, sandbox)
+		if err := l.idleWaiting(ctx, n, true, s); err != nil {
+			return err
 		}
-		time.Sleep(500 * time.Millisecond)
-		pss, err := machinesPSS()
+	}
+	if err := l.idleWaiting(ctx, 10, false, s); err != nil {
+		return err
+	}
+	return l.idleSandboxes(ctx, s)
+}
+
+// idleWaiting measures n clones of a pool.
+func (l *lab) idleWaiting(ctx context.Context, n int, plain bool, s *section) (err error) {
+	r, err := l.runtime(func(o *microvm.Options) { o.Pool, o.NoRehearsal = n, plain })
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	if err := r.Warm(ctx, machineLimits, false); err != nil {
+		return err
+	}
+	name, target := fmt.Sprintf("each of %d idle clones", n), int64(0)
+	if !plain {
+		name = fmt.Sprintf("each of %d that have rehearsed", n)
+	} else if n == idleClones[len(idleClones)-1] {
+		target = idleTarget
+	}
+	return s.weigh(name, n, target)
+}
+
+// idleSandboxes measures clones that were made sandboxes.
+func (l *lab) idleSandboxes(ctx context.Context, s *section) (err error) {
+	const n = 10
+	for range n {
+		spec, discard, err := l.spec(ctx)
 		if err != nil {
 			return err
 		}
-		target := int64(0)
-		if n == idleClones[len(idleClones)-1] {
-			target = idleTarget
+		defer discard()
+		sandbox, err := l.cloning.Create(ctx, spec)
+		if err != nil {
+			return err
 		}
-		s.sizes = append(s.sizes, size{fmt.Sprintf("each of %d idle clones", n), pss / int64(n), target})
+		<-l.answered
+		defer func() { _ = sandbox.Destroy(context.WithoutCancel(ctx)) }()
 	}
+	return s.weigh(fmt.Sprintf("each of %d ready sandboxes", n), n, 0)
+}
+
+// weigh adds what each of n machines takes in half a second.
+func (s *section) weigh(name string, n int, target int64) error {
+	time.Sleep(500 * time.Millisecond)
+	pss, err := machinesPSS()
+	if err != nil {
+		return err
+	}
+	s.sizes = append(s.sizes, size{name, pss / int64(n), target})
 	return nil
 }
 
@@ -272,7 +313,7 @@ func processPSS(pid string) (int64, error) {
 
 // close gives everything back; it may be called on half a lab.
 func (l *lab) close() {
-	for _, r := range []*microvm.Runtime{l.booting, l.cloning} {
+	for _, r := range []*microvm.Runtime{l.booting, l.cloning, l.waiting} {
 		if r != nil {
 			_ = r.Close()
 		}
