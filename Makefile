@@ -28,7 +28,7 @@ PROTOC_PLUGINS := $(TOOLS)/protoc-$(PROTOC_GEN_GO_VERSION)-$(PROTOC_GEN_GO_GRPC_
 # Packages under test at once. The tests of several packages use this host's network and cgroups, and most wait
 # rather than compute.
 TEST_PARALLEL ?= 2
-TEST_TIMEOUT  ?= 15m
+TEST_TIMEOUT  ?= 25m
 LEDGER        := /testing/(e2e|ledger)$$
 FUZZ_TIME     ?= 20s
 ROUNDS        ?= 30

@@ -38,7 +38,7 @@ func (r *Runtime) Create(ctx context.Context, spec isolation.Spec) (isolation.Sa
 	if _, err := r.Probe(ctx); err != nil { // whatever it is, another host may have what this one lacks
 		return nil, fault.Systemf("making sandbox %s: %w", spec.ID, err)
 	}
-	defer r.locks.lock(spec.ID)()
+	defer r.locks.Lock(spec.ID)()
 	if err := os.Mkdir(filepath.Join(r.machines, spec.ID), 0o700); err != nil {
 		if errors.Is(err, fs.ErrExist) {
 			err = fmt.Errorf("there is a sandbox of that id already: %w", err)

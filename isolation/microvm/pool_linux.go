@@ -41,7 +41,7 @@ type pool struct {
 	changed  chan struct{} // closed, and made anew, at every change
 	failures int           // in a row
 	ctx      context.Context
-	cancel   context.CancelFunc // at close
+	cancel   context.CancelCauseFunc // at close
 	work     sync.WaitGroup
 }
 
@@ -51,7 +51,7 @@ func (p *pool) lock() (unlock func()) {
 	if p.wanted == nil {
 		p.wanted, p.waiting, p.raising = map[shape]bool{}, map[shape][]*vm{}, map[shape]int{}
 		p.changed, p.slots = make(chan struct{}), make(chan struct{}, raisedAtOnce)
-		p.ctx, p.cancel = context.WithCancel(context.Background())
+		p.ctx, p.cancel = context.WithCancelCause(context.Background())
 	}
 	return p.mutex.Unlock
 }
@@ -79,7 +79,7 @@ func (p *pool) take(s shape) *vm {
 // close ends all that wait.
 func (p *pool) close() {
 	unlock := p.lock()
-	p.cancel()
+	p.cancel(errors.New("the runtime is closed"))
 	unlock()
 	p.work.Wait()
 	defer p.lock()()

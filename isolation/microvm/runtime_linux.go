@@ -18,6 +18,7 @@ import (
 	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/isolation/cgroup"
+	"github.com/airlock-ci/airlock/isolation/keylock"
 )
 
 // Options is what a Runtime needs to know about its host.
@@ -62,7 +63,7 @@ type Runtime struct {
 	cgroups   cgroup.Tree
 	templates templates
 	pool      pool
-	locks     keyedLock
+	locks     keylock.Locks
 	logger    zerolog.Logger
 
 	// probing is held for the seconds that finding the accelerator may take, mutex for moments.
@@ -186,7 +187,7 @@ func (r *Runtime) Destroy(ctx context.Context, id string) error {
 	if !validID.MatchString(id) {
 		return fault.Systemf("destroying a sandbox: %q is no sandbox id", id)
 	}
-	defer r.locks.lock(id)()
+	defer r.locks.Lock(id)()
 	return r.remove(ctx, id)
 }
 

@@ -37,7 +37,7 @@ func (r *Runtime) Create(ctx context.Context, spec isolation.Spec) (isolation.Sa
 	if err := checkSpec(spec); err != nil {
 		return nil, err
 	}
-	defer r.locks.lock(spec.ID)()
+	defer r.locks.Lock(spec.ID)()
 	expected := make(chan struct{})
 	go func() { defer close(expected); r.cgroups.ExpectMove() }()
 	defer func() { <-expected }()

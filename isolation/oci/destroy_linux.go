@@ -21,7 +21,7 @@ func (r *Runtime) Destroy(ctx context.Context, id string) error {
 	if !validID.MatchString(id) {
 		return fault.Systemf("destroying a sandbox: %q is no sandbox id", id)
 	}
-	defer r.locks.lock(id)()
+	defer r.locks.Lock(id)()
 	return r.remove(ctx, id)
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/isolation/cgroup"
+	"github.com/airlock-ci/airlock/isolation/keylock"
 	"github.com/airlock-ci/airlock/isolation/layout"
 )
 
@@ -50,7 +51,7 @@ type Runtime struct {
 	profile   profile
 	filter    compiledFilter
 	logger    zerolog.Logger
-	locks     keyedLock
+	locks     keylock.Locks
 }
 
 var _ isolation.Runtime = (*Runtime)(nil)
