@@ -3,6 +3,7 @@ package jobs
 import (
 	"context"
 	"io"
+	"time"
 
 	"github.com/airlock-ci/airlock/executor/gitlab"
 	"github.com/airlock-ci/airlock/isolation"
@@ -13,39 +14,39 @@ import (
 
 // Policy turns the facts of a job into a decision.
 type Policy interface {
-	// Decide returns the decision, or a refusal: an error of class admin whose message the author sees.
+	// Decide returns the decision, or a refusal: an error of class admin whose message the author sees. With a
+	// refusal the decision has its Rule, Policy and Notes.
 	Decide(ctx context.Context, facts Facts) (Decision, error)
-}
-
-// Facts is what is known about a job, by who vouches for it.
-type Facts struct {
-	// Job is the parsed job response: its attested part and its claimed part are told apart by its fields.
-	Job *gitlab.JobResponse
-	// RunnerClass is the administrator's --runner-class argument; empty when there was none.
-	RunnerClass string
-	// Administrator says that this is no job but `airlock run`: what is asked for is attested then.
-	Administrator bool
-	// Requested is the level that was asked for, or zero.
-	Requested isolation.Level
-	// Network is the network that was asked for, or empty.
-	Network string
 }
 
 // Decision is what the policy allows a job.
 type Decision struct {
 	Level isolation.Level
-	// Reason names, for the job log, the rule that decided.
+	// Rule is the name of the rule that decided, "default" when none did.
+	Rule string
+	// Policy is the digest of the policy in force, "sha256:...".
+	Policy string
+	// Reason says, for the job log, what decided.
 	Reason string
+	// Notes are further lines for the job log: what was not believed, not known, or asked for in vain.
+	Notes  []string
 	Limits isolation.Limits
+	// Timeout ends the job after its preparation began; 0 leaves it to GitLab.
+	Timeout time.Duration
 	// Network is "nat" or "none".
 	Network string
 	// AllowedImages are doublestar patterns; empty allows every image.
 	AllowedImages []string
+	// AllowedServices are the patterns for the images of services; empty allows every one.
+	AllowedServices []string
 	// PullPolicies are the allowed ones, the first is the default.
 	PullPolicies []string
 	// CacheScope is "project" (kept between the jobs of one project) or "job".
 	CacheScope string
 }
+
+// DefaultRule is the name under which a decision that no rule made is counted.
+const DefaultRule = "default"
 
 // Layers gives bases and scratches: package cache.
 type Layers interface {

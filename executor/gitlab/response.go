@@ -29,6 +29,9 @@ type JobResponse struct {
 	Services    []Image       `json:"services"`
 	Credentials []Credentials `json:"credentials"`
 	RunnerInfo  RunnerInfo    `json:"runner_info"`
+	// Variables are claimed, all of them: those of .gitlab-ci.yml override GitLab's own, duplicates are kept.
+	Variables     []Variable    `json:"variables"`
+	PolicyOptions PolicyOptions `json:"policy_options"`
 }
 
 // JobInfo says which project and pipeline the job belongs to. Name and Stage are claimed, the rest attested.
@@ -39,15 +42,58 @@ type JobInfo struct {
 	ProjectFullPath *string `json:"project_full_path"`
 	PipelineID      *int64  `json:"pipeline_id"`
 	UserID          *int64  `json:"user_id"`
+
+	NamespaceID     Lenient[int64]  `json:"namespace_id"`
+	RootNamespaceID Lenient[int64]  `json:"root_namespace_id"`
+	OrganizationID  Lenient[int64]  `json:"organization_id"`
+	InstanceID      Lenient[string] `json:"instance_id"`
 }
 
 // GitInfo says what is built. All of it is attested by GitLab. RepoURL contains the job token.
 type GitInfo struct {
-	RepoURL   string  `json:"repo_url"`
-	Ref       *string `json:"ref"`
-	RefType   *string `json:"ref_type"`
-	SHA       *string `json:"sha"`
-	Protected *bool   `json:"protected"`
+	RepoURL   string            `json:"repo_url"`
+	Ref       *string           `json:"ref"`
+	RefType   *string           `json:"ref_type"`
+	SHA       *string           `json:"sha"`
+	Refspecs  Lenient[[]string] `json:"refspecs"`
+	Protected *bool             `json:"protected"`
+}
+
+// PolicyOptions says whether a security policy of GitLab's, not .gitlab-ci.yml, made the job. Attested.
+type PolicyOptions struct {
+	ExecutionPolicyJob Lenient[bool]   `json:"execution_policy_job"`
+	PolicyName         Lenient[string] `json:"policy_name"`
+}
+
+// Variable is one of the job's variables.
+type Variable struct {
+	Key   string `json:"key"`
+	Value Secret `json:"value"`
+}
+
+// Secret is a string that no format verb, and no encoder, writes out.
+type Secret string
+
+// String hides the secret, as GoString and MarshalText do.
+func (Secret) String() string { return "[hidden]" }
+
+// GoString is String, for %#v.
+func (Secret) GoString() string { return "[hidden]" }
+
+// MarshalText hides the secret in JSON.
+func (Secret) MarshalText() ([]byte, error) { return []byte("[hidden]"), nil }
+
+// Lenient is a value that is nil, unknown, when the key was absent, null or of another type than expected: no
+// release of GitLab that changes such a key shall make jobs fail, and what is unknown is not trusted.
+type Lenient[T any] struct{ Value *T }
+
+// UnmarshalJSON never fails.
+func (l *Lenient[T]) UnmarshalJSON(data []byte) error {
+	var value *T
+	if json.Unmarshal(data, &value) == nil {
+		l.Value = value
+	}
+	return nil
 }
 
 // RunnerInfo carries the job's time-out in seconds.

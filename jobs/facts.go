@@ -1,0 +1,316 @@
+package jobs
+
+import (
+	"net/url"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/airlock-ci/airlock/executor/gitlab"
+	"github.com/airlock-ci/airlock/isolation"
+)
+
+// Facts is what is known about a job, by who vouches for it. Its parts stay apart; FactTable gives each statement
+// a name and a provenance.
+type Facts struct {
+	// Job is the parsed job response: its attested part and its claimed part are told apart by its fields.
+	Job *gitlab.JobResponse
+	// RunnerClass is the administrator's --runner-class argument; empty when there was none.
+	RunnerClass string
+	// Identity holds the claims of the job's id token once it was verified; nil else.
+	Identity *Identity
+	// IdentityProblem says, for the job log, why an id token that the job carried was not believed. It never
+	// quotes the token.
+	IdentityProblem string
+	// Administrator says that this is no job but `airlock run`: what is asked for is attested then.
+	Administrator bool
+	// Requested is the level that was asked for, or zero.
+	Requested isolation.Level
+	// Network is the network that was asked for, or empty.
+	Network string
+}
+
+// Identity is what a verified id token of GitLab's says. A nil field is unknown, as in gitlab.JobResponse.
+type Identity struct {
+	JobID, ProjectID, NamespaceID, UserID, PipelineID, RunnerID *int64
+
+	ProjectPath, NamespacePath, ProjectVisibility *string
+	UserLogin, UserAccessLevel                    *string
+	PipelineSource, Ref, RefType, SHA             *string
+	Environment, RunnerEnvironment                *string
+	CIConfigRefURI                                *string
+
+	RefProtected, EnvironmentProtected *bool
+}
+
+// Provenance says who vouches for a fact.
+type Provenance string
+
+// The provenances. Only Attested facts may raise trust.
+const (
+	// Attested facts come from GitLab or from the administrator; no job's author can forge them.
+	Attested Provenance = "attested"
+	// Claimed facts are what a job's author writes, or may overwrite.
+	Claimed Provenance = "claimed"
+)
+
+// Kind is the type of a fact's value.
+type Kind int
+
+// The kinds, with the Go type of a known value.
+const (
+	Truth  Kind = iota + 1 // bool
+	Number                 // int64
+	Text                   // string
+	Texts                  // []string
+	Table                  // map[string]string
+)
+
+// FactDefinition is one statement that can be made about a job.
+type FactDefinition struct {
+	// Name is "git.protected": a group and a name in it.
+	Name       string
+	Kind       Kind
+	Provenance Provenance
+	// Meaning is one line for people.
+	Meaning string
+	// Read returns the value, nil when it is unknown. Unknown is neither false nor empty.
+	Read func(Facts) any
+}
+
+// Source says where a fact came from, for people.
+func (d FactDefinition) Source() string {
+	group, _, _ := strings.Cut(d.Name, ".")
+	switch group {
+	case "runner":
+		return "the administrator's --runner-class"
+	case "id":
+		return "a verified id token"
+	case "claimed":
+		return "the job's author"
+	default:
+		return "GitLab's job response"
+	}
+}
+
+// Bounds of what a fact holds. What goes beyond them is no fact of an honest job: it is unknown.
+const (
+	maxText      = 4 << 10 // bytes
+	maxTexts     = 256     // items
+	maxVariables = 10000
+	maxValue     = 256 << 10 // bytes of a variable's value
+)
+
+// FactTable returns every fact that can be known about a job. The order is that of the documentation.
+func FactTable() []FactDefinition {
+	var table []FactDefinition
+	table = append(table, responseFacts()...)
+	table = append(table, identityFacts()...)
+	return append(table, claimedFacts()...)
+}
+
+func responseFacts() []FactDefinition {
+	number := func(name, meaning string, field func(*gitlab.JobResponse) *int64) FactDefinition {
+		return FactDefinition{name, Number, Attested, meaning, func(f Facts) any { return known(field(f.Job)) }}
+	}
+	text := func(name, meaning string, field func(*gitlab.JobResponse) *string) FactDefinition {
+		return FactDefinition{name, Text, Attested, meaning, func(f Facts) any { return plain(field(f.Job)) }}
+	}
+	truth := func(name, meaning string, field func(*gitlab.JobResponse) *bool) FactDefinition {
+		return FactDefinition{name, Truth, Attested, meaning, func(f Facts) any { return known(field(f.Job)) }}
+	}
+	type job = *gitlab.JobResponse
+	return []FactDefinition{
+		number("job.id", "the job", func(j job) *int64 { return positive(&j.ID) }),
+		number("job.project_id", "its project", func(j job) *int64 { return positive(j.JobInfo.ProjectID) }),
+		text("job.project_path", "its project's full path", func(j job) *string { return j.JobInfo.ProjectFullPath }),
+		number("job.namespace_id", "the group or user that the project is in", func(j job) *int64 { return positive(j.JobInfo.NamespaceID.Value) }),
+		number("job.root_namespace_id", "the top-level group of that", func(j job) *int64 { return positive(j.JobInfo.RootNamespaceID.Value) }),
+		number("job.organization_id", "the organization of that", func(j job) *int64 { return positive(j.JobInfo.OrganizationID.Value) }),
+		text("job.instance_id", "the GitLab instance", func(j job) *string { return j.JobInfo.InstanceID.Value }),
+		number("job.pipeline_id", "its pipeline", func(j job) *int64 { return positive(j.JobInfo.PipelineID) }),
+		number("job.user_id", "who started it; never raises trust", func(j job) *int64 { return positive(j.JobInfo.UserID) }),
+		number("job.timeout", "its time-out in seconds", func(j job) *int64 { return positive(j.RunnerInfo.Timeout) }),
+		truth("job.policy_job", "a security policy of GitLab's made it", func(j job) *bool { return j.PolicyOptions.ExecutionPolicyJob.Value }),
+		text("job.policy_name", "that policy's name", func(j job) *string { return j.PolicyOptions.PolicyName.Value }),
+
+		truth("git.protected", "its ref is protected", func(j job) *bool { return j.GitInfo.Protected }),
+		text("git.ref", "the branch, tag or refs/merge-requests/... that is built", func(j job) *string { return j.GitInfo.Ref }),
+		text("git.ref_type", `"branch" or "tag"`, func(j job) *string { return j.GitInfo.RefType }),
+		{"git.merge_request", Truth, Attested, "a ref or refspec of it is below refs/merge-requests/", isMergeRequest},
+		text("git.sha", "the commit", func(j job) *string { return j.GitInfo.SHA }),
+		{"git.repo_url", Text, Attested, "the repository's URL, without credentials", repositoryURL},
+		{"git.refspecs", Texts, Attested, "what is fetched", func(f Facts) any { return plainList(f.Job.GitInfo.Refspecs.Value) }},
+
+		{"runner.class", Text, Attested, "the --runner-class of the runner that called", func(f Facts) any {
+			if f.RunnerClass == "" {
+				return nil
+			}
+			return plain(&f.RunnerClass)
+		}},
+	}
+}
+
+func identityFacts() []FactDefinition {
+	define := func(name string, kind Kind, meaning string, field func(*Identity) any) FactDefinition {
+		return FactDefinition{name, kind, Attested, meaning, func(f Facts) any {
+			if f.Identity == nil {
+				return nil
+			}
+			return field(f.Identity)
+		}}
+	}
+	type id = *Identity
+	return []FactDefinition{
+		define("id.job_id", Number, "the job", func(i id) any { return known(positive(i.JobID)) }),
+		define("id.project_id", Number, "its project", func(i id) any { return known(positive(i.ProjectID)) }),
+		define("id.project_path", Text, "its project's full path", func(i id) any { return plain(i.ProjectPath) }),
+		define("id.project_visibility", Text, `"private", "internal" or "public"`, func(i id) any { return plain(i.ProjectVisibility) }),
+		define("id.namespace_id", Number, "the group or user that the project is in", func(i id) any { return known(positive(i.NamespaceID)) }),
+		define("id.namespace_path", Text, "that group's or user's full path", func(i id) any { return plain(i.NamespacePath) }),
+		define("id.user_id", Number, "who started it; never raises trust", func(i id) any { return known(positive(i.UserID)) }),
+		define("id.user_login", Text, "that user's name; never raises trust", func(i id) any { return plain(i.UserLogin) }),
+		define("id.user_access_level", Text, "that user's role in the project; never raises trust", func(i id) any { return plain(i.UserAccessLevel) }),
+		define("id.pipeline_id", Number, "its pipeline", func(i id) any { return known(positive(i.PipelineID)) }),
+		define("id.pipeline_source", Text, "what started the pipeline; never raises trust", func(i id) any { return plain(i.PipelineSource) }),
+		define("id.ref", Text, "the branch or tag", func(i id) any { return plain(i.Ref) }),
+		define("id.ref_type", Text, `"branch" or "tag"`, func(i id) any { return plain(i.RefType) }),
+		define("id.ref_protected", Truth, "its ref is protected", func(i id) any { return known(i.RefProtected) }),
+		define("id.sha", Text, "the commit", func(i id) any { return plain(i.SHA) }),
+		define("id.environment", Text, "the environment that it deploys to", func(i id) any { return plain(i.Environment) }),
+		define("id.environment_protected", Truth, "that environment is protected", func(i id) any { return known(i.EnvironmentProtected) }),
+		define("id.runner_id", Number, "the runner", func(i id) any { return known(positive(i.RunnerID)) }),
+		define("id.runner_environment", Text, `"gitlab-hosted" or "self-hosted"`, func(i id) any { return plain(i.RunnerEnvironment) }),
+		define("id.ci_config_ref_uri", Text, "the .gitlab-ci.yml in force, with project and ref", func(i id) any { return plain(i.CIConfigRefURI) }),
+	}
+}
+
+func claimedFacts() []FactDefinition {
+	define := func(name string, kind Kind, meaning string, read func(*gitlab.JobResponse) any) FactDefinition {
+		return FactDefinition{name, kind, Claimed, meaning, func(f Facts) any { return read(f.Job) }}
+	}
+	type job = *gitlab.JobResponse
+	return []FactDefinition{
+		define("claimed.job_name", Text, "the job's name", func(j job) any { return bounded(j.JobInfo.Name) }),
+		define("claimed.stage", Text, "its stage", func(j job) any { return bounded(j.JobInfo.Stage) }),
+		define("claimed.image", Text, "what image: names; empty when it names none", func(j job) any { return bounded(j.Image.Name) }),
+		define("claimed.pull_policies", Texts, "what image:pull_policy names", func(j job) any { return boundedList(j.Image.PullPolicies) }),
+		define("claimed.services", Texts, "the images that services: names", func(j job) any { return boundedList(serviceNames(j)) }),
+		define("claimed.variables", Table, "every variable, the last of several with one name", variables),
+	}
+}
+
+// isMergeRequest tells what GitLab builds for merge requests. Without a ref it is unknown.
+func isMergeRequest(f Facts) any {
+	const mergeRequests = "refs/merge-requests/"
+	git := f.Job.GitInfo
+	ref, ok := plain(git.Ref).(string)
+	if !ok {
+		return nil
+	}
+	if strings.HasPrefix(ref, mergeRequests) {
+		return true
+	}
+	if git.Refspecs.Value != nil {
+		for _, spec := range *git.Refspecs.Value {
+			if strings.Contains(spec, mergeRequests) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// repositoryURL leaves out the job token.
+func repositoryURL(f Facts) any {
+	u, err := url.Parse(f.Job.GitInfo.RepoURL)
+	if err != nil || f.Job.GitInfo.RepoURL == "" || u.Host == "" {
+		return nil
+	}
+	clean := (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
+	return plain(&clean)
+}
+
+func serviceNames(job *gitlab.JobResponse) []string {
+	names := make([]string, 0, len(job.Services))
+	for _, service := range job.Services {
+		names = append(names, service.Name)
+	}
+	return names
+}
+
+func variables(job *gitlab.JobResponse) any {
+	if len(job.Variables) > maxVariables {
+		return nil
+	}
+	table := make(map[string]string, len(job.Variables))
+	for _, v := range job.Variables {
+		if len(v.Key) > maxText || len(v.Value) > maxValue {
+			return nil
+		}
+		table[v.Key] = string(v.Value)
+	}
+	return table
+}
+
+// known returns what a pointer points to, nil for none. An interface that holds a nil pointer would not be nil.
+func known[T any](value *T) any {
+	if value == nil {
+		return nil
+	}
+	return *value
+}
+
+// positive takes ids: GitLab has none that is zero or less.
+func positive(id *int64) *int64 {
+	if id == nil || *id <= 0 {
+		return nil
+	}
+	return id
+}
+
+// plain takes a text that GitLab attested, unless it is empty, absurdly long, or has characters that no name of
+// GitLab's has: a prefix of such a text might be a name that a rule trusts.
+func plain(text *string) any {
+	if text == nil || !isPlain(*text) {
+		return nil
+	}
+	return *text
+}
+
+func isPlain(text string) bool {
+	strange := func(r rune) bool { return unicode.IsControl(r) || r == utf8.RuneError }
+	return text != "" && len(text) <= maxText && !strings.ContainsFunc(text, strange)
+}
+
+func plainList(list *[]string) any {
+	if list == nil || len(*list) > maxTexts {
+		return nil
+	}
+	for _, text := range *list {
+		if !isPlain(text) {
+			return nil
+		}
+	}
+	return *list
+}
+
+// bounded takes what an author wrote, whatever it is, up to a size.
+func bounded(text string) any {
+	if len(text) > maxText {
+		return nil
+	}
+	return text
+}
+
+func boundedList(list []string) any {
+	if len(list) > maxTexts {
+		return nil
+	}
+	for _, text := range list {
+		if len(text) > maxText {
+			return nil
+		}
+	}
+	return list
+}
