@@ -95,10 +95,10 @@ func (d FactDefinition) Source() string {
 
 // Bounds of what a fact holds. What goes beyond them is no fact of an honest job: it is unknown.
 const (
-	maxText      = 4 << 10 // bytes
-	maxTexts     = 256     // items
-	maxVariables = 10000
-	maxValue     = 256 << 10 // bytes of a variable's value
+	MaxText      = 4 << 10 // bytes
+	MaxTexts     = 256     // items
+	MaxVariables = 10000
+	MaxVariable  = 256 << 10 // bytes of a variable's value
 )
 
 // FactTable returns every fact that can be known about a job. The order is that of the documentation.
@@ -240,12 +240,12 @@ func serviceNames(job *gitlab.JobResponse) []string {
 }
 
 func variables(job *gitlab.JobResponse) any {
-	if len(job.Variables) > maxVariables {
+	if len(job.Variables) > MaxVariables {
 		return nil
 	}
 	table := make(map[string]string, len(job.Variables))
 	for _, v := range job.Variables {
-		if len(v.Key) > maxText || len(v.Value) > maxValue {
+		if len(v.Key) > MaxText || len(v.Value) > MaxVariable {
 			return nil
 		}
 		table[v.Key] = string(v.Value)
@@ -280,11 +280,11 @@ func plain(text *string) any {
 
 func isPlain(text string) bool {
 	strange := func(r rune) bool { return unicode.IsControl(r) || r == utf8.RuneError }
-	return text != "" && len(text) <= maxText && !strings.ContainsFunc(text, strange)
+	return text != "" && len(text) <= MaxText && !strings.ContainsFunc(text, strange)
 }
 
 func plainList(list *[]string) any {
-	if list == nil || len(*list) > maxTexts {
+	if list == nil || len(*list) > MaxTexts {
 		return nil
 	}
 	for _, text := range *list {
@@ -297,18 +297,18 @@ func plainList(list *[]string) any {
 
 // bounded takes what an author wrote, whatever it is, up to a size.
 func bounded(text string) any {
-	if len(text) > maxText {
+	if len(text) > MaxText {
 		return nil
 	}
 	return text
 }
 
 func boundedList(list []string) any {
-	if len(list) > maxTexts {
+	if len(list) > MaxTexts {
 		return nil
 	}
 	for _, text := range list {
-		if len(text) > maxText {
+		if len(text) > MaxText {
 			return nil
 		}
 	}

@@ -29,7 +29,9 @@ type Decision struct {
 	// Reason says, for the job log, what decided.
 	Reason string
 	// Notes are further lines for the job log: what was not believed, not known, or asked for in vain.
-	Notes  []string
+	Notes []string
+	// Doubts say, for the executor's log, which rules could not be evaluated, and why.
+	Doubts []string
 	Limits isolation.Limits
 	// Timeout ends the job after its preparation began; 0 leaves it to GitLab.
 	Timeout time.Duration

@@ -27,8 +27,9 @@ func TestFixedGivesEveryJobTheConfiguredDecision(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d, err := fixed.Decide(t.Context(), facts)
 			require.NoError(t, err)
+			require.Regexp(t, `^sha256:[0-9a-f]{64}$`, d.Policy)
 			require.Equal(t, jobs.Decision{
-				Level: isolation.HypervisorLevel, Reason: `isolation = "hypervisor" in the runner's configuration`,
+				Level: isolation.HypervisorLevel, Rule: "default", Policy: d.Policy, Reason: `isolation = "hypervisor" in the runner's configuration`,
 				Limits: isolation.Limits{Memory: 1}, Network: "nat",
 				AllowedImages: []string{"a/**"}, PullPolicies: []string{"always"}, CacheScope: "project",
 			}, d)
@@ -40,7 +41,9 @@ func TestAnAdministratorMayAskForMore(t *testing.T) {
 	fixed := policy.Fixed{Level: isolation.HypervisorLevel, Network: "nat", AllowedImages: []string{"a/**"}, CacheScope: "project"}
 	d, err := fixed.Decide(t.Context(), jobs.Facts{Administrator: true, Requested: isolation.ProcessLevel, Network: "none"})
 	require.NoError(t, err)
-	require.Equal(t, jobs.Decision{Level: isolation.ProcessLevel, Reason: "the administrator asked for it", Network: "none", CacheScope: "job"}, d)
+	require.Equal(t, jobs.Decision{
+		Level: isolation.ProcessLevel, Rule: "default", Policy: d.Policy, Reason: "the administrator asked for it", Network: "none", CacheScope: "job",
+	}, d)
 
 	d, err = fixed.Decide(t.Context(), jobs.Facts{Administrator: true})
 	require.NoError(t, err)
@@ -50,4 +53,22 @@ func TestAnAdministratorMayAskForMore(t *testing.T) {
 	_, err = fixed.Decide(t.Context(), jobs.Facts{Administrator: true, Network: "host"})
 	require.ErrorContains(t, err, `unknown network "host"`)
 	require.Equal(t, fault.Admin, fault.ClassOf(err))
+}
+
+func TestFixedHeedsAWishForMore(t *testing.T) {
+	wish := func(values ...string) *gitlab.JobResponse {
+		job := &gitlab.JobResponse{ID: 1}
+		for _, value := range values {
+			job.Variables = append(job.Variables, gitlab.Variable{Key: policy.WishVariable, Value: gitlab.Secret(value)})
+		}
+		return job
+	}
+	for _, level := range []isolation.Level{isolation.ProcessLevel, isolation.HypervisorLevel} {
+		d, err := policy.Fixed{Level: level}.Decide(t.Context(), jobs.Facts{Job: wish("hypervisor", "process")})
+		require.NoError(t, err)
+		require.Equal(t, isolation.HypervisorLevel, d.Level)
+		d, err = policy.Fixed{Level: level}.Decide(t.Context(), jobs.Facts{Job: wish("process", "")})
+		require.NoError(t, err)
+		require.Equal(t, level, d.Level)
+	}
 }

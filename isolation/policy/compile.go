@@ -1,0 +1,255 @@
+package policy
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common"
+	"cel.dev/cel-go/common/ast"
+
+	"github.com/airlock-ci/airlock/jobs"
+)
+
+// maxRules is how many rules a policy may have.
+const maxRules = 500
+
+// Policy is a compiled policy. It is immutable and safe for concurrent use.
+type Policy struct {
+	base   Grant
+	rules  []*rule
+	table  map[string]jobs.FactDefinition
+	digest string
+}
+
+// rule is a compiled rule.
+type rule struct {
+	Rule
+	grant   Grant
+	reads   []string
+	program cel.Program
+	tree    *ast.AST
+	// widens are the respects in which it gives more than the default.
+	widens []respect
+	// onlyGives is true when it is in no respect stricter than the default: in doubt, it does not match.
+	onlyGives bool
+}
+
+// Problem is one thing that is wrong with a policy, or worth a second look.
+type Problem struct {
+	// Rule is the rule's index, from 0.
+	Rule int
+	// Key is "name", "when", "isolation" and so on.
+	Key string
+	// Offset is where in When the problem is, in bytes from 0.
+	Offset          int
+	Message, Remedy string
+}
+
+// Compile checks and compiles a policy. It returns nil and at least one problem when the policy cannot be used.
+func Compile(src Source) (*Policy, []Problem) {
+	p := &Policy{base: src.Default, table: map[string]jobs.FactDefinition{}, digest: digest(src)}
+	facts := jobs.FactTable()
+	for _, fact := range facts {
+		p.table[fact.Name] = fact
+	}
+	env, err := newEnvironment(facts)
+	if err != nil {
+		return nil, []Problem{{Message: err.Error(), Remedy: "this is a mistake of Airlock's own: report it"}}
+	}
+	c := &compiler{policy: p, env: env, guard: newGuard(facts)}
+	for i, r := range src.Rules {
+		c.rule(i, r)
+	}
+	if len(src.Rules) > maxRules {
+		c.add(maxRules, "name", 0, fmt.Sprintf("there are %d rules, more than %d", len(src.Rules), maxRules), "join rules with || or in")
+	}
+	if len(c.problems) > 0 {
+		return nil, c.problems
+	}
+	return p, nil
+}
+
+func newGuard(facts []jobs.FactDefinition) *guard {
+	g := &guard{claimed: map[string]bool{}, attested: map[string]bool{}, distrusted: distrusted()}
+	for _, fact := range facts {
+		g.claimed[fact.Name] = fact.Provenance == jobs.Claimed
+		g.attested[fact.Name] = fact.Provenance == jobs.Attested
+	}
+	return g
+}
+
+// Digest identifies the policy: "sha256:..." of its default and its rules.
+func (p *Policy) Digest() string { return p.digest }
+
+type compiler struct {
+	policy   *Policy
+	env      *cel.Env
+	guard    *guard
+	problems []Problem
+}
+
+func (c *compiler) add(rule int, key string, offset int, message, remedy string) {
+	c.problems = append(c.problems, Problem{rule, key, offset, message, remedy})
+}
+
+var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
+
+func (c *compiler) rule(i int, src Rule) {
+	if !namePattern.MatchString(src.Name) || src.Name == jobs.DefaultRule {
+		c.add(i, "name", 0, fmt.Sprintf("%q is not a rule's name", src.Name),
+			`write letters, digits, "_", "-" and ".", 64 at most, and not "default"`)
+	} else if slices.ContainsFunc(c.policy.rules, func(r *rule) bool { return r.Name == src.Name }) {
+		c.add(i, "name", 0, fmt.Sprintf("there is a rule %q already", src.Name), "give each rule a name of its own")
+	}
+	r := &rule{Rule: src, grant: src.grant(c.policy.base)}
+	c.policy.rules = append(c.policy.rules, r)
+	if src.Reject == "" {
+		r.widens = widened(r.grant, c.policy.base)
+		r.onlyGives = len(r.widens) > 0 && !narrows(r.grant, c.policy.base)
+	}
+	if checked := c.check(i, src.When); checked != nil {
+		c.plan(i, r, checked)
+	}
+}
+
+// check parses and types an expression.
+func (c *compiler) check(i int, when string) *cel.Ast {
+	if strings.TrimSpace(when) == "" {
+		c.add(i, "when", 0, "the expression is empty", `write a condition, as in when = "git.protected"`)
+		return nil
+	}
+	checked, issues := c.env.Compile(when)
+	if issues.Err() != nil {
+		const most = 3
+		for _, e := range issues.Errors()[:min(most, len(issues.Errors()))] {
+			at := offset(when, e.Location)
+			message, remedy := c.explain(when, at, e.Message)
+			c.add(i, "when", at, message, remedy)
+		}
+		return nil
+	}
+	if !checked.OutputType().IsExactType(cel.BoolType) {
+		c.add(i, "when", 0, "it yields "+cel.FormatCELType(checked.OutputType())+", not true or false", `compare it with something, as in git.ref == "main"`)
+		return nil
+	}
+	return checked
+}
+
+var pathPattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)?`)
+
+// explain makes an error of CEL's readable, above all that of a misspelt fact.
+func (c *compiler) explain(when string, at int, message string) (string, string) {
+	message = strings.Join(strings.Fields(message), " ")
+	if strings.HasPrefix(message, "undeclared reference to") {
+		name := pathPattern.FindString(when[at:])
+		if name != "" && c.policy.table[name].Name == "" {
+			return fmt.Sprintf("there is no fact %s", name), suggest(name, c.policy.table)
+		}
+		return message, "the facts and functions are in docs/policy.md"
+	}
+	return message, "correct the expression; docs/policy.md has the facts and examples"
+}
+
+// suggest names the facts of the same group, or the groups.
+func suggest(name string, table map[string]jobs.FactDefinition) string {
+	group, _, _ := strings.Cut(name, ".")
+	var siblings []string
+	groups := map[string]bool{}
+	for known := range table {
+		of, _, _ := strings.Cut(known, ".")
+		groups[of+".*"] = true
+		if of == group {
+			siblings = append(siblings, known)
+		}
+	}
+	if len(siblings) == 0 {
+		for of := range groups {
+			siblings = append(siblings, of)
+		}
+	}
+	slices.Sort(siblings)
+	return "the facts are " + strings.Join(siblings, ", ")
+}
+
+// plan applies the guard rule and makes the program.
+func (c *compiler) plan(i int, r *rule, checked *cel.Ast) {
+	r.tree = checked.NativeRep()
+	r.reads = reads(r.tree.Expr())
+	if len(r.widens) > 0 {
+		if found := c.guard.gap(r.tree.Expr(), true); found != nil {
+			c.add(i, "when", start(r.When, found.expr, r.tree.SourceInfo()),
+				fmt.Sprintf("a job's author alone could satisfy `%s` (%s), and with it this rule, which grants %s",
+					shorten(text(found.expr, r.tree.SourceInfo())), found.why, c.describe(r)),
+				"demand a fact that somebody vouches for beside it, as in git.protected && ... or runner.class == \"protected\" && ...")
+			return
+		}
+	}
+	var err error
+	if r.program, err = program(c.env, checked); err != nil {
+		c.add(i, "when", 0, err.Error(), "make it simpler: compare facts with constants, and loop over claimed facts no more than once")
+	}
+}
+
+// describe says what a rule grants beyond the default.
+func (c *compiler) describe(r *rule) string {
+	var grants []string
+	for _, respect := range r.widens {
+		grants = append(grants, fmt.Sprintf("%s %s instead of %s", respect.key, shorten(respect.show(r.grant)), shorten(respect.show(c.policy.base))))
+	}
+	return strings.Join(grants, ", ")
+}
+
+func shorten(s string) string {
+	const most = 120
+	s = strings.Join(strings.Fields(s), " ")
+	if len(s) > most {
+		return strings.ToValidUTF8(s[:most], "") + "..."
+	}
+	return s
+}
+
+// start is where an expression begins, in bytes: CEL places a call at its operator.
+func start(when string, e ast.Expr, info *ast.SourceInfo) int {
+	first := len(when)
+	ast.PreOrderVisit(e, ast.NewExprVisitor(func(e ast.Expr) {
+		if at := info.GetStartLocation(e.ID()); at != common.NoLocation && at.Line() > 0 {
+			first = min(first, offset(when, at))
+		}
+	}))
+	if first == len(when) {
+		return 0
+	}
+	// A qualified name is placed at its dot, a call at its parenthesis.
+	for first > 0 && first < len(when) && (isNameByte(when[first]) || when[first] == '(') && isNameByte(when[first-1]) {
+		first--
+	}
+	return first
+}
+
+func isNameByte(c byte) bool {
+	return c == '_' || c == '.' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+}
+
+// offset turns CEL's line (from 1) and column (from 0, in characters) into bytes from the beginning.
+func offset(when string, at common.Location) int {
+	begin := 0
+	for range at.Line() - 1 {
+		next := strings.IndexByte(when[begin:], '\n')
+		if next < 0 {
+			break
+		}
+		begin += next + 1
+	}
+	for range at.Column() {
+		if begin >= len(when) {
+			break
+		}
+		_, width := utf8.DecodeRuneInString(when[begin:])
+		begin += width
+	}
+	return begin
+}

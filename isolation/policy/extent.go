@@ -1,0 +1,175 @@
+package policy
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/airlock-ci/airlock/executor/api/bytesize"
+	"github.com/airlock-ci/airlock/isolation"
+)
+
+// respect is one of the respects in which a grant may go beyond another.
+type respect struct {
+	key string
+	// compare is positive when a grants more than b, negative when it grants less; incomparable grants more.
+	compare func(a, b Grant) int
+	// keep copies the respect from src.
+	keep func(dst *Grant, src Grant)
+	show func(g Grant) string
+}
+
+// respects are all respects of a grant: who adds a field to Grant adds it here, or a rule could widen it unguarded.
+func respects() []respect {
+	return []respect{
+		{"isolation",
+			func(a, b Grant) int { return cmp.Compare(b.Level, a.Level) },
+			func(dst *Grant, src Grant) { dst.Level = src.Level },
+			func(g Grant) string { return g.Level.String() }},
+		limit("limits.memory", func(l *isolation.Limits) *int64 { return &l.Memory }, bytesize.Format),
+		limit("limits.cpus", func(l *isolation.Limits) *float64 { return &l.CPUs }, func(n float64) string { return fmt.Sprintf("%g", n) }),
+		limit("limits.pids", func(l *isolation.Limits) *int64 { return &l.PIDs }, func(n int64) string { return fmt.Sprint(n) }),
+		limit("limits.scratch", func(l *isolation.Limits) *int64 { return &l.Scratch }, bytesize.Format),
+		{"limits.timeout",
+			func(a, b Grant) int { return compareLimits(a.Timeout, b.Timeout) },
+			func(dst *Grant, src Grant) { dst.Timeout = src.Timeout },
+			func(g Grant) string { return showLimit(g.Timeout, time.Duration.String) }},
+		{"network",
+			func(a, b Grant) int { return compareWords(a.Network, b.Network, "none", "nat") },
+			func(dst *Grant, src Grant) { dst.Network = src.Network },
+			func(g Grant) string { return g.Network }},
+		{"images",
+			func(a, b Grant) int { return compareSets(patternsWithin, a.Images, b.Images) },
+			func(dst *Grant, src Grant) { dst.Images = src.Images },
+			func(g Grant) string { return showPatterns(g.Images) }},
+		{"services",
+			func(a, b Grant) int { return compareSets(patternsWithin, a.Services, b.Services) },
+			func(dst *Grant, src Grant) { dst.Services = src.Services },
+			func(g Grant) string { return showPatterns(g.Services) }},
+		{"pull_policies",
+			func(a, b Grant) int { return compareSets(within, a.PullPolicies, b.PullPolicies) },
+			func(dst *Grant, src Grant) { dst.PullPolicies = src.PullPolicies },
+			func(g Grant) string { return strings.Join(g.PullPolicies, ", ") }},
+		{"cache",
+			func(a, b Grant) int { return compareWords(a.CacheScope, b.CacheScope, "job", "project") },
+			func(dst *Grant, src Grant) { dst.CacheScope = src.CacheScope },
+			func(g Grant) string { return g.CacheScope }},
+	}
+}
+
+// widened returns the respects in which g goes beyond base.
+func widened(g, base Grant) []respect {
+	return slices.DeleteFunc(respects(), func(r respect) bool { return r.compare(g, base) <= 0 })
+}
+
+// narrows tells whether g is stricter than base in any respect.
+func narrows(g, base Grant) bool {
+	return slices.ContainsFunc(respects(), func(r respect) bool { return r.compare(g, base) < 0 })
+}
+
+// stricter is g, but nowhere beyond base.
+func stricter(g, base Grant) Grant {
+	for _, r := range widened(g, base) {
+		r.keep(&g, base)
+	}
+	return g
+}
+
+type number interface {
+	~int64 | ~float64
+}
+
+func limit[T number](key string, field func(*isolation.Limits) *T, format func(T) string) respect {
+	return respect{key,
+		func(a, b Grant) int { return compareLimits(*field(&a.Limits), *field(&b.Limits)) },
+		func(dst *Grant, src Grant) { *field(&dst.Limits) = *field(&src.Limits) },
+		func(g Grant) string { return showLimit(*field(&g.Limits), format) }}
+}
+
+// compareLimits compares limits of which 0 is none.
+func compareLimits[T number](a, b T) int {
+	switch {
+	case a == b:
+		return 0
+	case a == 0:
+		return 1
+	case b == 0:
+		return -1
+	default:
+		return cmp.Compare(a, b)
+	}
+}
+
+func showLimit[T number](n T, format func(T) string) string {
+	if n == 0 {
+		return "no limit"
+	}
+	return format(n)
+}
+
+// compareWords compares words that stand from the strictest to the widest. An unknown word is beyond them all.
+func compareWords(a, b string, words ...string) int {
+	rank := func(word string) int {
+		if i := slices.Index(words, word); i >= 0 {
+			return i
+		}
+		return len(words)
+	}
+	return cmp.Compare(rank(a), rank(b))
+}
+
+func showPatterns(patterns []string) string {
+	if len(patterns) == 0 {
+		return "all"
+	}
+	return strings.Join(patterns, ", ")
+}
+
+// compareSets compares what two lists allow. Lists that allow different things count as wider.
+func compareSets(within func(a, b []string) bool, a, b []string) int {
+	inB, inA := within(a, b), within(b, a)
+	switch {
+	case inB && inA:
+		return 0
+	case inB:
+		return -1
+	default:
+		return 1
+	}
+}
+
+func within(a, b []string) bool {
+	return !slices.ContainsFunc(a, func(item string) bool { return !slices.Contains(b, item) })
+}
+
+// patternsWithin tells whether surely all that the patterns a allow is allowed by b: they are compared as written.
+func patternsWithin(a, b []string) bool {
+	allowedByA, forbiddenByA := splitPatterns(a)
+	allowedByB, forbiddenByB := splitPatterns(b)
+	if !within(forbiddenByB, forbiddenByA) {
+		return false
+	}
+	switch {
+	case len(allowedByB) == 0:
+		return true
+	case len(allowedByA) == 0:
+		return slices.Contains(allowedByB, "**")
+	default:
+		return slices.Contains(allowedByB, "**") || within(allowedByA, allowedByB)
+	}
+}
+
+// splitPatterns tells the patterns that allow from those that forbid; with none of the first, everything else is
+// allowed.
+func splitPatterns(patterns []string) (allowed, forbidden []string) {
+	for _, pattern := range patterns {
+		if strings.HasPrefix(pattern, "!") {
+			forbidden = append(forbidden, pattern)
+		} else {
+			allowed = append(allowed, pattern)
+		}
+	}
+	return allowed, forbidden
+}
