@@ -126,9 +126,8 @@ func (c *compiler) check(i int, when string) *cel.Ast {
 	if issues.Err() != nil {
 		const most = 3
 		for _, e := range issues.Errors()[:min(most, len(issues.Errors()))] {
-			at := offset(when, e.Location)
-			message, remedy := c.explain(when, at, e.Message)
-			c.add(i, "when", at, message, remedy)
+			message, remedy := explain(e.Message)
+			c.add(i, "when", beginning(when, offset(when, e.Location)), message, remedy)
 		}
 		return nil
 	}
@@ -139,40 +138,20 @@ func (c *compiler) check(i int, when string) *cel.Ast {
 	return checked
 }
 
-var pathPattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)?`)
+var undeclared = regexp.MustCompile(`^undeclared reference to '([^']*)'(?: \(did you mean '([^']*)'\?\))?`)
 
 // explain makes an error of CEL's readable, above all that of a misspelt fact.
-func (c *compiler) explain(when string, at int, message string) (string, string) {
+func explain(message string) (string, string) {
 	message = strings.Join(strings.Fields(message), " ")
-	if strings.HasPrefix(message, "undeclared reference to") {
-		name := pathPattern.FindString(when[at:])
-		if name != "" && c.policy.table[name].Name == "" {
-			return fmt.Sprintf("there is no fact %s", name), suggest(name, c.policy.table)
-		}
-		return message, "the facts and functions are in docs/policy.md"
+	match := undeclared.FindStringSubmatch(message)
+	switch {
+	case match == nil:
+		return message, "correct the expression; docs/policy.md has the facts and examples"
+	case match[2] != "":
+		return "there is no fact " + match[1], "did you mean " + match[2] + "?"
+	default:
+		return "there is no fact or function " + match[1], "docs/policy.md has the facts and functions"
 	}
-	return message, "correct the expression; docs/policy.md has the facts and examples"
-}
-
-// suggest names the facts of the same group, or the groups.
-func suggest(name string, table map[string]jobs.FactDefinition) string {
-	group, _, _ := strings.Cut(name, ".")
-	var siblings []string
-	groups := map[string]bool{}
-	for known := range table {
-		of, _, _ := strings.Cut(known, ".")
-		groups[of+".*"] = true
-		if of == group {
-			siblings = append(siblings, known)
-		}
-	}
-	if len(siblings) == 0 {
-		for of := range groups {
-			siblings = append(siblings, of)
-		}
-	}
-	slices.Sort(siblings)
-	return "the facts are " + strings.Join(siblings, ", ")
 }
 
 // plan applies the guard rule and makes the program.
@@ -223,11 +202,15 @@ func start(when string, e ast.Expr, info *ast.SourceInfo) int {
 	if first == len(when) {
 		return 0
 	}
-	// A qualified name is placed at its dot, a call at its parenthesis.
-	for first > 0 && first < len(when) && (isNameByte(when[first]) || when[first] == '(') && isNameByte(when[first-1]) {
-		first--
+	return beginning(when, first)
+}
+
+// beginning goes back to where a name begins: CEL places a qualified name at its dot, a call at its parenthesis.
+func beginning(when string, at int) int {
+	for at > 0 && at < len(when) && (isNameByte(when[at]) || when[at] == '(') && isNameByte(when[at-1]) {
+		at--
 	}
-	return first
+	return at
 }
 
 func isNameByte(c byte) bool {

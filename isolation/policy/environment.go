@@ -18,7 +18,10 @@ const (
 	maxExpression = 4096 // characters
 	maxNodes      = 1000 // of the syntax tree
 	maxDepth      = 60
-	// maxCost is what an expression may cost at the worst, in CEL's units: some tens of nanoseconds each.
+	// maxEstimate is what an expression may cost for the most hostile job there can be, in CEL's units: some tens of
+	// nanoseconds each. What costs more is a mistake that can be told when the policy is loaded.
+	maxEstimate = 100_000_000
+	// maxCost is where the evaluation for one job ends, in doubt.
 	maxCost = 1_000_000
 	// cheap is the worst cost up to which an evaluation need not be watched.
 	cheap = 20_000
@@ -42,7 +45,7 @@ func newEnvironment(facts []jobs.FactDefinition) (*cel.Env, error) {
 		cel.EnableMacroCallTracking(),
 		cel.ParserExpressionSizeLimit(maxExpression),
 		cel.ExpressionNodeLimit(maxNodes),
-		cel.ExpressionNestingDepthLimit(maxDepth),
+		cel.ParserRecursionLimit(maxDepth),
 	}
 	for _, fact := range facts {
 		options = append(options, cel.VariableWithDoc(fact.Name, celType(fact.Kind), fact.Meaning))
@@ -97,8 +100,8 @@ func program(env *cel.Env, checked *cel.Ast) (cel.Program, error) {
 	if err != nil {
 		return nil, err
 	}
-	if estimate.Max > maxCost {
-		return nil, fmt.Errorf("it may cost %d units for the most hostile job, which is more than %d", estimate.Max, maxCost)
+	if estimate.Max > maxEstimate {
+		return nil, fmt.Errorf("it may cost %d units for the most hostile job, which is more than %d", estimate.Max, maxEstimate)
 	}
 	options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize)}
 	if estimate.Max > cheap {

@@ -15,6 +15,8 @@ type Source struct {
 	Default Grant
 	// Rules are tried in order; the first that matches decides alone.
 	Rules []Rule
+	// IDToken says which id tokens are believed; it is part of the digest only.
+	IDToken string
 }
 
 // Grant is what a job gets.
