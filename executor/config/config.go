@@ -16,9 +16,11 @@ const DefaultPath = "/etc/airlock/config.toml"
 
 // Config is the whole configuration, defaults filled in.
 type Config struct {
-	// Isolation is the level of every job, until rules say more; default hypervisor: who says nothing gets
-	// the stronger one.
+	// Isolation is the level of every job, and with a policy of the jobs that no rule matches; default hypervisor:
+	// who says nothing gets the stronger one.
 	Isolation isolation.Level
+	// Policy is [policy]; nil without it.
+	Policy *Policy
 
 	// Image is used for jobs without image:. Empty: such jobs are refused.
 	Image string

@@ -15,18 +15,37 @@ type entry struct {
 	keyAt position
 	at    position // of the value; of the key where the parser gives none
 	items []position
+	// rawOffset and rawLength are the range of the value's text in the file; a length of 0 is unknown.
+	rawOffset, rawLength int
+}
+
+// document is what a file says.
+type document struct {
+	data    []byte
+	entries []entry
+	rules   []ruleTable
+	// hasPolicy is true when there is anything of [policy], an empty table included.
+	hasPolicy bool
+	// idTokenAt is where [policy.id_token] begins.
+	idTokenAt position
+}
+
+// ruleTable is one [[policy.rules]]; its entries have the keys "name", "limits.memory" and so on.
+type ruleTable struct {
+	at      position
+	entries []entry
 }
 
 // readDocument returns the document's keys in their order. The values are go-toml's own decoding; its parser
 // is walked a second time for the positions, which the decoder keeps to itself. A document that is no TOML is
 // one problem and has no entries.
-func readDocument(data []byte, all *Error) []entry {
+func readDocument(data []byte, all *Error) document {
 	var values map[string]any
 	if err := toml.Unmarshal(data, &values); err != nil {
 		all.add(syntaxProblem(err))
-		return nil
+		return document{}
 	}
-	w := walk{values: values, all: all}
+	w := walk{values: values, all: all, document: document{data: data}}
 	w.parser.Reset(data)
 	var table []string
 	for w.parser.NextExpression() {
@@ -44,7 +63,7 @@ func readDocument(data []byte, all *Error) []entry {
 			}
 		}
 	}
-	return w.entries
+	return w.document
 }
 
 func syntaxProblem(err error) (at position, key, message, remedy string) {
@@ -60,26 +79,39 @@ func syntaxProblem(err error) (at position, key, message, remedy string) {
 
 // walk collects entries from the parser's expressions.
 type walk struct {
-	parser  unstable.Parser
-	values  map[string]any
-	entries []entry
-	all     *Error
-	skip    bool // below a table that was reported as a whole
+	document
+	parser unstable.Parser
+	values map[string]any
+	all    *Error
+	skip   bool // below a table that was reported as a whole
+	inRule bool // below [[policy.rules]]
 }
+
+// rulesTable is the name of the table that there may be any number of.
+const rulesTable = "policy.rules"
 
 // table starts [path]. One that Airlock does not know is reported once, without its keys.
 func (w *walk) table(path []string, node *unstable.Node) {
 	name := dotted(path)
-	w.skip = !isTable(name)
-	if w.skip {
+	w.inRule = len(w.rules) > 0 && strings.HasPrefix(name, rulesTable+".")
+	w.skip = !isTable(name) && !w.inRule
+	w.note(name, w.at(node.Key()))
+	switch {
+	case name == rulesTable:
+		w.all.add(w.at(node.Key()), name, "there may be several", "write [["+name+"]]")
+	case w.skip:
 		w.all.add(w.at(node.Key()), name, "unknown table", suggestTable(name))
 	}
 }
 
 func (w *walk) arrayTable(path []string, node *unstable.Node) {
 	name := dotted(path)
-	w.skip = true
+	w.skip = name != rulesTable
+	w.inRule = !w.skip
 	switch {
+	case w.inRule:
+		w.hasPolicy = true
+		w.rules = append(w.rules, ruleTable{at: w.at(node.Key())})
 	case isTable(name):
 		w.all.add(w.at(node.Key()), name, "is a single table", "write ["+name+"]")
 	case name == "runners":
@@ -90,23 +122,38 @@ func (w *walk) arrayTable(path []string, node *unstable.Node) {
 	}
 }
 
+// note remembers that there is a policy, and where its id tokens are described.
+func (w *walk) note(name string, at position) {
+	w.hasPolicy = w.hasPolicy || name == "policy" || strings.HasPrefix(name, "policy.")
+	if name == "policy.id_token" {
+		w.idTokenAt = at
+	}
+}
+
 func (w *walk) keyValue(table []string, node *unstable.Node) {
 	path, keyAt := w.path(table, node.Key())
 	name := dotted(path)
 	value := node.Value()
-	if value.Kind == unstable.InlineTable && isTable(name) {
+	w.note(name, keyAt)
+	limits := w.inRule && name == rulesTable+".limits"
+	if value.Kind == unstable.InlineTable && (isTable(name) || limits) {
 		for it := value.Children(); it.Next(); {
 			w.keyValue(path, it.Node())
 		}
 		return
 	}
-	if isTable(name) {
+	switch {
+	case isTable(name) || limits:
 		w.all.add(keyAt, name, "is a table", "write ["+name+"] on a line of its own and its keys below")
+		return
+	case name == rulesTable:
+		w.all.add(keyAt, name, "its rules are tables", "write each below a line [["+name+"]] of its own")
 		return
 	}
 	e := entry{key: name, value: w.lookup(path), keyAt: keyAt, at: keyAt}
 	if value.Raw.Length > 0 {
 		e.at = w.position(value)
+		e.rawOffset, e.rawLength = int(value.Raw.Offset), int(value.Raw.Length)
 	}
 	for it := value.Children(); value.Kind == unstable.Array && it.Next(); {
 		at := e.at
@@ -115,7 +162,13 @@ func (w *walk) keyValue(table []string, node *unstable.Node) {
 		}
 		e.items = append(e.items, at)
 	}
-	w.entries = append(w.entries, e)
+	if !w.inRule {
+		w.entries = append(w.entries, e)
+		return
+	}
+	e.key = strings.TrimPrefix(e.key, rulesTable+".")
+	last := &w.rules[len(w.rules)-1]
+	last.entries = append(last.entries, e)
 }
 
 // path returns the parts of a key below table, and where the key begins.
@@ -142,6 +195,9 @@ func (w *walk) position(node *unstable.Node) position {
 func (w *walk) lookup(path []string) any {
 	var value any = w.values
 	for _, part := range path {
+		if list, ok := value.([]any); ok && w.inRule && len(w.rules) <= len(list) {
+			value = list[len(w.rules)-1]
+		}
 		table, ok := value.(map[string]any)
 		if !ok {
 			return nil

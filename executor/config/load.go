@@ -38,10 +38,11 @@ func Parse(data []byte, path string) (*Config, error) {
 		return nil, fault.Adminf("%s is larger than %d bytes, too large for a configuration; name the right file with --config", path, maxSize)
 	}
 	all := &Error{Path: path}
-	entries := readDocument(data, all)
+	doc := readDocument(data, all)
 	c := Default()
-	given := apply(c, entries, all)
+	given := apply(c, doc.entries, all)
 	settle(c, given, all)
+	settlePolicy(c, doc, given, all)
 	if len(all.Problems) > 0 {
 		slices.SortStableFunc(all.Problems, func(a, b Problem) int { return a.position().compare(b.position()) })
 		return nil, fault.Adminf("%w", all)
@@ -84,7 +85,7 @@ func defaultGroup() string {
 
 // apply hands every entry to its key and returns the entries of known keys, by key.
 func apply(c *Config, entries []entry, all *Error) map[string]entry {
-	table := keys()
+	table := allKeys()
 	given := map[string]entry{}
 	for _, e := range entries {
 		i := slices.IndexFunc(table, func(k key) bool { return k.name == e.key })

@@ -6,14 +6,17 @@ import (
 )
 
 // isTable tells whether name is a table of the configuration: "network", "cache".
-func isTable(name string) bool { return slices.Contains(tables(keys()), name) }
+func isTable(name string) bool { return slices.Contains(tables(allKeys()), name) }
+
+// allKeys returns the keys of all tables.
+func allKeys() []key { return append(keys(), policyKeys()...) }
 
 // tables returns the names of all tables, in the order of their keys.
 func tables(known []key) []string {
 	var names []string
 	for _, k := range known {
-		if table, _, ok := strings.Cut(k.name, "."); ok && !slices.Contains(names, table) {
-			names = append(names, table)
+		if dot := strings.LastIndexByte(k.name, '.'); dot >= 0 && !slices.Contains(names, k.name[:dot]) {
+			names = append(names, k.name[:dot])
 		}
 	}
 	return names
@@ -32,7 +35,7 @@ func suggest(name string, known []key) string {
 }
 
 func suggestTable(name string) string {
-	names := tables(keys())
+	names := append(tables(allKeys()), "["+rulesTable+"]")
 	if best := nearest(name, names); best != "" {
 		return "did you mean [" + best + "]?"
 	}
@@ -41,8 +44,8 @@ func suggestTable(name string) string {
 
 // describe names a key as an administrator would write it: "bridge in [network]".
 func describe(name string) string {
-	if table, key, ok := strings.Cut(name, "."); ok {
-		return key + " in [" + table + "]"
+	if dot := strings.LastIndexByte(name, '.'); dot >= 0 {
+		return name[dot+1:] + " in [" + name[:dot] + "]"
 	}
 	return name
 }

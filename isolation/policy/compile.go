@@ -11,6 +11,7 @@ import (
 	"cel.dev/cel-go/common"
 	"cel.dev/cel-go/common/ast"
 
+	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/jobs"
 )
 
@@ -34,8 +35,9 @@ type rule struct {
 	tree    *ast.AST
 	// widens are the respects in which it gives more than the default.
 	widens []respect
-	// onlyGives is true when it is in no respect stricter than the default: in doubt, it does not match.
-	onlyGives bool
+	// weakens is true when it gives more than the default in any respect, and no stronger level: in doubt, it does
+	// not match.
+	weakens bool
 }
 
 // Problem is one thing that is wrong with a policy, or worth a second look.
@@ -85,6 +87,20 @@ func newGuard(facts []jobs.FactDefinition) *guard {
 // Digest identifies the policy: "sha256:..." of its default and its rules.
 func (p *Policy) Digest() string { return p.digest }
 
+// Reads returns the names of the facts that rule i reads.
+func (p *Policy) Reads(i int) []string { return p.rules[i].reads }
+
+// Levels returns all levels that the policy can grant, the default's first.
+func (p *Policy) Levels() []isolation.Level {
+	levels := []isolation.Level{p.base.Level}
+	for _, r := range p.rules {
+		if r.Reject == "" && !slices.Contains(levels, r.grant.Level) {
+			levels = append(levels, r.grant.Level)
+		}
+	}
+	return levels
+}
+
 type compiler struct {
 	policy   *Policy
 	env      *cel.Env
@@ -109,7 +125,7 @@ func (c *compiler) rule(i int, src Rule) {
 	c.policy.rules = append(c.policy.rules, r)
 	if src.Reject == "" {
 		r.widens = widened(r.grant, c.policy.base)
-		r.onlyGives = len(r.widens) > 0 && !narrows(r.grant, c.policy.base)
+		r.weakens = len(r.widens) > 0 && r.grant.Level <= c.policy.base.Level
 	}
 	if checked := c.check(i, src.When); checked != nil {
 		c.plan(i, r, checked)

@@ -19,8 +19,8 @@ const WishVariable = "AIRLOCK_ISOLATION"
 var _ jobs.Policy = (*Policy)(nil)
 
 // Decide returns what the first rule that matches says, or the default. It is total: a rule that cannot be
-// evaluated, because a fact is unknown or it grows too costly, does not match when it would only give more; when it
-// would be stricter in some respect, it decides, and gives nothing beyond the default.
+// evaluated, because a fact is unknown or it grows too costly, does not match when it would give more than the default; any
+// other decides then, and gives nothing beyond the default.
 func (p *Policy) Decide(_ context.Context, facts jobs.Facts) (jobs.Decision, error) {
 	if facts.Administrator {
 		return administer(p.base, p.digest, facts)
@@ -59,7 +59,7 @@ func (p *Policy) judge(facts jobs.Facts, observe func(r *rule, o outcome, why st
 		switch {
 		case o == matched:
 			grant, reason = r.grant, fmt.Sprintf("rule %q of the policy matched", r.Name)
-		case o == doubtful && r.onlyGives:
+		case o == doubtful && r.weakens:
 			doubts = append(doubts, fmt.Sprintf("rule %q gives nothing: %s", r.Name, why))
 			continue
 		case o == doubtful:

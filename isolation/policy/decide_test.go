@@ -54,6 +54,8 @@ func TestDecide(t *testing.T) {
 			func() jobs.Facts { f := job(t, unknown); f.RunnerClass = "protected"; return f }(), isolation.HypervisorLevel, "strict",
 			`rule "strict" of the policy is in doubt (git.merge_request is unknown), and doubt counts against a job`,
 			[]string{`rule "strict" counts as matched: git.merge_request is unknown`}, nil},
+		{"doubt about a rule that is weaker in one respect and stricter in another", []policy.Rule{{Name: "mixed", When: `git.protected`, Isolation: ptr(isolation.ProcessLevel), Network: ptr("none")}},
+			job(t, unknown), isolation.HypervisorLevel, "default", "no rule", []string{`rule "mixed" gives nothing: git.protected is unknown`}, nil},
 		{"doubt about a rule without effect ends at the default", []policy.Rule{{Name: "nothing", When: `git.protected`}, weakening(`runner.class == "protected"`)},
 			func() jobs.Facts { f := job(t, unknown); f.RunnerClass = "protected"; return f }(), isolation.HypervisorLevel, "nothing", "is in doubt",
 			[]string{`rule "nothing" counts as matched: git.protected is unknown`}, nil},
@@ -114,14 +116,15 @@ func TestEverythingThatARuleGrants(t *testing.T) {
 	}, d)
 }
 
-// TestInDoubtAMixedRuleGivesNothing has a rule that goes beyond the default in every respect but one.
+// TestInDoubtAMixedRuleGivesNothing has a rule with a stronger level that goes beyond the default in all other respects
+// but one.
 func TestInDoubtAMixedRuleGivesNothing(t *testing.T) {
 	narrow := policy.Grant{
-		Level: isolation.HypervisorLevel, Limits: isolation.Limits{Memory: 4 << 30, CPUs: 1, PIDs: 100, Scratch: 1 << 30}, Timeout: time.Minute,
+		Level: isolation.ProcessLevel, Limits: isolation.Limits{Memory: 4 << 30, CPUs: 1, PIDs: 100, Scratch: 1 << 30}, Timeout: time.Minute,
 		Network: "none", Images: []string{"debian:*"}, Services: []string{"postgres:*"}, PullPolicies: []string{"always"}, CacheScope: "job",
 	}
 	wide := policy.Rule{
-		Name: "mixed", When: `git.protected`, Isolation: ptr(isolation.ProcessLevel), Memory: ptr(int64(1 << 30)), CPUs: ptr(0.0), PIDs: ptr(int64(0)),
+		Name: "mixed", When: `git.protected`, Isolation: ptr(isolation.HypervisorLevel), Memory: ptr(int64(1 << 30)), CPUs: ptr(0.0), PIDs: ptr(int64(0)),
 		Scratch: ptr(int64(2 << 30)), Timeout: ptr(time.Hour), Network: ptr("nat"), Images: []string{"**"}, Services: []string{"**"},
 		PullPolicies: []string{"always", "never"}, CacheScope: ptr("project"),
 	}
@@ -129,7 +132,7 @@ func TestInDoubtAMixedRuleGivesNothing(t *testing.T) {
 	require.Empty(t, problems)
 	e := p.Explain(job(t, honest))
 	require.Equal(t, &policy.Outcome{
-		Isolation: "process", Memory: 1 << 30, Scratch: 2 << 30, Timeout: 3600, Network: "nat", Images: []string{"**"}, Services: []string{"**"},
+		Isolation: "hypervisor", Memory: 1 << 30, Scratch: 2 << 30, Timeout: 3600, Network: "nat", Images: []string{"**"}, Services: []string{"**"},
 		PullPolicies: []string{"always", "never"}, Cache: "project",
 	}, e.Decision)
 	e = p.Explain(job(t, unknown))
@@ -291,7 +294,7 @@ func TestExplain(t *testing.T) {
 		outcomes[s.Name] = s.Outcome
 	}
 	require.Equal(t, map[string]string{"no-forks": "did not match", "id": "could not be evaluated", "weaker": "matched", "rest": "not reached"}, outcomes)
-	require.Contains(t, e.Rules[1].Why, "id.ref_protected is unknown; it only gives, so in doubt it does not match")
+	require.Contains(t, e.Rules[1].Why, "id.ref_protected is unknown; it gives more than the default, so in doubt it does not match")
 	require.Equal(t, []policy.Fact{
 		{Name: "git.protected", Known: true, Value: true, Provenance: jobs.Attested, Source: "GitLab's job response"},
 		{Name: "claimed.variables", Known: true, Value: "1 variables, not shown", Provenance: jobs.Claimed, Source: "the job's author"},

@@ -80,10 +80,10 @@ func (p *Policy) Explain(facts jobs.Facts) Explanation {
 }
 
 func consequence(r *rule) string {
-	if r.onlyGives {
-		return "it only gives, so in doubt it does not match"
+	if r.weakens {
+		return "it gives more than the default, so in doubt it does not match"
 	}
-	return "it is stricter than the default, so in doubt it decides, and gives nothing beyond the default"
+	return "it gives no more than the default, so in doubt it decides, and gives nothing beyond the default"
 }
 
 func newOutcome(d jobs.Decision) *Outcome {

@@ -47,7 +47,7 @@ func (p *Policy) gives(r *rule) bool { return r.Reject == "" && r.grant.Level < 
 // escapable tells whether an author avoids rule i by other claims, to end at a rule that gives more.
 func (p *Policy) escapable(i int) bool {
 	r := p.rules[i]
-	if r.onlyGives || len(r.reads) == 0 {
+	if r.weakens || len(r.reads) == 0 {
 		return false
 	}
 	for _, name := range r.reads {
