@@ -154,7 +154,7 @@ func (c *Cache) fetch(ctx context.Context, p *pull) (err error) {
 		return err
 	}
 	image := &imageRecord{Digest: p.content.digest, Created: time.Now(), Repos: map[string]bool{p.repo: p.private},
-		Config: Config{Env: config.Config.Env, User: config.Config.User, WorkingDir: config.Config.WorkingDir}}
+		Config: Config{Env: config.Config.Env, User: config.Config.User, WorkingDir: config.Config.WorkingDir, OSVersion: config.OSVersion}}
 	pinAll := func(by int) {
 		for _, id := range config.RootFS.DiffIDs {
 			c.store.pin(id.String(), by)

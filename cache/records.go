@@ -18,6 +18,8 @@ type Config struct {
 	User string `json:"user,omitempty"`
 	// WorkingDir is an absolute path or empty.
 	WorkingDir string `json:"working_dir,omitempty"`
+	// OSVersion is the build of Windows that the image was made for, "10.0.20348.169"; empty for other systems.
+	OSVersion string `json:"os_version,omitempty"`
 }
 
 // imageRecord is one unpacked image. It is immutable but for Repos.

@@ -21,13 +21,13 @@ func (s *Service) announce(sess *session, log io.Writer) {
 		source = "pulled, " + bytesize.Format(sess.base.Bytes)
 	}
 	fmt.Fprintf(log, "Image %s, %s (%s)\n", sess.base.Image, sess.base.Digest, source)
-	fmt.Fprintf(log, "Limits: %s; network %s\n", describeLimits(d.Limits), d.Network)
+	fmt.Fprintf(log, "Limits: %s; network %s\n", describeLimits(d.Limits, d.Timeout), d.Network)
 	var steps []string
 	for _, step := range sess.steps {
 		steps = append(steps, fmt.Sprintf("%s %s", step.Name, round(time.Duration(step.Nanoseconds))))
 	}
 	fmt.Fprintf(log, "Sandbox %s ready in %s (%s)\n", sess.id, round(time.Since(sess.created)), strings.Join(steps, ", "))
-	event := sess.log.Info().Str("isolation", d.Level.String()).Str("reason", d.Reason).
+	event := sess.log.Info().Str("isolation", d.Level.String()).Str("rule", d.Rule).Str("policy", d.Policy).Str("reason", d.Reason).
 		Str("image", sess.base.Image).Str("digest", sess.base.Digest).Bool("pulled", sess.base.Pulled)
 	for _, step := range sess.steps {
 		event = event.Dur(step.Name+"_ms", time.Duration(step.Nanoseconds))
@@ -54,7 +54,7 @@ func describeLevel(level isolation.Level, runtime string) string {
 	return "process isolation (container sharing the host's kernel, " + runtime + ")"
 }
 
-func describeLimits(l isolation.Limits) string {
+func describeLimits(l isolation.Limits, timeout time.Duration) string {
 	var parts []string
 	if l.Memory > 0 {
 		parts = append(parts, bytesize.Format(l.Memory)+" memory")
@@ -68,8 +68,11 @@ func describeLimits(l isolation.Limits) string {
 	if l.Scratch > 0 {
 		parts = append(parts, bytesize.Format(l.Scratch)+" disk")
 	}
+	if timeout > 0 {
+		parts = append(parts, timeout.String()+" time")
+	}
 	if len(parts) == 0 {
-		return "none"
+		parts = append(parts, "none")
 	}
 	return strings.Join(parts, ", ")
 }

@@ -40,6 +40,9 @@ func (s *Service) end(ctx context.Context, sess *session, cause error) error {
 			ctx, cancel := context.WithTimeoutCause(ctx, cleanupTimeout, errors.New("the destruction took too long"))
 			defer cancel()
 			<-sess.prepared // prepare sees the cause, and undoes nothing itself
+			if sess.overtime != nil {
+				sess.overtime.Stop()
+			}
 			sess.endErr = s.destroy(ctx, sess)
 		}()
 	})

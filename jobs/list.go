@@ -65,6 +65,7 @@ func (sess *session) info() *api.SandboxInfo {
 	d := sess.decision
 	info.Isolation, info.Reason, info.Network, info.Address = d.Level.String(), d.Reason, d.Network, sess.network.Address
 	info.MemoryLimitBytes, info.Cpus, info.PidsLimit, info.ScratchBytes = d.Limits.Memory, d.Limits.CPUs, d.Limits.PIDs, d.Limits.Scratch
+	info.Rule, info.Policy = d.Rule, d.Policy
 	info.Image, info.Digest = sess.base.Image, sess.base.Digest
 	if sess.runtime != nil {
 		info.Runtime = sess.runtime.Name()

@@ -50,6 +50,55 @@ type Decision struct {
 // DefaultRule is the name under which a decision that no rule made is counted.
 const DefaultRule = "default"
 
+// Identities verifies id tokens: package jobs/idtoken.
+type Identities interface {
+	// Verify returns what the job's id token says, nil when the job carries none. An error says why the token is not
+	// believed; it never quotes it.
+	Verify(ctx context.Context, job *gitlab.JobResponse) (*Identity, error)
+}
+
+// Audit keeps what was decided about every job: package jobs/audit.
+type Audit interface {
+	// Record returns when the entry is written. A job whose decision cannot be recorded is not run.
+	Record(entry AuditEntry) error
+}
+
+// AuditEntry is one decision, as the audit log has it. It never holds a secret, nor what a job's author claims.
+type AuditEntry struct {
+	Time    time.Time `json:"time"`
+	Sandbox string    `json:"sandbox"`
+	// Outcome is "granted", "rejected", or "raised": the level of an earlier entry was raised.
+	Outcome string `json:"outcome"`
+	// Isolation is empty when the job was rejected.
+	Isolation string `json:"isolation,omitempty"`
+	Rule      string `json:"rule"`
+	Policy    string `json:"policy"`
+	Reason    string `json:"reason"`
+	// Doubts say which rules could not be evaluated, and why.
+	Doubts []string `json:"doubts,omitempty"`
+
+	// What is attested about the job; unknown facts are left out.
+	JobID       int64  `json:"job_id"`
+	ProjectID   *int64 `json:"project_id,omitempty"`
+	Project     string `json:"project,omitempty"`
+	PipelineID  *int64 `json:"pipeline_id,omitempty"`
+	UserID      *int64 `json:"user_id,omitempty"`
+	Ref         string `json:"ref,omitempty"`
+	Protected   *bool  `json:"protected,omitempty"`
+	RunnerClass string `json:"runner_class,omitempty"`
+	// IDToken is "verified", "not believed" or empty: there was none.
+	IDToken string `json:"id_token,omitempty"`
+
+	// What was granted; 0 is no limit.
+	Network        string  `json:"network,omitempty"`
+	CacheScope     string  `json:"cache,omitempty"`
+	Memory         int64   `json:"memory_bytes,omitempty"`
+	CPUs           float64 `json:"cpus,omitempty"`
+	PIDs           int64   `json:"pids,omitempty"`
+	Scratch        int64   `json:"scratch_bytes,omitempty"`
+	TimeoutSeconds float64 `json:"timeout_seconds,omitempty"`
+}
+
 // Layers gives bases and scratches: package cache.
 type Layers interface {
 	// Base resolves, authorises, and if necessary pulls and unpacks an image, and leases it to holder until
@@ -88,6 +137,8 @@ type Base struct {
 	Root   isolation.Root
 	Pulled bool  // false: it was in the cache
 	Bytes  int64 // transferred for this request
+	// OSVersion is the build of Windows that the image was made for, "10.0.20348.169"; empty for other systems.
+	OSVersion string
 }
 
 // ScratchRequest asks for a scratch.

@@ -77,7 +77,7 @@ func (s *Service) build(ctx context.Context, sess *session, facts Facts, runnerD
 	if err := failpoint.Hit("prepare/recorded"); err != nil {
 		return err
 	}
-	if err := sess.step("policy", func() error { return s.decide(ctx, sess, settings, facts) }); err != nil {
+	if err := sess.step("policy", func() error { return s.decide(ctx, sess, settings, facts, log) }); err != nil {
 		return err
 	}
 	spec := isolation.Spec{ID: sess.id, Hostname: hostname(sess), Limits: sess.decision.Limits}
@@ -92,15 +92,6 @@ func (s *Service) build(ctx context.Context, sess *session, facts Facts, runnerD
 	}
 	s.announce(sess, log)
 	return nil
-}
-
-// decide asks the policy and finds the runtime of the level it chose.
-func (s *Service) decide(ctx context.Context, sess *session, settings Settings, facts Facts) (err error) {
-	if sess.decision, err = settings.Policy.Decide(ctx, facts); err != nil {
-		return err
-	}
-	sess.runtime, err = s.runtime(sess.decision.Level)
-	return err
 }
 
 // lease finds out which image the job may use and leases its base, and the helper root's.
@@ -120,6 +111,9 @@ func (s *Service) lease(ctx context.Context, sess *session, settings Settings, f
 	if !fromAdmin && !imageAllowed(sess.decision.AllowedImages, image) {
 		return fault.Adminf("the image %q is not one of the allowed images: %s", image, strings.Join(sess.decision.AllowedImages, ", "))
 	}
+	if err := checkServices(sess.decision.AllowedServices, job.Services); err != nil {
+		return err
+	}
 	pullPolicy, err := choosePullPolicy(sess.decision.PullPolicies, job.Image.PullPolicies)
 	if err != nil {
 		return err
@@ -127,12 +121,22 @@ func (s *Service) lease(ctx context.Context, sess *session, settings Settings, f
 	if err := s.intend(ctx, sess, EffectLease); err != nil {
 		return err
 	}
-	sess.base, err = s.layers.Base(ctx, BaseRequest{
+	request := BaseRequest{
 		Image: image, PullPolicy: pullPolicy, Holder: sess.id, Level: sess.decision.Level,
 		Credentials: job.Credentials, Trusted: fromAdmin,
-	}, log)
+	}
+	if sess.base, err = s.layers.Base(ctx, request, log); err != nil {
+		return err
+	}
+	raised, err := s.raiseForBuild(sess, facts)
 	if err != nil {
 		return err
+	}
+	if raised {
+		request.Level = sess.decision.Level
+		if sess.base, err = s.layers.Base(ctx, request, log); err != nil {
+			return err
+		}
 	}
 	spec.Image = sess.base.Root
 	if settings.HelperImage == "" {
@@ -223,6 +227,16 @@ func imageAllowed(patterns []string, image string) bool {
 		allowed = allowed || match
 	}
 	return allowed || onlyNegative
+}
+
+// checkServices applies the patterns for the images of services.
+func checkServices(patterns []string, services []gitlab.Image) error {
+	for _, service := range services {
+		if !imageAllowed(patterns, service.Name) {
+			return fault.Adminf("the service %q is not one of the allowed services: %s", service.Name, strings.Join(patterns, ", "))
+		}
+	}
+	return nil
 }
 
 // choosePullPolicy takes the first policy that the job asks for, if the administrator allows all it names.

@@ -21,6 +21,8 @@ import (
 // Settings are what the administrator may change while jobs run. A job keeps those it was prepared with.
 type Settings struct {
 	Policy Policy
+	// Identities verifies id tokens; nil believes none.
+	Identities Identities
 	// Image is for jobs that name none; empty refuses them.
 	Image string
 	// HelperImage is the helper root's; empty runs the runner's own stages in the job's image.
@@ -41,9 +43,13 @@ type Options struct {
 	// Unavailable says, for a level without a runtime, why this host has none.
 	Unavailable map[isolation.Level]error
 	Journal     Journal
-	Logger      zerolog.Logger
+	// Audit may be nil: then nothing is kept.
+	Audit  Audit
+	Logger zerolog.Logger
 	// Version is Airlock's, for the job log; Instance is the executor process's random name.
 	Version, Instance string
+	// OSVersion is the host's build of Windows, "10.0.20348.169"; empty on other systems.
+	OSVersion string
 }
 
 // Service runs jobs. It is safe for concurrent use.
@@ -57,8 +63,11 @@ type Service struct {
 	log      zerolog.Logger
 	version  string
 	instance string
+	audit    Audit
+	hostOS   string // see Options.OSVersion
 
 	mu       sync.Mutex
+	decided  map[decisionKey]int64
 	sessions map[string]*session // by sandbox id
 	closing  bool
 }
@@ -69,7 +78,7 @@ func New(o Options) *Service {
 		layers: o.Layers, networks: o.Networks, journal: o.Journal, log: o.Logger,
 		version: o.Version, instance: o.Instance,
 		runtimes: map[isolation.Level]isolation.Runtime{}, missing: o.Unavailable,
-		sessions: map[string]*session{},
+		sessions: map[string]*session{}, decided: map[decisionKey]int64{}, audit: o.Audit, hostOS: o.OSVersion,
 	}
 	for _, r := range o.Runtimes {
 		s.runtimes[r.Level()] = r

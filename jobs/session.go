@@ -50,6 +50,7 @@ type session struct {
 	sandbox  isolation.Sandbox
 	grace    time.Duration
 	steps    []*api.Step
+	overtime *time.Timer // ends the session when the decision's time-out has passed; nil without one
 
 	mu     sync.Mutex
 	stage  string

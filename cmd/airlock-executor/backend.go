@@ -5,11 +5,15 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync/atomic"
+
+	"github.com/rs/zerolog"
 
 	"github.com/airlock-ci/airlock/cache"
 	"github.com/airlock-ci/airlock/executor/api"
 	"github.com/airlock-ci/airlock/executor/config"
 	"github.com/airlock-ci/airlock/executor/plugin"
+	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/jobs"
 	"github.com/airlock-ci/airlock/jobs/reaper"
 )
@@ -21,6 +25,8 @@ type backend struct {
 	reaper     *reaper.Reaper
 	events     *plugin.EventLog
 	configPath string
+	log        zerolog.Logger
+	levels     atomic.Pointer[[]isolation.Level] // that jobs can get by the configuration: what images are made ready for
 	version    *api.VersionReply
 	// prepare prepares the host for what a configuration lets jobs have, and returns at once.
 	prepare func(*config.Config)
@@ -34,11 +40,17 @@ func (b *backend) Events(ctx context.Context, job string, follow bool, emit func
 	return b.events.Events(ctx, job, follow, emit)
 }
 
+// PullImage makes an image ready for every level that jobs can get.
 func (b *backend) PullImage(ctx context.Context, req *api.PullImage, progress io.Writer) error {
-	_, err := b.parts.cache.Pull(ctx, cache.Request{
-		Image: req.GetImage(), PullPolicy: cache.PullAlways, AllowLocal: true, Form: form(b.parts.level),
-	}, progress)
-	return err
+	for _, level := range *b.levels.Load() {
+		_, err := b.parts.cache.Pull(ctx, cache.Request{
+			Image: req.GetImage(), PullPolicy: cache.PullAlways, AllowLocal: true, Form: form(level),
+		}, progress)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (b *backend) ImportImage(ctx context.Context, req *api.ImportImage, tar io.Reader, progress io.Writer) error {
@@ -85,13 +97,41 @@ func (b *backend) Reap(ctx context.Context, dryRun bool) ([]*api.Leftover, error
 }
 
 // Reload puts a new configuration in force for jobs prepared from now on. What only a start can change (paths,
-// network, runtime) stays as it was.
+// network, runtime) stays as it was. When anything of it is refused, nothing changes: the whole of the new policy is in
+// force, or the whole of the old one.
 func (b *backend) Reload(context.Context) error {
 	cfg, err := config.Load(b.configPath)
 	if err != nil {
 		return err
 	}
-	b.Apply(settings(cfg))
+	settings, err := settings(cfg)
+	if err != nil {
+		return err
+	}
+	b.Apply(settings)
+	b.setLevels(cfg)
+	logPolicy(b.log, cfg)
 	b.prepare(cfg)
 	return nil
+}
+
+// setLevels keeps the levels that jobs can get, the one without rules first.
+func (b *backend) setLevels(cfg *config.Config) {
+	levels := []isolation.Level{cfg.Isolation}
+	if cfg.Policy != nil {
+		levels = cfg.Policy.Levels
+	}
+	b.levels.Store(&levels)
+}
+
+// logPolicy says which policy is in force from now on, and what is worth a second look in it.
+func logPolicy(log zerolog.Logger, cfg *config.Config) {
+	if cfg.Policy == nil {
+		log.Info().Stringer("isolation", cfg.Isolation).Msg("no policy: every job gets the same isolation")
+		return
+	}
+	log.Info().Str("policy", cfg.Policy.Digest()).Stringer("default", cfg.Isolation).Msg("the policy is in force")
+	for _, w := range cfg.Policy.Warnings {
+		log.Warn().Int("line", w.Line).Str("key", w.Key).Str("remedy", w.Remedy).Msg(w.Message)
+	}
 }

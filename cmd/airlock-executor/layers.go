@@ -33,7 +33,7 @@ func (l layers) Base(ctx context.Context, req jobs.BaseRequest, progress io.Writ
 	if req.Level == isolation.HypervisorLevel {
 		root.Layers, root.Disk = nil, base.Disk
 	}
-	return jobs.Base{Image: base.Image, Digest: base.Digest, Pulled: base.Pulled, Bytes: base.Bytes, Root: root}, nil
+	return jobs.Base{Image: base.Image, Digest: base.Digest, Pulled: base.Pulled, Bytes: base.Bytes, Root: root, OSVersion: base.Config.OSVersion}, nil
 }
 
 // form is what sandboxes of a level are made of.

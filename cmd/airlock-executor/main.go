@@ -71,17 +71,24 @@ func run(arguments []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	settings, err := settings(cfg)
+	if err != nil {
+		logger.Error().Err(err).Msg("the executor cannot start")
+		return err
+	}
 	parts, err := assemble(cfg, logger)
 	if err != nil {
 		logger.Error().Err(err).Msg("the executor cannot start")
 		return err
 	}
 	instance := rand.Text()
-	service := parts.service(cfg, logger, instance)
+	service := parts.service(settings, logger, instance)
+	logPolicy(logger, cfg)
 	backend := &backend{
-		Service: service, parts: parts, events: events, configPath: args.Config,
+		Service: service, parts: parts, events: events, configPath: args.Config, log: logger,
 		version: &api.VersionReply{Protocol: api.ProtocolVersion, Version: version, Instance: instance, ConfigPath: args.Config},
 	}
+	backend.setLevels(cfg)
 	if backend.reaper, err = parts.reaper(service, logger); err != nil {
 		return err
 	}

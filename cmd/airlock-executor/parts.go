@@ -17,6 +17,8 @@ import (
 	"github.com/airlock-ci/airlock/isolation/network"
 	"github.com/airlock-ci/airlock/isolation/policy"
 	"github.com/airlock-ci/airlock/jobs"
+	"github.com/airlock-ci/airlock/jobs/audit"
+	"github.com/airlock-ci/airlock/jobs/idtoken"
 	"github.com/airlock-ci/airlock/jobs/reaper"
 	"github.com/airlock-ci/airlock/jobs/store"
 )
@@ -31,7 +33,7 @@ type parts struct {
 	networks *network.Manager
 	runtimes
 	journal *store.Journal
-	level   isolation.Level // of the configuration: what images are made ready for
+	audit   *audit.Log
 }
 
 // runtimes are those that this host can run, what closes them, and why it cannot run the others.
@@ -58,7 +60,7 @@ type sandboxRuntime = isolation.Runtime
 
 // assemble opens everything that has state. When it fails, what was opened is closed again.
 func assemble(cfg *config.Config, logger zerolog.Logger) (p *parts, err error) {
-	p = &parts{level: cfg.Isolation}
+	p = &parts{}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.close(context.Background()))
@@ -71,6 +73,9 @@ func assemble(cfg *config.Config, logger zerolog.Logger) (p *parts, err error) {
 	}
 	component := func(name string) zerolog.Logger { return logger.With().Str("component", name).Logger() }
 	if p.journal, err = store.Open(filepath.Join(cfg.RunDir, "journal.db"), store.Options{Logger: component("journal")}); err != nil {
+		return p, err
+	}
+	if p.audit, err = audit.Open(audit.Options{Path: filepath.Join(cfg.StateDir, "audit", "decisions.jsonl")}); err != nil {
 		return p, err
 	}
 	if p.networks, err = network.New(network.Options{
@@ -104,30 +109,39 @@ func assemble(cfg *config.Config, logger zerolog.Logger) (p *parts, err error) {
 	return p, nil
 }
 
-func (p *parts) service(cfg *config.Config, logger zerolog.Logger, instance string) *jobs.Service {
+func (p *parts) service(settings jobs.Settings, logger zerolog.Logger, instance string) *jobs.Service {
 	return jobs.New(jobs.Options{
-		Settings: settings(cfg), Layers: layers{p.cache}, Networks: p.networks,
-		Runtimes: p.list, Unavailable: p.unavailable, Journal: p.journal,
-		Logger: logger, Version: version, Instance: instance,
+		Settings: settings, Layers: layers{p.cache}, Networks: p.networks,
+		Runtimes: p.list, Unavailable: p.unavailable, Journal: p.journal, Audit: p.audit,
+		Logger: logger, Version: version, Instance: instance, OSVersion: windowsVersion(),
 	})
 }
 
-// settings is what a reload may change.
-func settings(cfg *config.Config) jobs.Settings {
-	return jobs.Settings{
+// settings is what a reload may change. It fails when a file that the configuration names cannot be used; then the
+// settings in force stay.
+func settings(cfg *config.Config) (jobs.Settings, error) {
+	s := jobs.Settings{
 		Policy: policy.Fixed{
 			Level: cfg.Isolation, Limits: cfg.Limits, Network: cfg.NetworkMode, AllowedImages: cfg.AllowedImages,
-			PullPolicies: pullPolicies(cfg), CacheScope: cfg.Cache.Scope,
+			PullPolicies: cfg.JobPullPolicies(), CacheScope: cfg.Cache.Scope,
 		},
 		Image: cfg.Image, HelperImage: cfg.HelperImage, GracefulKillTimeout: cfg.GracefulKillTimeout,
 		IdleTimeout: patience * cfg.OrphanTimeout, OrphanTimeout: cfg.OrphanTimeout,
 	}
-}
-
-// pullPolicies puts the default first and lets jobs ask for the allowed ones.
-func pullPolicies(cfg *config.Config) []string {
-	policies := append([]string{}, cfg.PullPolicies...)
-	return append(policies, cfg.AllowedPullPolicies...)
+	if cfg.Policy == nil {
+		return s, nil
+	}
+	s.Policy = cfg.Policy
+	if token := cfg.Policy.IDToken; token != nil {
+		identities, err := idtoken.New(idtoken.Options{
+			Issuer: token.Issuer, Audience: token.Audience, Variable: token.Variable, KeysFile: token.Keys,
+		})
+		if err != nil {
+			return jobs.Settings{}, err
+		}
+		s.Identities = identities
+	}
+	return s, nil
 }
 
 func (p *parts) reaper(service *jobs.Service, logger zerolog.Logger) (*reaper.Reaper, error) {
@@ -181,6 +195,9 @@ func (p *parts) close(ctx context.Context) error {
 	}
 	if p.cache != nil {
 		errs = append(errs, p.cache.Close())
+	}
+	if p.audit != nil {
+		errs = append(errs, p.audit.Close())
 	}
 	if p.journal != nil {
 		errs = append(errs, p.journal.Close())

@@ -47,6 +47,7 @@ func sandboxRows(s *api.SandboxInfo) [][]string {
 		{"job", jobName(s)},
 		{"project", orDash(s.GetProject())},
 		{"isolation", fmt.Sprintf("%s, by %s (%s)", s.GetIsolation(), orDash(s.GetRuntime()), orDash(s.GetReason()))},
+		{"policy", policyOf(s)},
 		{"image", s.GetImage()},
 		{"digest", orDash(s.GetDigest())},
 		{"state", s.GetState()},
@@ -60,6 +61,14 @@ func sandboxRows(s *api.SandboxInfo) [][]string {
 		{"machine", machine(s.GetMachine())},
 		{"steps", steps(s.GetSteps())},
 	}
+}
+
+// policyOf is the rule that decided, and of which policy.
+func policyOf(s *api.SandboxInfo) string {
+	if s.GetRule() == "" {
+		return "-"
+	}
+	return fmt.Sprintf("rule %s of %s", s.GetRule(), s.GetPolicy())
 }
 
 // use is how much of a limit is used.

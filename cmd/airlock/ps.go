@@ -19,6 +19,8 @@ type sandboxJSON struct {
 	Project          string     `json:"project"`
 	Isolation        string     `json:"isolation"`
 	Reason           string     `json:"reason"`
+	Rule             string     `json:"rule"`   // of the policy; "default" when none matched
+	Policy           string     `json:"policy"` // digest
 	Runtime          string     `json:"runtime"`
 	Image            string     `json:"image"`
 	Digest           string     `json:"digest"`
@@ -57,7 +59,7 @@ type stepJSON struct {
 func newSandboxJSON(s *api.SandboxInfo) sandboxJSON {
 	out := sandboxJSON{
 		ID: s.GetId(), JobID: s.GetJobId(), Project: s.GetProject(), Isolation: s.GetIsolation(),
-		Reason: s.GetReason(), Runtime: s.GetRuntime(), Image: s.GetImage(), Digest: s.GetDigest(),
+		Reason: s.GetReason(), Rule: s.GetRule(), Policy: s.GetPolicy(), Runtime: s.GetRuntime(), Image: s.GetImage(), Digest: s.GetDigest(),
 		State: s.GetState(), Stage: s.GetStage(), CreatedAt: timestamp(s.GetCreatedUnixNano()),
 		Network: s.GetNetwork(), Address: s.GetAddress(), CPUs: s.GetCpus(),
 		MemoryBytes: s.GetMemoryBytes(), MemoryLimitBytes: s.GetMemoryLimitBytes(),

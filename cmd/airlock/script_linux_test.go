@@ -52,7 +52,7 @@ func exampleHost() *hosttest.Host {
 	return &hosttest.Host{
 		Sandboxes: []*api.SandboxInfo{
 			{
-				Id: "al-0123456789ab", JobId: 4711, Project: "group/project", Isolation: "process", Reason: "configuration",
+				Id: "al-0123456789ab", JobId: 4711, Project: "group/project", Isolation: "process", Reason: "configuration", Rule: "trusted", Policy: "sha256:3f2a",
 				Runtime: "crun", Image: "alpine:3.22", Digest: "sha256:4bcff63911fcb4448bd4fdacec207030997caf25e9bea4045fa6c8c44de311d1",
 				State: "running", Stage: "build_script", CreatedUnixNano: created, Network: "nat", Address: "172.29.0.2",
 				Cpus: 1.5, MemoryBytes: 64 << 20, MemoryLimitBytes: 4 << 30, Pids: 7, PidsLimit: 4096,

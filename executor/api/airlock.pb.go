@@ -1362,7 +1362,10 @@ type SandboxInfo struct {
 	Pids             int64   `protobuf:"varint,21,opt,name=pids,proto3" json:"pids,omitempty"`
 	HandleId         string  `protobuf:"bytes,22,opt,name=handle_id,json=handleId,proto3" json:"handle_id,omitempty"`
 	// machine is the virtual machine of a sandbox of the hypervisor level.
-	Machine       *Machine `protobuf:"bytes,23,opt,name=machine,proto3" json:"machine,omitempty"`
+	Machine *Machine `protobuf:"bytes,23,opt,name=machine,proto3" json:"machine,omitempty"`
+	// rule is the policy's rule that decided, policy the policy's digest.
+	Rule          string `protobuf:"bytes,24,opt,name=rule,proto3" json:"rule,omitempty"`
+	Policy        string `protobuf:"bytes,25,opt,name=policy,proto3" json:"policy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1556,6 +1559,20 @@ func (x *SandboxInfo) GetMachine() *Machine {
 		return x.Machine
 	}
 	return nil
+}
+
+func (x *SandboxInfo) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *SandboxInfo) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
 }
 
 type Machine struct {
@@ -2265,6 +2282,148 @@ func (x *Leftover) GetError() string {
 	return ""
 }
 
+type DecisionsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DecisionsRequest) Reset() {
+	*x = DecisionsRequest{}
+	mi := &file_executor_api_airlock_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DecisionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DecisionsRequest) ProtoMessage() {}
+
+func (x *DecisionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_executor_api_airlock_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DecisionsRequest.ProtoReflect.Descriptor instead.
+func (*DecisionsRequest) Descriptor() ([]byte, []int) {
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{30}
+}
+
+type DecisionsReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// counts are the policy's decisions since the executor started.
+	Counts        []*DecisionCount `protobuf:"bytes,1,rep,name=counts,proto3" json:"counts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DecisionsReply) Reset() {
+	*x = DecisionsReply{}
+	mi := &file_executor_api_airlock_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DecisionsReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DecisionsReply) ProtoMessage() {}
+
+func (x *DecisionsReply) ProtoReflect() protoreflect.Message {
+	mi := &file_executor_api_airlock_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DecisionsReply.ProtoReflect.Descriptor instead.
+func (*DecisionsReply) Descriptor() ([]byte, []int) {
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *DecisionsReply) GetCounts() []*DecisionCount {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+// DecisionCount is how often a rule decided so. isolation is "process", "hypervisor" or "rejected".
+type DecisionCount struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rule          string                 `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`
+	Isolation     string                 `protobuf:"bytes,2,opt,name=isolation,proto3" json:"isolation,omitempty"`
+	Count         int64                  `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DecisionCount) Reset() {
+	*x = DecisionCount{}
+	mi := &file_executor_api_airlock_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DecisionCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DecisionCount) ProtoMessage() {}
+
+func (x *DecisionCount) ProtoReflect() protoreflect.Message {
+	mi := &file_executor_api_airlock_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DecisionCount.ProtoReflect.Descriptor instead.
+func (*DecisionCount) Descriptor() ([]byte, []int) {
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *DecisionCount) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *DecisionCount) GetIsolation() string {
+	if x != nil {
+		return x.Isolation
+	}
+	return ""
+}
+
+func (x *DecisionCount) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 type ReloadRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2273,7 +2432,7 @@ type ReloadRequest struct {
 
 func (x *ReloadRequest) Reset() {
 	*x = ReloadRequest{}
-	mi := &file_executor_api_airlock_proto_msgTypes[30]
+	mi := &file_executor_api_airlock_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2285,7 +2444,7 @@ func (x *ReloadRequest) String() string {
 func (*ReloadRequest) ProtoMessage() {}
 
 func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[30]
+	mi := &file_executor_api_airlock_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2298,7 +2457,7 @@ func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadRequest.ProtoReflect.Descriptor instead.
 func (*ReloadRequest) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{30}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{33}
 }
 
 type ReloadReply struct {
@@ -2309,7 +2468,7 @@ type ReloadReply struct {
 
 func (x *ReloadReply) Reset() {
 	*x = ReloadReply{}
-	mi := &file_executor_api_airlock_proto_msgTypes[31]
+	mi := &file_executor_api_airlock_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2321,7 +2480,7 @@ func (x *ReloadReply) String() string {
 func (*ReloadReply) ProtoMessage() {}
 
 func (x *ReloadReply) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[31]
+	mi := &file_executor_api_airlock_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2334,7 +2493,7 @@ func (x *ReloadReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadReply.ProtoReflect.Descriptor instead.
 func (*ReloadReply) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{31}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{34}
 }
 
 var File_executor_api_airlock_proto protoreflect.FileDescriptor
@@ -2424,7 +2583,7 @@ const file_executor_api_airlock_proto_rawDesc = "" +
 	"\vListRequest\"g\n" +
 	"\tListReply\x125\n" +
 	"\tsandboxes\x18\x01 \x03(\v2\x17.airlock.v1.SandboxInfoR\tsandboxes\x12#\n" +
-	"\rpending_calls\x18\x02 \x01(\rR\fpendingCalls\"\xb7\x05\n" +
+	"\rpending_calls\x18\x02 \x01(\rR\fpendingCalls\"\xe3\x05\n" +
 	"\vSandboxInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x15\n" +
 	"\x06job_id\x18\x02 \x01(\x03R\x05jobId\x12\x18\n" +
@@ -2450,7 +2609,9 @@ const file_executor_api_airlock_proto_rawDesc = "" +
 	"\x12scratch_used_bytes\x18\x14 \x01(\x03R\x10scratchUsedBytes\x12\x12\n" +
 	"\x04pids\x18\x15 \x01(\x03R\x04pids\x12\x1b\n" +
 	"\thandle_id\x18\x16 \x01(\tR\bhandleId\x12-\n" +
-	"\amachine\x18\x17 \x01(\v2\x13.airlock.v1.MachineR\amachine\"|\n" +
+	"\amachine\x18\x17 \x01(\v2\x13.airlock.v1.MachineR\amachine\x12\x12\n" +
+	"\x04rule\x18\x18 \x01(\tR\x04rule\x12\x16\n" +
+	"\x06policy\x18\x19 \x01(\tR\x06policy\"|\n" +
 	"\aMachine\x12\x14\n" +
 	"\x05vcpus\x18\x01 \x01(\x05R\x05vcpus\x12!\n" +
 	"\fmemory_bytes\x18\x02 \x01(\x03R\vmemoryBytes\x12 \n" +
@@ -2496,7 +2657,14 @@ const file_executor_api_airlock_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
 	"\asandbox\x18\x03 \x01(\tR\asandbox\x12\x18\n" +
 	"\aremoved\x18\x04 \x01(\bR\aremoved\x12\x14\n" +
-	"\x05error\x18\x05 \x01(\tR\x05error\"\x0f\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\"\x12\n" +
+	"\x10DecisionsRequest\"C\n" +
+	"\x0eDecisionsReply\x121\n" +
+	"\x06counts\x18\x01 \x03(\v2\x19.airlock.v1.DecisionCountR\x06counts\"W\n" +
+	"\rDecisionCount\x12\x12\n" +
+	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x1c\n" +
+	"\tisolation\x18\x02 \x01(\tR\tisolation\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\x03R\x05count\"\x0f\n" +
 	"\rReloadRequest\"\r\n" +
 	"\vReloadReply*[\n" +
 	"\fFailureClass\x12\x18\n" +
@@ -2517,7 +2685,7 @@ func file_executor_api_airlock_proto_rawDescGZIP() []byte {
 }
 
 var file_executor_api_airlock_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_executor_api_airlock_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_executor_api_airlock_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_executor_api_airlock_proto_goTypes = []any{
 	(FailureClass)(0),          // 0: airlock.v1.FailureClass
 	(*ClientFrame)(nil),        // 1: airlock.v1.ClientFrame
@@ -2550,8 +2718,11 @@ var file_executor_api_airlock_proto_goTypes = []any{
 	(*ReapRequest)(nil),        // 28: airlock.v1.ReapRequest
 	(*ReapReply)(nil),          // 29: airlock.v1.ReapReply
 	(*Leftover)(nil),           // 30: airlock.v1.Leftover
-	(*ReloadRequest)(nil),      // 31: airlock.v1.ReloadRequest
-	(*ReloadReply)(nil),        // 32: airlock.v1.ReloadReply
+	(*DecisionsRequest)(nil),   // 31: airlock.v1.DecisionsRequest
+	(*DecisionsReply)(nil),     // 32: airlock.v1.DecisionsReply
+	(*DecisionCount)(nil),      // 33: airlock.v1.DecisionCount
+	(*ReloadRequest)(nil),      // 34: airlock.v1.ReloadRequest
+	(*ReloadReply)(nil),        // 35: airlock.v1.ReloadReply
 }
 var file_executor_api_airlock_proto_depIdxs = []int32{
 	4,  // 0: airlock.v1.ClientFrame.prepare:type_name -> airlock.v1.Prepare
@@ -2572,11 +2743,12 @@ var file_executor_api_airlock_proto_depIdxs = []int32{
 	18, // 15: airlock.v1.SandboxInfo.machine:type_name -> airlock.v1.Machine
 	25, // 16: airlock.v1.ImagesReply.images:type_name -> airlock.v1.ImageInfo
 	30, // 17: airlock.v1.ReapReply.leftovers:type_name -> airlock.v1.Leftover
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	33, // 18: airlock.v1.DecisionsReply.counts:type_name -> airlock.v1.DecisionCount
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_executor_api_airlock_proto_init() }
@@ -2611,7 +2783,7 @@ func file_executor_api_airlock_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_executor_api_airlock_proto_rawDesc), len(file_executor_api_airlock_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   32,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -275,6 +275,10 @@ func (b *backend) Reap(_ context.Context, dryRun bool) ([]*api.Leftover, error) 
 	return []*api.Leftover{{Kind: "veth", Removed: !dryRun}}, nil
 }
 
+func (b *backend) Decisions() []*api.DecisionCount {
+	return []*api.DecisionCount{{Rule: "trusted", Isolation: "process", Count: 3}, {Rule: "default", Isolation: "hypervisor", Count: 2}}
+}
+
 func (b *backend) Reload(context.Context) error {
 	var s script
 	if err := b.read(&s); err != nil {

@@ -119,6 +119,7 @@ func Run(ctx context.Context, opts Options) error {
 	defer stopMetrics()
 
 	supervisor := newSupervisor(opts, where, checksum, metrics)
+	metrics.ask(supervisor.decisions)
 	return serve(ctx, opts, supervisor, metrics)
 }
 

@@ -541,6 +541,8 @@ func TestMetrics(t *testing.T) {
 		`airlock_build_info{version="1.2.3"} 1`, `airlock_calls_total{result="author",verb="run"} 1`,
 		"airlock_executor_restarts_total 1", "airlock_executor_up 1",
 		`airlock_call_duration_seconds_count{verb="run"}`,
+		`airlock_policy_decisions_total{isolation="process",rule="trusted"} 3`,
+		`airlock_policy_decisions_total{isolation="hypervisor",rule="default"} 2`,
 	} {
 		require.Contains(t, string(text), line)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/rs/zerolog"
 
+	"github.com/airlock-ci/airlock/executor/api"
 	"github.com/airlock-ci/airlock/executor/api/fault"
 )
 
@@ -49,6 +50,34 @@ func newMetrics(version string) *metrics {
 	m.registry.MustRegister(m.up, m.restarts, m.calls, m.duration, info)
 	return m
 }
+
+// ask makes the metrics that the executor keeps those of counts, which is asked at every scrape. An executor that is
+// not there, or too old to know, has none.
+func (m *metrics) ask(counts func(context.Context) []*api.DecisionCount) {
+	m.registry.MustRegister(&decisions{ask: counts, description: prometheus.NewDesc("airlock_policy_decisions_total",
+		"Decisions of the policy by rule and isolation: process, hypervisor, or rejected.", []string{"rule", "isolation"}, nil)})
+}
+
+// decisions is a prometheus.Collector of the executor's counts.
+type decisions struct {
+	ask         func(context.Context) []*api.DecisionCount
+	description *prometheus.Desc
+}
+
+// Describe implements prometheus.Collector.
+func (d *decisions) Describe(descriptions chan<- *prometheus.Desc) { descriptions <- d.description }
+
+// Collect implements prometheus.Collector.
+func (d *decisions) Collect(found chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), scrapeTimeout, errNoAnswer)
+	defer cancel()
+	for _, c := range d.ask(ctx) {
+		found <- prometheus.MustNewConstMetric(d.description, prometheus.CounterValue, float64(c.GetCount()), c.GetRule(), c.GetIsolation())
+	}
+}
+
+// scrapeTimeout is how long a scrape waits for the executor.
+const scrapeTimeout = 2 * time.Second
 
 // observe counts one call.
 func (m *metrics) observe(verb, result string, took time.Duration) {

@@ -126,6 +126,21 @@ func (s *supervisor) attend(ctx context.Context, e *executor) {
 	}
 }
 
+// decisions asks the executor, if there is one, what its policy decided.
+func (s *supervisor) decisions(ctx context.Context) []*api.DecisionCount {
+	s.mu.Lock()
+	e := s.current
+	s.mu.Unlock()
+	if e == nil {
+		return nil
+	}
+	reply, err := e.rpc.Decisions(ctx, &api.DecisionsRequest{})
+	if err != nil {
+		s.log.Debug().Err(err).Msg("the policy's decisions are not known")
+	}
+	return reply.GetCounts()
+}
+
 // errExecutorEnded is why there is no executor between two.
 var errExecutorEnded = errors.New("the executor ended unexpectedly and is being restarted")
 

@@ -36,5 +36,7 @@ type Backend interface {
 	Images(ctx context.Context) (*api.ImagesReply, error)
 	RemoveImage(ctx context.Context, image string) (freed int64, err error)
 	Reap(ctx context.Context, dryRun bool) ([]*api.Leftover, error)
+	// Decisions counts what the policy decided since the executor's start.
+	Decisions() []*api.DecisionCount
 	Reload(ctx context.Context) error
 }

@@ -152,6 +152,10 @@ func (s *service) Reap(ctx context.Context, req *api.ReapRequest) (*api.ReapRepl
 	})
 }
 
+func (s *service) Decisions(context.Context, *api.DecisionsRequest) (*api.DecisionsReply, error) {
+	return &api.DecisionsReply{Counts: s.backend.Decisions()}, nil
+}
+
 func (s *service) Reload(ctx context.Context, _ *api.ReloadRequest) (*api.ReloadReply, error) {
 	return unary(ctx, s, func(ctx context.Context) (*api.ReloadReply, error) {
 		return &api.ReloadReply{}, s.backend.Reload(ctx)

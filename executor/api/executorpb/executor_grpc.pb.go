@@ -30,6 +30,7 @@ const (
 	Executor_Images_FullMethodName      = "/airlock.v1.Executor/Images"
 	Executor_RemoveImage_FullMethodName = "/airlock.v1.Executor/RemoveImage"
 	Executor_Reap_FullMethodName        = "/airlock.v1.Executor/Reap"
+	Executor_Decisions_FullMethodName   = "/airlock.v1.Executor/Decisions"
 	Executor_Reload_FullMethodName      = "/airlock.v1.Executor/Reload"
 )
 
@@ -53,6 +54,8 @@ type ExecutorClient interface {
 	RemoveImage(ctx context.Context, in *api.RemoveImageRequest, opts ...grpc.CallOption) (*api.RemoveImageReply, error)
 	// Reap lists, and unless dry_run removes, what no living job owns.
 	Reap(ctx context.Context, in *api.ReapRequest, opts ...grpc.CallOption) (*api.ReapReply, error)
+	// Decisions counts what the policy decided, for the host's metrics.
+	Decisions(ctx context.Context, in *api.DecisionsRequest, opts ...grpc.CallOption) (*api.DecisionsReply, error)
 	// Reload reads the configuration again; a broken one is refused and the old one stays in force.
 	Reload(ctx context.Context, in *api.ReloadRequest, opts ...grpc.CallOption) (*api.ReloadReply, error)
 }
@@ -157,6 +160,16 @@ func (c *executorClient) Reap(ctx context.Context, in *api.ReapRequest, opts ...
 	return out, nil
 }
 
+func (c *executorClient) Decisions(ctx context.Context, in *api.DecisionsRequest, opts ...grpc.CallOption) (*api.DecisionsReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(api.DecisionsReply)
+	err := c.cc.Invoke(ctx, Executor_Decisions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *executorClient) Reload(ctx context.Context, in *api.ReloadRequest, opts ...grpc.CallOption) (*api.ReloadReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(api.ReloadReply)
@@ -187,6 +200,8 @@ type ExecutorServer interface {
 	RemoveImage(context.Context, *api.RemoveImageRequest) (*api.RemoveImageReply, error)
 	// Reap lists, and unless dry_run removes, what no living job owns.
 	Reap(context.Context, *api.ReapRequest) (*api.ReapReply, error)
+	// Decisions counts what the policy decided, for the host's metrics.
+	Decisions(context.Context, *api.DecisionsRequest) (*api.DecisionsReply, error)
 	// Reload reads the configuration again; a broken one is refused and the old one stays in force.
 	Reload(context.Context, *api.ReloadRequest) (*api.ReloadReply, error)
 	mustEmbedUnimplementedExecutorServer()
@@ -222,6 +237,9 @@ func (UnimplementedExecutorServer) RemoveImage(context.Context, *api.RemoveImage
 }
 func (UnimplementedExecutorServer) Reap(context.Context, *api.ReapRequest) (*api.ReapReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Reap not implemented")
+}
+func (UnimplementedExecutorServer) Decisions(context.Context, *api.DecisionsRequest) (*api.DecisionsReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Decisions not implemented")
 }
 func (UnimplementedExecutorServer) Reload(context.Context, *api.ReloadRequest) (*api.ReloadReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Reload not implemented")
@@ -373,6 +391,24 @@ func _Executor_Reap_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Executor_Decisions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(api.DecisionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ExecutorServer).Decisions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Executor_Decisions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ExecutorServer).Decisions(ctx, req.(*api.DecisionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Executor_Reload_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(api.ReloadRequest)
 	if err := dec(in); err != nil {
@@ -421,6 +457,10 @@ var Executor_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Reap",
 			Handler:    _Executor_Reap_Handler,
+		},
+		{
+			MethodName: "Decisions",
+			Handler:    _Executor_Decisions_Handler,
 		},
 		{
 			MethodName: "Reload",

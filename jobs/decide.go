@@ -1,0 +1,189 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/isolation"
+)
+
+// identityTimeout bounds the verification of an id token, which may fetch its issuer's keys.
+const identityTimeout = 15 * time.Second
+
+// decide asks the policy, keeps what it says, and finds the runtime of the level it chose. The decision is the
+// session's for good: a later policy does not change it.
+func (s *Service) decide(ctx context.Context, sess *session, settings Settings, facts Facts, log io.Writer) error {
+	s.identify(ctx, sess, settings, &facts)
+	decision, err := settings.Policy.Decide(ctx, facts)
+	for _, note := range decision.Notes {
+		fmt.Fprintf(log, "WARNING: %s\n", note)
+	}
+	event := sess.log.Info().Str("rule", decision.Rule).Str("policy", decision.Policy).Strs("notes", decision.Notes).Strs("doubts", decision.Doubts)
+	if err != nil {
+		event.Err(err).Msg("the policy rejects the job")
+		if auditErr := s.record(sess, facts, decision, "rejected"); auditErr != nil {
+			sess.log.Error().Err(auditErr).Msg("the audit log could not be written")
+		}
+		return err
+	}
+	event.Stringer("isolation", decision.Level).Str("reason", decision.Reason).Msg("the policy decides")
+	sess.decision = decision
+	if err := s.record(sess, facts, decision, "granted"); err != nil {
+		return err
+	}
+	if decision.Timeout > 0 {
+		sess.limitTime(s, decision.Timeout)
+	}
+	sess.runtime, err = s.runtime(decision.Level)
+	return err
+}
+
+// identify verifies the id token that the job may carry. One that is not believed leaves its facts unknown, and the
+// job log says so.
+func (s *Service) identify(ctx context.Context, sess *session, settings Settings, facts *Facts) {
+	if settings.Identities == nil || facts.Administrator {
+		return
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, identityTimeout, errors.New("verifying the id token took too long"))
+	defer cancel()
+	identity, err := settings.Identities.Verify(ctx, facts.Job)
+	if err != nil {
+		facts.IdentityProblem = err.Error()
+		sess.log.Warn().Err(err).Msg("the job's id token is not believed")
+		return
+	}
+	facts.Identity = identity
+}
+
+// limitTime ends the session when the time that the policy gives it has passed since it began.
+func (sess *session) limitTime(s *Service, limit time.Duration) {
+	cause := fmt.Errorf("the time of %s that this runner's policy gives to the job has passed (rule %q)", limit, sess.decision.Rule)
+	sess.overtime = time.AfterFunc(time.Until(sess.created.Add(limit)), func() {
+		if err := s.end(context.Background(), sess, cause); err != nil {
+			sess.log.Error().Err(err).Msg("a job that was out of time left something for the reaper")
+		}
+	})
+}
+
+// raiseForBuild raises a process-level decision to the hypervisor level when the image was made for a build of Windows
+// that the host's kernel does not fit. It tells whether it did.
+func (s *Service) raiseForBuild(sess *session, facts Facts) (bool, error) {
+	if sess.decision.Level != isolation.ProcessLevel || fitsBuild(s.hostOS, sess.base.OSVersion) {
+		return false, nil
+	}
+	sess.decision.Level = isolation.HypervisorLevel
+	sess.decision.Reason = fmt.Sprintf("the image is made for Windows %s, which the host's %s cannot run without a kernel of its own; else %s",
+		describeBuild(sess.base.OSVersion), s.hostOS, sess.decision.Reason)
+	sess.log.Info().Stringer("isolation", sess.decision.Level).Str("reason", sess.decision.Reason).Msg("the level is raised")
+	if err := s.record(sess, facts, sess.decision, "raised"); err != nil {
+		return false, err
+	}
+	var err error
+	sess.runtime, err = s.runtime(sess.decision.Level)
+	return true, err
+}
+
+func describeBuild(version string) string {
+	if version == "" {
+		return "of an unknown build"
+	}
+	return version
+}
+
+// decisionKey is what decisions are counted by.
+type decisionKey struct{ rule, isolation string }
+
+// record counts a decision and writes it to the audit log. What an administrator runs by hand is no job's decision.
+func (s *Service) record(sess *session, facts Facts, d Decision, outcome string) error {
+	if facts.Administrator {
+		return nil
+	}
+	entry := AuditEntry{
+		Time: time.Now().UTC(), Sandbox: sess.id, Outcome: outcome, Rule: d.Rule, Policy: d.Policy, Reason: d.Reason, Doubts: d.Doubts,
+		JobID: facts.Job.ID, ProjectID: facts.Job.JobInfo.ProjectID, PipelineID: facts.Job.JobInfo.PipelineID, UserID: facts.Job.JobInfo.UserID,
+		Project: sess.project, Protected: facts.Job.GitInfo.Protected, RunnerClass: facts.RunnerClass,
+	}
+	entry.Ref, _ = plain(facts.Job.GitInfo.Ref).(string)
+	switch {
+	case facts.Identity != nil:
+		entry.IDToken = "verified"
+	case facts.IdentityProblem != "":
+		entry.IDToken = "not believed"
+	}
+	isolationLabel := outcome
+	if outcome != "rejected" {
+		isolationLabel = d.Level.String()
+		entry.Isolation, entry.Network, entry.CacheScope, entry.TimeoutSeconds = d.Level.String(), d.Network, d.CacheScope, d.Timeout.Seconds()
+		entry.Memory, entry.CPUs, entry.PIDs, entry.Scratch = d.Limits.Memory, d.Limits.CPUs, d.Limits.PIDs, d.Limits.Scratch
+	}
+	s.mu.Lock()
+	s.decided[decisionKey{d.Rule, isolationLabel}]++
+	s.mu.Unlock()
+	if s.audit == nil {
+		return nil
+	}
+	if err := s.audit.Record(entry); err != nil {
+		return fault.WithRemedy(fault.Systemf("the decision about this job cannot be recorded, and without that it is not run: %w", err),
+			"see that the audit log's disk has room")
+	}
+	return nil
+}
+
+// Decisions counts the policy's decisions since the start, by rule and isolation.
+func (s *Service) Decisions() []*api.DecisionCount {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var counts []*api.DecisionCount
+	for key, n := range s.decided {
+		counts = append(counts, &api.DecisionCount{Rule: key.rule, Isolation: key.isolation, Count: n})
+	}
+	return counts
+}
+
+// firstCompatibleBuild is Windows Server 2022, the first build from which on older images share a newer host's kernel.
+const firstCompatibleBuild = 20348
+
+// oldestFor returns the oldest build whose images share the kernel of a host of at least build 20348: the long-term build
+// before it.
+func oldestFor(host int) int {
+	oldest := firstCompatibleBuild
+	for _, ltsc := range []int{20348, 26100} {
+		if ltsc < host {
+			oldest = ltsc
+		}
+	}
+	return oldest
+}
+
+// fitsBuild tells whether a Windows image can share the kernel of a host: before build 20348 both builds have to be the
+// same, from then on an image may be as old as the long-term build before the host's, and never newer than the host.
+// On a host that is no Windows there is nothing to fit.
+func fitsBuild(host, image string) bool {
+	if host == "" {
+		return true
+	}
+	hostSystem, hostBuild := buildOf(host)
+	imageSystem, imageBuild := buildOf(image)
+	switch {
+	case hostBuild == 0 || imageBuild == 0 || hostSystem != imageSystem:
+		return false
+	case hostBuild < firstCompatibleBuild:
+		return imageBuild == hostBuild
+	default:
+		return imageBuild <= hostBuild && imageBuild >= oldestFor(hostBuild)
+	}
+}
+
+// buildOf returns "10.0" and 20348 of "10.0.20348.169", and 0 when that is no version.
+func buildOf(version string) (system string, build int) {
+	var major, minor int
+	if n, err := fmt.Sscanf(version, "%d.%d.%d", &major, &minor, &build); n != 3 || err != nil || build < 0 {
+		return "", 0
+	}
+	return fmt.Sprintf("%d.%d", major, minor), build
+}
