@@ -73,7 +73,7 @@ func rootCommand() *cli.Command {
 		},
 		Commands: []*cli.Command{
 			runCommand(), psCommand(), inspectCommand(), logsCommand(), shellCommand(), imageCommand(),
-			reapCommand(), configCommand(), doctorCommand(), versionCommand(), serveCommand(), serviceCommand(),
+			reapCommand(), policyCommand(), configCommand(), doctorCommand(), versionCommand(), serveCommand(), serviceCommand(),
 		},
 		// Errors are printed once, by run.
 		ExitErrHandler:  func(context.Context, *cli.Command, error) {},

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/airlock-ci/airlock/executor/api"
 	"github.com/airlock-ci/airlock/executor/client/hosttest"
+	"github.com/airlock-ci/airlock/testing/gitlabtest"
 )
 
 func TestMain(m *testing.M) {
@@ -43,6 +45,7 @@ func TestScripts(t *testing.T) {
 			"imported": wantImported,
 			"status":   wantStatus,
 			"json":     wantJSON,
+			"keys":     writeKeys,
 		},
 	})
 }
@@ -150,6 +153,13 @@ func wantStatus(ts *testscript.TestScript, _ bool, args []string) {
 	if fmt.Sprint(got) != args[0] {
 		ts.Fatalf("status %d, want %s", got, args[0])
 	}
+}
+
+// writeKeys is "keys FILE": it writes an issuer's keys beside a configuration, which gets their absolute path.
+func writeKeys(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(os.WriteFile(ts.MkAbs("keys.json"), gitlabtest.NewIssuer("https://gitlab.example.com").JWKS(), 0o600))
+	text := strings.ReplaceAll(ts.ReadFile(args[0]), "$WORK", ts.Getenv("WORK"))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
 }
 
 // wantJSON is "json FILE PATH WANT": the value at the dotted path of a JSON file; "len" is a list's length.

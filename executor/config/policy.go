@@ -126,7 +126,7 @@ func settlePolicy(c *Config, doc document, given map[string]entry, all *Error) {
 	}
 	before := len(all.Problems)
 	settleIDToken(c.Policy.IDToken, doc, given, all)
-	source := policy.Source{Default: defaultGrant(c)}
+	source := policy.Source{Default: c.DefaultGrant()}
 	if token := c.Policy.IDToken; token != nil {
 		source.IDToken = fmt.Sprintf("%q %q %q", token.Issuer, token.Audience, token.Variable)
 	}
@@ -166,8 +166,8 @@ func firstOf(names []string, prefix string) string {
 	return names[i]
 }
 
-// defaultGrant is what a job gets that no rule matches: the keys of the top level.
-func defaultGrant(c *Config) policy.Grant {
+// DefaultGrant is what a job gets that no rule matches: what the keys of the top level say.
+func (c *Config) DefaultGrant() policy.Grant {
 	return policy.Grant{
 		Level: c.Isolation, Limits: c.Limits, Network: c.NetworkMode, Images: c.AllowedImages,
 		PullPolicies: c.JobPullPolicies(), CacheScope: c.Cache.Scope,
