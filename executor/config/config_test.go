@@ -277,6 +277,7 @@ func TestLoad(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(config.Example))
 	f.Add([]byte(uncomment(config.Example)))
+	f.Add([]byte("[policy]\ndefault = 'process'\n[policy.id_token]\nissuer = 'https://g'\naudience = 'a'\n[[policy.rules]]\nname = 'x'\nwhen = \"\"\"git.protected \\\n && true\"\"\"\n[policy.rules.limits]\nmemory = '1g'\n"))
 	f.Add([]byte("[[network]]\n[network.x]\na.b.c = {d = [1, {e = 2}]}\n"))
 	f.Add([]byte("cache = { scope = 'x', pull_timeout = 1979-05-27 }\n\"\".\"network\" = []"))
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -290,6 +291,7 @@ func FuzzParse(f *testing.F) {
 			require.True(t, filepath.IsAbs(c.StateDir) && filepath.IsAbs(c.RunDir))
 			require.Subset(t, c.AllowedPullPolicies, c.PullPolicies)
 			require.NotEmpty(t, c.PullPolicies)
+			require.True(t, c.Policy == nil || c.Policy.Policy != nil)
 			return
 		}
 		require.Equal(t, fault.Admin, fault.ClassOf(err))

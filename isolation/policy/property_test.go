@@ -187,3 +187,33 @@ func TestAWishNeverWeakens(t *testing.T) {
 		}
 	})
 }
+
+// FuzzCompile: whatever stands in a rule, it compiles or is refused with a place inside of it; and what compiles gives
+// no stranger the weaker level.
+func FuzzCompile(f *testing.F) {
+	for _, when := range []string{
+		`git.protected && claimed.image == "x"`, `git.protected || claimed.variables["A"] == "1"`, `!(git.ref in ["a"]) ? true : id.ref_protected`,
+		`claimed.services.exists(s, s.startsWith("x")) && runner.class == "protected"`, `has(git.protected)`, `[1, 2].all(x, x > 0)`,
+		`job.project_path.startsWith("company/")`, `dyn(git.protected) == dyn(1)`, `{"a": git.protected}.a`, `type(git.protected) == bool`,
+	} {
+		f.Add(when)
+	}
+	all := strangers()
+	f.Fuzz(func(t *testing.T, when string) {
+		p, problems := policy.Compile(policy.Source{Default: base(), Rules: []policy.Rule{weakening(when)}})
+		if p == nil {
+			require.NotEmpty(t, problems)
+			for _, problem := range problems {
+				require.True(t, problem.Offset >= 0 && problem.Offset <= len(when), "%+v", problem)
+				require.NotEmpty(t, problem.Message)
+				require.NotEmpty(t, problem.Remedy)
+			}
+			return
+		}
+		for _, facts := range all {
+			d, err := p.Decide(t.Context(), facts)
+			require.NoError(t, err)
+			require.Equal(t, isolation.HypervisorLevel, d.Level, "%+v", facts)
+		}
+	})
+}

@@ -131,6 +131,14 @@ type hook struct {
 // depth is the depth of a clone, as the job's GIT_DEPTH says by default.
 const depth = 20
 
+// Response returns a job's response as GitLab Runner writes it to JOB_RESPONSE_FILE.
+func Response(job Job) ([]byte, error) {
+	if job.ID <= 0 {
+		return nil, fmt.Errorf("gitlabtest: the job has no id")
+	}
+	return job.filled().response(), nil
+}
+
 // response returns the job response of a filled job, as one line of JSON.
 func (j Job) response() []byte {
 	r := jobResponse{
