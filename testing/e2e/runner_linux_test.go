@@ -58,6 +58,7 @@ func (b *bench) prints(id int64, text string) {
 
 // sandbox is what these tests read of `airlock ps --json` and `airlock inspect --json`.
 type sandbox struct {
+	Rule, Policy                                                                           string
 	ID, Project, Isolation, Reason, Runtime, Image, Digest, State, Stage, Network, Address string
 
 	JobID            int64     `json:"job_id"`

@@ -2,6 +2,7 @@ package system
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,6 +32,8 @@ type Options struct {
 	// Isolation is the configured level; default "process". Virtual machines may be emulated, and boot the kernel of
 	// package guestkernel.
 	Isolation string
+	// Policy, when not empty, is [policy] with its rules; then there is no configured level.
+	Policy string
 	// Restart starts the service again whenever it dies by a signal, as a service manager does.
 	Restart bool
 	// LeaveExecutor leaves the executor running when the service stops while something still needs it, as the
@@ -87,8 +90,9 @@ func Start(ctx context.Context, o Options) (*System, error) {
 	if err != nil {
 		return nil, err
 	}
-	if o.Isolation == "" {
-		o.Isolation = "process"
+	level := fmt.Sprintf("isolation = %q\n", cmp.Or(o.Isolation, "process"))
+	if o.Policy != "" {
+		level, o.Tables = "", o.Tables+"\n"+o.Policy
 	}
 	s := &System{Dir: dir, Bin: o.Bin, ConfigPath: filepath.Join(dir, "config.toml"), Socket: filepath.Join(dir, "run/host/host.sock"), options: o}
 	tag := strings.TrimPrefix(filepath.Base(dir), "airlock-")
@@ -108,8 +112,8 @@ func Start(ctx context.Context, o Options) (*System, error) {
 	if !strings.Contains(o.Tables, "[hypervisor]") {
 		o.Tables += fmt.Sprintf("\n[hypervisor]\nallow_emulation = true\nkernel_dir = %q\n", kernel)
 	}
-	config := fmt.Sprintf("isolation = %q\nstate_dir = %q\nrun_dir = %q\ngroup = \"root\"\ncgroup_parent = \"airlock-%s\"\nlog_level = \"debug\"\nreap_interval = \"2s\"\n%s\n[network]\nbridge = \"al%s\"\nsubnet = %q\n%s\n",
-		o.Isolation, o.StateDir, filepath.Join(dir, "run"), tag, o.Config, shorten(tag), prefix, o.Tables)
+	config := level + fmt.Sprintf("state_dir = %q\nrun_dir = %q\ngroup = \"root\"\ncgroup_parent = \"airlock-%s\"\nlog_level = \"debug\"\nreap_interval = \"2s\"\n%s\n[network]\nbridge = \"al%s\"\nsubnet = %q\n%s\n",
+		o.StateDir, filepath.Join(dir, "run"), tag, o.Config, shorten(tag), prefix, o.Tables)
 	if err := os.WriteFile(s.ConfigPath, []byte(config), 0o644); err != nil {
 		return nil, err
 	}
