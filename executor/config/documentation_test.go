@@ -1,6 +1,8 @@
 package config_test
 
 import (
+	"bytes"
+	"fmt"
 	"os"
 	"regexp"
 	"strings"
@@ -9,6 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/airlock-ci/airlock/executor/config"
+	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/isolation/policy"
+	"github.com/airlock-ci/airlock/jobs"
 )
 
 // TestEveryKeyIsDocumented reads docs/configuration.md: each key has a section of its own, with the default that the
@@ -35,4 +40,57 @@ func TestEveryKeyIsDocumented(t *testing.T) {
 		require.Regexp(t, `(?m)^`+name+` = `, example[1])
 		parse(t, example[1])
 	}
+}
+
+// TestThePolicyIsDocumented reads docs/configuration.md, docs/policy.md and the example: each key of a policy and of a
+// rule is there, each fact has its row, and every TOML example is taken by the parser.
+func TestThePolicyIsDocumented(t *testing.T) {
+	reference, err := os.ReadFile("../../docs/configuration.md")
+	require.NoError(t, err)
+	guide, err := os.ReadFile("../../docs/policy.md")
+	require.NoError(t, err)
+	for _, key := range config.PolicyKeyNames() {
+		section := regexp.MustCompile(`(?s)\n### ` + regexp.QuoteMeta(key) + `\n(.*?)(\n##|$)`).FindSubmatch(reference)
+		require.NotNil(t, section, "docs/configuration.md has no section ### %s", key)
+		require.Contains(t, string(section[1]), "Default: ", key)
+		name := key[strings.LastIndexByte(key, '.')+1:]
+		require.Regexp(t, `(?m)^# `+name+` = `, config.Example)
+		parsePolicy(t, string(section[1]))
+	}
+	for _, name := range config.RuleKeyNames() {
+		require.Regexp(t, `\n\| [^|]*`+"`"+name+"`", string(guide), "docs/policy.md has no row for %s", name)
+		require.Regexp(t, `(?m)^`+name+` = `, string(reference))
+	}
+	for _, fact := range jobs.FactTable() {
+		row := regexp.MustCompile("(?m)^\\| `" + regexp.QuoteMeta(fact.Name) + "` \\| ([^|]*) \\| [^|]* \\| ([^|]*) \\|$").FindStringSubmatch(string(guide))
+		require.NotNil(t, row, "docs/policy.md has no row for %s", fact.Name)
+		kind := map[jobs.Kind]string{jobs.Truth: "bool", jobs.Number: "int", jobs.Text: "string", jobs.Texts: "list of strings", jobs.Table: "map of strings"}
+		require.Equal(t, kind[fact.Kind], row[1], fact.Name)
+		require.Equal(t, fact.Provenance == jobs.Claimed, row[2] == "never", fact.Name)
+		require.Equal(t, trusts(fact), row[2] == "yes", "%s: docs/policy.md and the guard differ", fact.Name)
+	}
+	parsePolicy(t, string(guide[:bytes.Index(guide, []byte("## Look, explain"))]))
+	commented := regexp.MustCompile(`(?s)\n# \[policy\]\n.*`).FindString(config.Example)
+	require.NotNil(t, parse(t, regexp.MustCompile(`(?m)^# ?`).ReplaceAllString(commented, "")).Policy)
+}
+
+// parsePolicy parses every TOML example of a text as a configuration with a policy.
+func parsePolicy(t *testing.T, text string) {
+	t.Helper()
+	examples := regexp.MustCompile("(?s)```toml\n(.*?)```").FindAllStringSubmatch(text, -1)
+	require.NotEmpty(t, examples)
+	for _, example := range examples {
+		require.NotNil(t, parse(t, example[1]).Policy)
+	}
+}
+
+// trusts tells whether the guard takes a positive statement about a fact for a demand.
+func trusts(fact jobs.FactDefinition) bool {
+	atom := map[jobs.Kind]string{jobs.Truth: "%s", jobs.Number: "%s == 1", jobs.Text: "%s == 'x'", jobs.Texts: "%s == ['x']", jobs.Table: "%s == {'x': 'y'}"}[fact.Kind]
+	level := isolation.ProcessLevel
+	_, problems := policy.Compile(policy.Source{
+		Default: policy.Grant{Level: isolation.HypervisorLevel},
+		Rules:   []policy.Rule{{Name: "x", When: fmt.Sprintf(atom, fact.Name), Isolation: &level}},
+	})
+	return len(problems) == 0
 }

@@ -66,6 +66,7 @@ func measure(ctx context.Context, n int, only string) (r *report, err error) {
 		what    string
 		measure func(context.Context) ([]*section, error)
 	}{
+		{"decisions", b.decisions},
 		{"driver calls", b.driverCalls},
 		{"sandboxes", b.sandboxes},
 		{"virtual machines", b.machines},

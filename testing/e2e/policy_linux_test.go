@@ -65,7 +65,8 @@ func TestForgeriesEndInAVirtualMachine(t *testing.T) {
 		Config: "cpus = \"1\"\nnetwork_mode = \"none\"\n", Policy: trustfulPolicy(writeKeys(t, gitlab)),
 	})
 	yes, no := true, false
-	kernelOf := func(result outcome) string {
+	kernelOf := func(t *testing.T, result outcome) string {
+		t.Helper()
 		require.True(t, result.Success, result.Log)
 		match := regexp.MustCompile(`\nkernel (\S+)`).FindStringSubmatch(result.Log)
 		require.NotNil(t, match, result.Log)
@@ -97,7 +98,7 @@ func TestForgeriesEndInAVirtualMachine(t *testing.T) {
 			result := b.runAs(c.class, c.job)
 			require.Contains(t, result.Log, "process isolation")
 			require.Contains(t, result.Log, c.reason)
-			require.Equal(t, hostKernel(t), kernelOf(result))
+			require.Equal(t, hostKernel(t), kernelOf(t, result))
 		})
 	}
 
@@ -112,7 +113,7 @@ func TestForgeriesEndInAVirtualMachine(t *testing.T) {
 			variable("CI_COMMIT_REF_NAME", "main"), variable("CI_COMMIT_TAG", "v1.0.0")),
 		"another's job id":      job(&no, variable("CI_JOB_ID", fmt.Sprint(trusted.ID))),
 		"a wish for less":       job(&no, variable("AIRLOCK_ISOLATION", "process")),
-		"the runner's class":    job(&no, variable("RUNNER_CLASS", "protected"), variable("CI_RUNNER_TAGS", `["protected"]`), variable("runner.class", "protected")),
+		"the runner's class":    job(&no, variable("RUNNER_CLASS", "protected"), variable("CI_RUNNER_TAGS", `["protected"]`), variable("runner_class", "protected")),
 		"the driver's own word": job(&no, variable("JOB_RESPONSE_FILE", "/tmp/forged.json"), variable("AIRLOCK_JOB_HANDLE", "1-"+strings.Repeat("0", 32))),
 		"an unsigned token":     signed(job(&no), gitlabtest.Unsigned, nil),
 		"a token of one's own":  signed(job(&no), forger.Sign, nil),
@@ -131,7 +132,7 @@ func TestForgeriesEndInAVirtualMachine(t *testing.T) {
 			result := b.runAs("open", forged)
 			require.Contains(t, result.Log, "hypervisor isolation (own kernel, qemu-")
 			require.NotContains(t, result.Log, "process isolation")
-			require.NotEqual(t, hostKernel(t), kernelOf(result))
+			require.NotEqual(t, hostKernel(t), kernelOf(t, result))
 			if strings.Contains(name, "token") {
 				require.Contains(t, result.Log, "WARNING: the job's id token is not believed")
 			}
