@@ -177,8 +177,8 @@ func (c *compiler) plan(i int, r *rule, checked *cel.Ast) {
 	if len(r.widens) > 0 {
 		if found := c.guard.gap(r.tree.Expr(), true); found != nil {
 			c.add(i, "when", start(r.When, found.expr, r.tree.SourceInfo()),
-				fmt.Sprintf("a job's author alone could satisfy `%s` (%s), and with it this rule, which grants %s",
-					shorten(text(found.expr, r.tree.SourceInfo())), found.why, c.describe(r)),
+				"a job's author alone could satisfy `"+shorten(text(found.expr, r.tree.SourceInfo()))+"` ("+found.why+
+					"), and with it this rule, which grants "+c.describe(r),
 				"demand a fact that somebody vouches for beside it, as in git.protected && ... or runner.class == \"protected\" && ...")
 			return
 		}
