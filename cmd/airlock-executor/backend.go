@@ -117,10 +117,7 @@ func (b *backend) Reload(context.Context) error {
 
 // setLevels keeps the levels that jobs can get, the one without rules first.
 func (b *backend) setLevels(cfg *config.Config) {
-	levels := []isolation.Level{cfg.Isolation}
-	if cfg.Policy != nil {
-		levels = cfg.Policy.Levels
-	}
+	levels := cfg.Levels()
 	b.levels.Store(&levels)
 }
 

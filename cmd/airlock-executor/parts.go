@@ -210,16 +210,23 @@ type warmer interface {
 	Warm(ctx context.Context, limits isolation.Limits, network bool) error
 }
 
-// warm prepares the runtime of the configured level, and says early what would keep it from working. The jobs that come
-// meanwhile need not wait for it.
+// warm prepares the runtimes for all that jobs can get, and says early what would keep them from it. The jobs that come
+// meanwhile need not wait.
 func (p *parts) warm(ctx context.Context, cfg *config.Config, logger zerolog.Logger) {
 	for _, r := range p.list {
 		w, ok := r.(warmer)
-		if !ok || r.Level() != cfg.Isolation {
+		if !ok {
 			continue
 		}
-		if err := w.Warm(ctx, cfg.Limits, cfg.NetworkMode != "none"); err != nil && ctx.Err() == nil {
-			logger.Error().Err(err).Stringer("isolation", r.Level()).Msg("sandboxes of this level cannot be made yet")
+		for _, grant := range cfg.Grants() {
+			if grant.Level != r.Level() {
+				continue
+			}
+			err := w.Warm(ctx, grant.Limits, grant.Network != "none")
+			if err != nil && ctx.Err() == nil {
+				logger.Error().Err(err).Stringer("isolation", r.Level()).Msg("sandboxes of this level cannot be made yet")
+				return
+			}
 		}
 	}
 }

@@ -25,6 +25,22 @@ type Policy struct {
 	Levels []isolation.Level
 }
 
+// Grants are all that a job can get by this configuration, what no rule grants first.
+func (c *Config) Grants() []policy.Grant {
+	if c.Policy != nil {
+		return c.Policy.Grants()
+	}
+	return []policy.Grant{{Level: c.Isolation, Limits: c.Limits, Network: c.NetworkMode}}
+}
+
+// Levels are all levels that a job can get, the one without rules first.
+func (c *Config) Levels() []isolation.Level {
+	if c.Policy != nil {
+		return c.Policy.Levels
+	}
+	return []isolation.Level{c.Isolation}
+}
+
 // IDToken is [policy.id_token].
 type IDToken struct {
 	// Issuer is GitLab's URL, as in the token's iss.

@@ -23,7 +23,7 @@ const oldestQEMU = "7.2"
 // checkHypervisor looks for what virtual machines need. Where the configuration asks for them, what is missing is a
 // failure, else a fact.
 func checkHypervisor(ctx context.Context, r *report, options Options, cfg *config.Config) {
-	h := &hypervisorChecks{report: r, cfg: cfg, wanted: cfg.Isolation == isolation.HypervisorLevel}
+	h := &hypervisorChecks{report: r, cfg: cfg, wanted: slices.Contains(cfg.Levels(), isolation.HypervisorLevel)}
 	complete := h.qemu(ctx)
 	complete = h.kernel() && complete
 	h.tun()

@@ -90,12 +90,23 @@ func (p *Policy) Digest() string { return p.digest }
 // Reads returns the names of the facts that rule i reads.
 func (p *Policy) Reads(i int) []string { return p.rules[i].reads }
 
+// Grants returns all that the policy can grant, the default first.
+func (p *Policy) Grants() []Grant {
+	grants := []Grant{p.base}
+	for _, r := range p.rules {
+		if r.Reject == "" {
+			grants = append(grants, r.grant)
+		}
+	}
+	return grants
+}
+
 // Levels returns all levels that the policy can grant, the default's first.
 func (p *Policy) Levels() []isolation.Level {
-	levels := []isolation.Level{p.base.Level}
-	for _, r := range p.rules {
-		if r.Reject == "" && !slices.Contains(levels, r.grant.Level) {
-			levels = append(levels, r.grant.Level)
+	var levels []isolation.Level
+	for _, g := range p.Grants() {
+		if !slices.Contains(levels, g.Level) {
+			levels = append(levels, g.Level)
 		}
 	}
 	return levels
