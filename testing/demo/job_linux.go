@@ -20,11 +20,12 @@ const project = "demo/project"
 // kernelLine makes a job tell its kernel: the host's in a container, its own in a virtual machine.
 const kernelLine = "echo the kernel here is $(uname -r)"
 
-// untrusted is a job of a merge request, say: one whose author nobody vouches for.
+// untrusted is the same author's job on another branch: nobody vouches for it. What it claims to be does not help.
 func (s *stage) untrusted() gitlabtest.Job {
 	protected := false
 	return s.repository.Build(gitlabtest.Job{
 		ProjectPath: project, Protected: &protected, Image: s.image,
+		Variables: []gitlabtest.Variable{{Key: "CI_COMMIT_REF_PROTECTED", Value: "true"}},
 		Script: []string{
 			"cat greeting.txt", kernelLine,
 			"echo I am $(id -un) on $(hostname), with $(nproc) CPU and $(free -m | awk '/Mem:/ {print $2}') MiB",
@@ -60,6 +61,9 @@ func (s *stage) job() gitlabtest.Job {
 func yaml(job gitlabtest.Job) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "build:\n  image: %s\n", job.Image)
+	for _, v := range job.Variables {
+		fmt.Fprintf(&b, "  variables: {%s: %q}\n", v.Key, v.Value)
+	}
 	for _, block := range []struct {
 		key   string
 		lines []string

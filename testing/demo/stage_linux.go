@@ -31,6 +31,16 @@ type stage struct {
 	undo []undo // in the order of the starts
 }
 
+// policy is the administrator's: who pushes to a protected branch is trusted, nobody else.
+const policy = `[policy]
+default = "hypervisor"
+
+[[policy.rules]]
+name      = "protected"
+when      = "git.protected && !git.merge_request"
+isolation = "process"
+`
+
 type undo struct {
 	what string
 	do   func() error
@@ -46,7 +56,7 @@ func (s *stage) start(ctx context.Context) (err error) {
 	// Starts that are given up half-way leave things behind, and they take but a moment.
 	ctx = context.WithoutCancel(ctx)
 	if s.airlock, err = system.Start(ctx, system.Options{
-		Bin: s.bin, Reachable: true,
+		Bin: s.bin, Reachable: true, Policy: policy,
 		Config: fmt.Sprintf("helper_image = %q\nmemory = \"512m\"\nscratch_size = \"2g\"", "docker-archive:"+s.helper),
 	}); err != nil {
 		return fmt.Errorf("the service: %w", err)
