@@ -195,7 +195,7 @@ func muchOutput(t *testing.T, level string, size int) {
 	b.caller.Stdout, b.caller.Stderr = &out, &stderr
 	peak := b.watchMemory()
 	result := b.run(gitlabtest.Job{Script: []string{
-		fmt.Sprintf("head -c %d /dev/zero | tr '\\0' '\\176'", size), "printf '\\176' >&2",
+		fmt.Sprintf("head -c %d /dev/zero", size), "printf '\\000' >&2",
 	}})
 	require.True(t, result.Success, result.Log)
 	require.EqualValues(t, size, out.n, "byte-exact")

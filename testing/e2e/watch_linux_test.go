@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// counter counts the tildes in what is written to it.
+// counter counts the zero bytes in what is written to it.
 type counter struct {
 	mu sync.Mutex
 	n  int
@@ -27,7 +27,7 @@ type counter struct {
 func (c *counter) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.n += bytes.Count(p, []byte("~"))
+	c.n += bytes.Count(p, []byte{0})
 	return len(p), nil
 }
 
