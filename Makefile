@@ -78,6 +78,7 @@ test: build windows ## run all tests (needs root); PKG=./cache/... limits them
 	set -x; \
 	$${others:+go test -count=1 -p $(TEST_PARALLEL) -timeout $(TEST_TIMEOUT) $$others}; \
 	$${alone:+go test -count=1 -p 1 -timeout $(TEST_TIMEOUT) $$alone}
+	@scripts/check-coverage
 
 # Not part of `make test`: it takes minutes, and a mirror of Debian.
 .PHONY: test-systemd

@@ -115,7 +115,7 @@ func (b *backend) Reload(context.Context) error {
 	return nil
 }
 
-// setLevels keeps the levels that jobs can get, the one without rules first.
+// setLevels keeps the levels that jobs can get.
 func (b *backend) setLevels(cfg *config.Config) {
 	levels := cfg.Levels()
 	b.levels.Store(&levels)

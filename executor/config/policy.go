@@ -21,8 +21,6 @@ type Policy struct {
 	IDToken *IDToken
 	// Warnings are what is worth a second look in it.
 	Warnings []Problem
-	// Levels are all that the policy can grant, the default's first.
-	Levels []isolation.Level
 }
 
 // Grants are all that a job can get by this configuration, what no rule grants first.
@@ -31,14 +29,6 @@ func (c *Config) Grants() []policy.Grant {
 		return c.Policy.Grants()
 	}
 	return []policy.Grant{{Level: c.Isolation, Limits: c.Limits, Network: c.NetworkMode}}
-}
-
-// Levels are all levels that a job can get, the one without rules first.
-func (c *Config) Levels() []isolation.Level {
-	if c.Policy != nil {
-		return c.Policy.Levels
-	}
-	return []isolation.Level{c.Isolation}
 }
 
 // IDToken is [policy.id_token].
@@ -171,7 +161,6 @@ func settlePolicy(c *Config, doc document, given map[string]entry, all *Error) {
 	for _, p := range compiled.Lint() {
 		c.Policy.Warnings = append(c.Policy.Warnings, doc.place(p))
 	}
-	c.Policy.Levels = compiled.Levels()
 }
 
 func firstOf(names []string, prefix string) string {
@@ -188,6 +177,14 @@ func (c *Config) DefaultGrant() policy.Grant {
 		Level: c.Isolation, Limits: c.Limits, Network: c.NetworkMode, Images: c.AllowedImages,
 		PullPolicies: c.JobPullPolicies(), CacheScope: c.Cache.Scope,
 	}
+}
+
+// Levels are all that jobs can get without asking for more, that of jobs which no rule matches first.
+func (c *Config) Levels() []isolation.Level {
+	if c.Policy == nil {
+		return []isolation.Level{c.Isolation}
+	}
+	return c.Policy.Levels()
 }
 
 // JobPullPolicies are those that a job may ask for, the default first.

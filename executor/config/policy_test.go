@@ -19,6 +19,7 @@ func TestWithoutAPolicyThereIsNone(t *testing.T) {
 	require.Nil(t, parse(t, "").Policy)
 	require.Equal(t, isolation.HypervisorLevel, parse(t, "").Isolation)
 	require.Equal(t, isolation.ProcessLevel, parse(t, "isolation = 'process'").Isolation)
+	require.Equal(t, []isolation.Level{isolation.ProcessLevel}, parse(t, "isolation = 'process'").Levels())
 }
 
 func TestAnEmptyPolicyMakesEveryJobHypervisor(t *testing.T) {
@@ -28,7 +29,7 @@ func TestAnEmptyPolicyMakesEveryJobHypervisor(t *testing.T) {
 		d, err := c.Policy.Decide(t.Context(), jobs.Facts{Job: &gitlab.JobResponse{ID: 1}})
 		require.NoError(t, err)
 		require.Equal(t, isolation.HypervisorLevel, d.Level)
-		require.Equal(t, []isolation.Level{isolation.HypervisorLevel}, c.Policy.Levels)
+		require.Equal(t, []isolation.Level{isolation.HypervisorLevel}, c.Levels())
 	}
 }
 
@@ -73,7 +74,7 @@ cpus = 0.5
 	require.Equal(t, &config.IDToken{
 		Issuer: "https://gitlab.example.com", Audience: "https://airlock.example.com", Variable: "AIRLOCK_TOKEN", Keys: "/etc/airlock/keys.json",
 	}, c.Policy.IDToken)
-	require.Equal(t, []isolation.Level{isolation.HypervisorLevel, isolation.ProcessLevel}, c.Policy.Levels)
+	require.Equal(t, []isolation.Level{isolation.HypervisorLevel, isolation.ProcessLevel}, c.Levels())
 
 	yes, main := true, "main"
 	job := &gitlab.JobResponse{ID: 1, GitInfo: gitlab.GitInfo{Protected: &yes, Ref: &main}}

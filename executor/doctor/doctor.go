@@ -109,7 +109,14 @@ func checkConfig(r *report, path string) *config.Config {
 		r.info(check, "there is no %s: the defaults hold", path)
 		return cfg
 	}
-	r.ok(check, "%s is valid, isolation is %s", path, cfg.Isolation)
+	if cfg.Policy == nil {
+		r.ok(check, "%s is valid, isolation is %s", path, cfg.Isolation)
+		return cfg
+	}
+	r.ok(check, "%s is valid, its policy is %s", path, cfg.Policy.Digest())
+	if n := len(cfg.Policy.Warnings); n > 0 {
+		r.info(check, "the policy has %d warnings: airlock policy check %s", n, path)
+	}
 	return cfg
 }
 
