@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -200,25 +201,22 @@ func claimedFacts() []FactDefinition {
 	}
 }
 
-// isMergeRequest tells what GitLab builds for merge requests. Without a ref it is unknown.
+// isMergeRequest tells what GitLab builds for merge requests. It takes the ref and the refspecs to say no: with one of them
+// unknown it is unknown.
 func isMergeRequest(f Facts) any {
 	const mergeRequests = "refs/merge-requests/"
 	git := f.Job.GitInfo
-	ref, ok := plain(git.Ref).(string)
-	if !ok {
+	ref, refKnown := plain(git.Ref).(string)
+	specs, specsKnown := plainList(git.Refspecs.Value).([]string)
+	isOne := func(spec string) bool { return strings.Contains(spec, mergeRequests) }
+	switch {
+	case refKnown && strings.HasPrefix(ref, mergeRequests), slices.ContainsFunc(specs, isOne):
+		return true
+	case refKnown && specsKnown && len(specs) > 0:
+		return false
+	default:
 		return nil
 	}
-	if strings.HasPrefix(ref, mergeRequests) {
-		return true
-	}
-	if git.Refspecs.Value != nil {
-		for _, spec := range *git.Refspecs.Value {
-			if strings.Contains(spec, mergeRequests) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // repositoryURL leaves out the job token.

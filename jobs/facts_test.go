@@ -89,12 +89,15 @@ func TestFactsOfMergeRequests(t *testing.T) {
 		git  string
 		want any
 	}{
-		"by its ref":      {`{"ref":"refs/merge-requests/1/head"}`, true},
-		"by its refspec":  {`{"ref":"main","refspecs":["+refs/merge-requests/1/head:refs/remotes/x"]}`, true},
-		"a branch":        {`{"ref":"main","refspecs":["+refs/heads/main:refs/remotes/origin/main"]}`, false},
-		"no refspecs":     {`{"ref":"main"}`, false},
-		"no ref":          {`{"refspecs":["+refs/heads/main:refs/remotes/origin/main"]}`, nil},
-		"a doubtful name": {`{"ref":"refs/merge-requests/1/head\u0000"}`, nil},
+		"by its ref":            {`{"ref":"refs/merge-requests/1/head"}`, true},
+		"by its refspec":        {`{"ref":"main","refspecs":["+refs/merge-requests/1/head:refs/remotes/x"]}`, true},
+		"a branch":              {`{"ref":"main","refspecs":["+refs/heads/main:refs/remotes/origin/main"]}`, false},
+		"no refspecs":           {`{"ref":"main"}`, nil},
+		"empty refspecs":        {`{"ref":"main","refspecs":[]}`, nil},
+		"strange refspecs":      {`{"ref":"main","refspecs":"+refs/heads/main:x"}`, nil},
+		"no ref":                {`{"refspecs":["+refs/heads/main:refs/remotes/origin/main"]}`, nil},
+		"no ref, but a refspec": {`{"refspecs":["+refs/merge-requests/1/head:x"]}`, true},
+		"a doubtful name":       {`{"ref":"refs/merge-requests/1/head\u0000"}`, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			require.Equal(t, c.want, read(t, `{"id":1,"git_info":`+c.git+`}`, "", nil)["git.merge_request"])

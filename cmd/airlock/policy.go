@@ -79,6 +79,11 @@ func checkPolicy(ctx context.Context, c *cli.Command) error {
 		_, err := fmt.Fprintf(out, "%s has no [policy]: every job gets %s isolation\n", printable(path), cfg.Isolation)
 		return err
 	}
+	if token := cfg.Policy.IDToken; token != nil {
+		if _, err := newVerifier(token); err != nil {
+			return err
+		}
+	}
 	warnings := &config.Error{Path: path, Problems: cfg.Policy.Warnings}
 	if len(warnings.Problems) > 0 {
 		for line := range strings.Lines(warnings.Error()) {
@@ -153,7 +158,7 @@ func readFacts(ctx context.Context, c *cli.Command, token *config.IDToken) (jobs
 	if token == nil {
 		return facts, nil
 	}
-	verifier, err := idtoken.New(idtoken.Options{Issuer: token.Issuer, Audience: token.Audience, Variable: token.Variable, KeysFile: token.Keys})
+	verifier, err := newVerifier(token)
 	if err != nil {
 		return facts, err
 	}
@@ -161,6 +166,11 @@ func readFacts(ctx context.Context, c *cli.Command, token *config.IDToken) (jobs
 		facts.IdentityProblem = err.Error()
 	}
 	return facts, nil
+}
+
+// newVerifier returns a verifier as the service's, which has read its keys if they are in a file.
+func newVerifier(token *config.IDToken) (*idtoken.Verifier, error) {
+	return idtoken.New(idtoken.Options{Issuer: token.Issuer, Audience: token.Audience, Variable: token.Variable, KeysFile: token.Keys})
 }
 
 func printExplanation(w io.Writer, e policy.Explanation) error {

@@ -77,7 +77,8 @@ cpus = 0.5
 	require.Equal(t, []isolation.Level{isolation.HypervisorLevel, isolation.ProcessLevel}, c.Levels())
 
 	yes, main := true, "main"
-	job := &gitlab.JobResponse{ID: 1, GitInfo: gitlab.GitInfo{Protected: &yes, Ref: &main}}
+	specs := gitlab.Lenient[[]string]{Value: &[]string{"+refs/heads/main:x"}}
+	job := &gitlab.JobResponse{ID: 1, GitInfo: gitlab.GitInfo{Protected: &yes, Ref: &main, Refspecs: specs}}
 	d, err := c.Policy.Decide(t.Context(), jobs.Facts{Job: job, Identity: &jobs.Identity{RefProtected: &yes}})
 	require.NoError(t, err)
 	require.Equal(t, jobs.Decision{

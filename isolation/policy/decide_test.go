@@ -23,7 +23,7 @@ func job(t testing.TB, response string) jobs.Facts {
 }
 
 const (
-	honest   = `{"id":1,"job_info":{"project_path":"g/p","project_id":42},"git_info":{"protected":true,"ref":"main"}}`
+	honest   = `{"id":1,"job_info":{"project_path":"g/p","project_id":42},"git_info":{"protected":true,"ref":"main","refspecs":["+refs/heads/main:x"]}}`
 	stranger = `{"id":1,"git_info":{"protected":false,"ref":"refs/merge-requests/1/head"}}`
 	unknown  = `{"id":1}`
 )

@@ -40,7 +40,8 @@ type Corpus struct {
 	Token bool
 }
 
-// Honest returns the honest jobs, by name: a fork's merge request, an unprotected branch, a protected branch.
+// Honest returns the honest jobs, by name: a fork's merge request, an unprotected branch, a protected
+// branch, a merge request between protected branches.
 func (c Corpus) Honest() map[string][]byte {
 	honest := map[string][]byte{}
 	for name, job := range c.jobs() {
@@ -52,9 +53,10 @@ func (c Corpus) Honest() map[string][]byte {
 func (c Corpus) jobs() map[string]gitlabtest.Job {
 	yes, no := true, false
 	jobs := map[string]gitlabtest.Job{
-		"merge request":    {ID: 7, Ref: "refs/merge-requests/1/head", Protected: &no},
-		"branch":           {ID: 8, Ref: "feature", Protected: &no},
-		"protected branch": {ID: 9, Ref: "main", Protected: &yes},
+		"merge request":           {ID: 7, Ref: "refs/merge-requests/1/head", Protected: &no},
+		"branch":                  {ID: 8, Ref: "feature", Protected: &no},
+		"protected branch":        {ID: 9, Ref: "main", Protected: &yes},
+		"protected merge request": {ID: 10, Ref: "refs/merge-requests/2/head", Protected: &yes},
 	}
 	for name, job := range jobs {
 		job.ProjectPath, job.Image, job.Script = c.Project, "registry.example.com/build:1", []string{"true"}
@@ -237,6 +239,9 @@ func factTricks(job gitlabtest.Job) []trick {
 		git("ref with a NUL", func(g map[string]any) { g["ref"] = "main\x00" }),
 		git("ref of absurd length", func(g map[string]any) { g["ref"] = "main" + strings.Repeat("x", 1<<16) }),
 		git("refspecs of a merge request", func(g map[string]any) { g["refspecs"] = []any{"+refs/merge-requests/1/head:refs/remotes/origin/main"} }),
+		git("refspecs missing", func(g map[string]any) { delete(g, "refspecs") }),
+		git("refspecs empty", func(g map[string]any) { g["refspecs"] = []any{} }),
+		git("refspecs beside something strange", func(g map[string]any) { g["refspecs"] = []any{"+refs/heads/main:x", 5} }),
 		git("refspecs as text", func(g map[string]any) { g["refspecs"] = "main" }),
 		info("project path missing", func(i map[string]any) { delete(i, "project_full_path") }),
 		info("project path with a NUL", func(i map[string]any) { i["project_full_path"] = i["project_full_path"].(string) + "\x00" }),
