@@ -60,9 +60,10 @@ func (s *Service) identify(ctx context.Context, sess *session, settings Settings
 	facts.Identity = identity
 }
 
-// limitTime ends the session when the time that the policy gives it has passed since it began.
+// limitTime ends the session when the time that the policy gives it has passed since it began. That is the job's failure,
+// as with GitLab's own time-out: another attempt would take as long.
 func (sess *session) limitTime(s *Service, limit time.Duration) {
-	cause := fmt.Errorf("the time of %s that this runner's policy gives to the job has passed (rule %q)", limit, sess.decision.Rule)
+	cause := fault.Authorf("the time of %s that this runner's policy gives to the job has passed (rule %q)", limit, sess.decision.Rule)
 	sess.overtime = time.AfterFunc(time.Until(sess.created.Add(limit)), func() {
 		if err := s.end(context.Background(), sess, cause); err != nil {
 			sess.log.Error().Err(err).Msg("a job that was out of time left something for the reaper")

@@ -199,6 +199,7 @@ func TestTheTimeOfAPolicyEndsAJob(t *testing.T) {
 	f.world.Script = func(ctx context.Context, _ isolation.ProcessSpec) int { <-ctx.Done(); return 0 }
 	_, err := f.run(context.Background(), "build_script", api.Streams{})
 	require.ErrorContains(t, err, `the time of 100ms that this runner's policy gives to the job has passed (rule "short")`)
+	require.Equal(t, fault.Author, fault.ClassOf(err), "the runner does not try again")
 	require.Eventually(t, func() bool { return len(f.world.Leftovers()) == 0 && len(f.Live()) == 0 }, 10*time.Second, 10*time.Millisecond)
 }
 

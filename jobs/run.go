@@ -85,7 +85,7 @@ func (sess *session) usable() (isolation.Sandbox, error) {
 		return nil, fault.Systemf("the job's sandbox is not ready yet")
 	}
 	if sess.ctx.Err() != nil {
-		return nil, fault.Systemf("the job's sandbox is gone: %w", context.Cause(sess.ctx))
+		return nil, sess.endedBy("the job's sandbox is gone")
 	}
 	return sess.sandbox, nil
 }
@@ -93,7 +93,7 @@ func (sess *session) usable() (isolation.Sandbox, error) {
 // explain says why a sandbox ended under a call: by the job's end, or by its own fault.
 func (sess *session) explain(err error) error {
 	if sess.ctx.Err() != nil {
-		return fault.Systemf("the stage was ended: %w", context.Cause(sess.ctx))
+		return sess.endedBy("the stage was ended")
 	}
 	var classified *fault.Error
 	if errors.As(err, &classified) {
@@ -103,6 +103,12 @@ func (sess *session) explain(err error) error {
 		return fault.Systemf("the sandbox ended by itself: %w", err)
 	}
 	return err
+}
+
+// endedBy says what the session's end did to a call. Whose failure it is the cause may say; else it is the system's.
+func (sess *session) endedBy(what string) error {
+	cause := context.Cause(sess.ctx)
+	return &fault.Error{Class: fault.ClassOf(cause), Err: fmt.Errorf("%s: %w", what, cause)}
 }
 
 // nonNil keeps an empty script a script.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/executor/config"
 	"github.com/airlock-ci/airlock/executor/policytest"
 )
@@ -57,5 +58,32 @@ func TestASuiteCanFail(t *testing.T) {
 		suite, err := policytest.Load(path)
 		require.NoError(t, err)
 		require.Equal(t, want, suite.Run(cfg.Policy.Policy)[0].Problems[0])
+	}
+}
+
+// TestBadSuites has what is wrong with a file of tests.
+func TestBadSuites(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                                    "has no tests",
+		"[[test]\n":                           ":1:7: ",
+		"[[test]]\nname = 5\n":                ":2:8: ",
+		"[[test]]\nnmae = 'x'\n":              ":2:1: unknown key test.nmae",
+		"[[test]]\n[test.expect]\nrule = 'x'": `test 1, "": it has no name`,
+		"[[test]]\nname = 'x'\n":              `test 1, "x": it expects nothing`,
+		"[[test]]\nname = 'x'\n[test.expect]\nruel = 'x'":                                                 `unknown key "ruel"`,
+		"[[test]]\nname = 'x'\nresponse = 'none.json'\n[test.expect]\nrule = 'x'":                         "none.json: no such file",
+		"[[test]]\nname = 'x'\nresponse = 'bad.json'\n[test.expect]\nrule = 'x'":                          "JSON syntax error",
+		"[[test]]\nname = 'x'\nresponse = 'bad.json'\n[test.variables]\nA='1'\n[test.expect]\nrule = 'x'": "bad.json: invalid",
+		"[[test]]\nname = 'x'\n[test.job]\nid = 0\n[test.expect]\nrule = 'x'":                             "no positive job id",
+		"[[test]]\nname = 'x'\n[test.id_token]\nref = 5\n[test.expect]\nrule = 'x'":                       "the claims are not those of GitLab",
+	} {
+		dir := t.TempDir()
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "bad.json"), []byte("x"), 0o600))
+		path := filepath.Join(dir, "x.test.toml")
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+		_, err := policytest.Load(path)
+		require.ErrorContains(t, err, want, text)
+		require.ErrorContains(t, err, path, text)
+		require.Equal(t, fault.Admin, fault.ClassOf(err), text)
 	}
 }

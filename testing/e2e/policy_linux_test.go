@@ -208,6 +208,7 @@ limits = { memory = "768m" }
 	result = b.run(gitlabtest.Job{Name: "small", Script: []string{"ls /sys/class/net", "sleep 100"}})
 	require.False(t, result.Success)
 	require.Contains(t, result.Log, "\nlo\n")
+	require.Equal(t, gitlabtest.ScriptFailure, result.Reason, "%s", result.Log)
 	require.Contains(t, result.Log, `the time of 5s that this runner's policy gives to the job has passed (rule "small")`)
 	other := b.push(archived(t, must(images.Busybox(context.Background()))), "other")
 	result = b.run(gitlabtest.Job{Name: "small", Image: other, Script: []string{"true"}})
