@@ -18,6 +18,8 @@ type Config struct {
 	User string `json:"user,omitempty"`
 	// WorkingDir is an absolute path or empty.
 	WorkingDir string `json:"working_dir,omitempty"`
+	// OSVersion is the image's os.version: the build of Windows that it was made for. Empty on Linux.
+	OSVersion string `json:"os_version,omitempty"`
 }
 
 // imageRecord is one unpacked image. It is immutable but for Repos.
@@ -37,6 +39,8 @@ type imageRecord struct {
 }
 
 type layerRecord struct {
+	// DiffID names the layer here: by its own content, or on Windows, where a layer cannot do without those below it,
+	// by theirs too (see layerIDs).
 	DiffID string `json:"diff_id"`
 	Size   int64  `json:"size"` // bytes unpacked
 }

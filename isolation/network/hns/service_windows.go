@@ -11,14 +11,14 @@ import (
 )
 
 // Open returns the host's network of that name. It changes nothing: see Prepare.
-func Open(opts Options) *Networks { return open(opts, real{}) }
+func Open(opts Options) *Networks { return open(opts, networking{}) }
 
-// real is the Host Networking Service.
-type real struct{}
+// networking is the Host Networking Service.
+type networking struct{}
 
-var _ service = real{}
+var _ service = networking{}
 
-func (real) Networks() ([]network, error) {
+func (networking) Networks() ([]network, error) {
 	list, err := hcsshim.HNSListNetworkRequest("GET", "", "")
 	if err != nil {
 		return nil, classify(err)
@@ -38,7 +38,7 @@ func fromNetwork(n *hcsshim.HNSNetwork) network {
 	return found
 }
 
-func (real) CreateNetwork(name, subnet, gateway string) (network, error) {
+func (networking) CreateNetwork(name, subnet, gateway string) (network, error) {
 	document, err := json.Marshal(&hcsshim.HNSNetwork{
 		Name: name, Type: "nat", Subnets: []hcsshim.Subnet{{AddressPrefix: subnet, GatewayAddress: gateway}},
 	})
@@ -52,12 +52,12 @@ func (real) CreateNetwork(name, subnet, gateway string) (network, error) {
 	return fromNetwork(made), nil
 }
 
-func (real) DeleteNetwork(id string) error {
+func (networking) DeleteNetwork(id string) error {
 	_, err := hcsshim.HNSNetworkRequest("DELETE", id, "")
 	return classify(err)
 }
 
-func (real) Endpoints() ([]endpoint, error) {
+func (networking) Endpoints() ([]endpoint, error) {
 	list, err := hcsshim.HNSListEndpointRequest()
 	if err != nil {
 		return nil, classify(err)
@@ -77,7 +77,7 @@ func fromEndpoint(e *hcsshim.HNSEndpoint) endpoint {
 	return found
 }
 
-func (real) CreateEndpoint(e endpoint) (endpoint, error) {
+func (networking) CreateEndpoint(e endpoint) (endpoint, error) {
 	wanted := &hcsshim.HNSEndpoint{
 		Name: e.Name, VirtualNetwork: e.Network, DNSServerList: e.DNS, DNSSuffix: e.Search,
 		DisableICC: true, // no way to other sandboxes
@@ -110,7 +110,7 @@ func (real) CreateEndpoint(e endpoint) (endpoint, error) {
 	return fromEndpoint(made), nil
 }
 
-func (real) DeleteEndpoint(id string) error {
+func (networking) DeleteEndpoint(id string) error {
 	_, err := hcsshim.HNSEndpointRequest("DELETE", id, "")
 	return classify(err)
 }
