@@ -55,12 +55,12 @@ func (o *Options) fillIn() {
 
 // Cache is one cache directory in use. Its methods may be called concurrently.
 type Cache struct {
-	platformState
-	opts      Options
-	log       zerolog.Logger
-	lock      *os.File
-	transport http.RoundTripper
-	closeIdle func()
+	platformState //nolint:unused // see layer_windows.go
+	opts          Options
+	log           zerolog.Logger
+	lock          *os.File
+	transport     http.RoundTripper
+	closeIdle     func()
 
 	store     *store
 	pulls     flights[*pull]

@@ -17,7 +17,7 @@ import (
 const parallelLayers = 3
 
 // platformState has nothing to hold here.
-type platformState struct{}
+type platformState struct{} //nolint:unused // it is embedded, for Windows
 
 // layerIDs names layers by their own content: a layer is the same above any other.
 func layerIDs(diffIDs []v1.Hash) []string {

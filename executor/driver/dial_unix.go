@@ -14,7 +14,16 @@ const DefaultSocket = "/run/airlock/host/host.sock"
 const (
 	startService = "start it on this machine: systemctl start airlock"
 	serviceLog   = "journalctl -u airlock"
+	joinGroup    = "add the user that runs gitlab-runner to the group that the key group of /etc/airlock/config.toml names, then restart gitlab-runner"
 )
+
+// DefaultShell is the kind of scripts that every root here can run.
+const DefaultShell = "bash"
+
+var shells = []string{DefaultShell}
+
+// pipeBroken tells errors of pipes that have no other name; there are none here.
+func pipeBroken(error) bool { return false }
 
 func dial(ctx context.Context, socket string) (net.Conn, error) {
 	return (&net.Dialer{}).DialContext(ctx, "unix", socket)

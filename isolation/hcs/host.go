@@ -53,13 +53,6 @@ type timing struct {
 	settling time.Duration // from the end of a process to the news that its system ended
 }
 
-// Environment is what the process that links this package needs in its environment before it starts: hcsshim reads
-// its timeouts, in seconds, when it is loaded. A lost start is known to happen once in hundreds; waiting the usual
-// four minutes for it would be no use.
-func Environment() []string {
-	return []string{"HCSSHIM_TIMEOUT_SYSTEMCREATE=90", "HCSSHIM_TIMEOUT_SYSTEMSTART=90"}
-}
-
 // Host is the compute service of this host with all of Airlock's sandboxes on it. Its two runtimes share it.
 type Host struct {
 	opts    Options

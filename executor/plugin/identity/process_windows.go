@@ -1,7 +1,5 @@
 package identity
 
-// Not run yet: it compiles and is vetted; the Windows issues exercise it.
-
 import (
 	"context"
 	"os"
@@ -42,6 +40,8 @@ func identify(pid int, handle windows.Handle) (Process, error) {
 
 // Handle is a hold on one process: what it does can reach no other.
 type Handle struct {
+	identity Process
+
 	exited chan struct{}
 	stop   chan struct{}
 	close  sync.Once
@@ -66,7 +66,7 @@ func Open(p Process) (*Handle, error) {
 		}
 		return nil, ErrGone
 	}
-	h := &Handle{process: process, exited: make(chan struct{}), stop: make(chan struct{})}
+	h := &Handle{identity: p, process: process, exited: make(chan struct{}), stop: make(chan struct{})}
 	h.done.Add(1)
 	go h.watch(process)
 	return h, nil
@@ -95,8 +95,13 @@ func waitExited(process windows.Handle, millis uint32) bool {
 // Exited is closed when the process has ended. It stays open after Close.
 func (h *Handle) Exited() <-chan struct{} { return h.exited }
 
-// Terminate ends the process: Windows knows no polite request for one without a window or a console.
-func (h *Handle) Terminate() error { return h.Kill() }
+// Terminate asks the process to end, if it listens (see AwaitStop); one that does not is ended.
+func (h *Handle) Terminate() error {
+	if askToStop(h.identity) == nil {
+		return nil
+	}
+	return h.Kill()
+}
 
 // Kill ends the process.
 func (h *Handle) Kill() error {
