@@ -84,6 +84,9 @@ func (s *Service) build(ctx context.Context, sess *session, facts Facts, runnerD
 	if err := sess.step("image", func() error { return s.lease(ctx, sess, settings, facts, &spec, log) }); err != nil {
 		return err
 	}
+	if err := s.fit(sess, spec.Image.Config, log); err != nil {
+		return err
+	}
 	if err := s.furnish(ctx, sess, facts.Job, &spec); err != nil {
 		return err
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 
 	"github.com/rs/zerolog"
@@ -65,9 +64,13 @@ func assemble(cfg *config.Config, logger zerolog.Logger) (p *parts, err error) {
 		}
 	}()
 	for _, dir := range []string{cfg.StateDir, cfg.RunDir} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+		if err := makeRoot(dir); err != nil {
 			return p, err
 		}
+	}
+	importer, err := importer()
+	if err != nil {
+		return p, err
 	}
 	component := func(name string) zerolog.Logger { return logger.With().Str("component", name).Logger() }
 	if p.journal, err = store.Open(filepath.Join(cfg.RunDir, "journal.db"), store.Options{Logger: component("journal")}); err != nil {
@@ -82,7 +85,7 @@ func assemble(cfg *config.Config, logger zerolog.Logger) (p *parts, err error) {
 	if p.cache, err = cache.New(cache.Options{
 		Dir: filepath.Join(cfg.StateDir, "cache"), RunDir: cfg.RunDir, DiskLimit: cfg.Cache.DiskLimit,
 		InsecureRegistries: cfg.Cache.InsecureRegistries, PullTimeout: cfg.Cache.PullTimeout,
-		Scratch: cache.ScratchKind(cfg.Cache.Scratch), ScratchSize: cfg.Limits.Scratch, Logger: component("cache"),
+		Scratch: cache.ScratchKind(cfg.Cache.Scratch), ScratchSize: cfg.Limits.Scratch, Importer: importer, Logger: component("cache"),
 	}); err != nil {
 		return p, err
 	}

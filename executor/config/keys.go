@@ -59,6 +59,9 @@ func keys() []key {
 		{"hypervisor.kernel_dir", func(c *Config, r *reading) { r.text(&c.Hypervisor.KernelDir, isAbsolute) }},
 		{"hypervisor.templates", func(c *Config, r *reading) { r.truth(&c.Hypervisor.Templates) }},
 		{"hypervisor.allow_emulation", func(c *Config, r *reading) { r.truth(&c.Hypervisor.AllowEmulation) }},
+
+		{"windows.helper_dir", func(c *Config, r *reading) { r.text(&c.Windows.HelperDir, isAbsoluteOrEmpty) }},
+		{"windows.template_vms", func(c *Config, r *reading) { r.truth(&c.Windows.TemplateVMs) }},
 	}
 }
 

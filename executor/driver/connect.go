@@ -144,7 +144,7 @@ func (d *Driver) unreachable(err error) error {
 	case errors.As(err, &classified):
 		return err
 	case errors.Is(err, fs.ErrPermission):
-		return fault.WithRemedy(fault.Systemf("the runner's user may not use %s", d.Socket), joinGroup)
+		return fault.WithRemedy(fault.Systemf("the runner's %s may not use %s", runnersUser(), d.Socket), joinGroup)
 	default:
 		return fault.WithRemedy(fault.Systemf("the Airlock service does not answer at %s: %w", d.Socket, err), startService)
 	}

@@ -4,7 +4,9 @@ package driver
 
 import (
 	"context"
+	"fmt"
 	"net"
+	"os"
 )
 
 // DefaultSocket is where the host listens unless its run_dir says otherwise.
@@ -21,6 +23,8 @@ const (
 const DefaultShell = "bash"
 
 var shells = []string{DefaultShell}
+
+func runnersUser() string { return fmt.Sprintf("user %d", os.Getuid()) }
 
 // pipeBroken tells errors of pipes that have no other name; there are none here.
 func pipeBroken(error) bool { return false }

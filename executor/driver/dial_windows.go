@@ -28,8 +28,10 @@ func dial(ctx context.Context, pipe string) (net.Conn, error) {
 	return winio.DialPipeContext(ctx, pipe)
 }
 
+func runnersUser() string { return "user" }
+
 // pipeBroken tells that the other end of a pipe has gone.
 func pipeBroken(err error) bool {
 	return errors.Is(err, windows.ERROR_BROKEN_PIPE) || errors.Is(err, windows.ERROR_NO_DATA) ||
-		errors.Is(err, windows.ERROR_PIPE_NOT_CONNECTED) || errors.Is(err, winio.ErrFileClosed)
+		errors.Is(err, windows.ERROR_PIPE_NOT_CONNECTED) || errors.Is(err, net.ErrClosed)
 }

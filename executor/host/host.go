@@ -83,7 +83,7 @@ func (p paths) tls() string          { return filepath.Join(p.plugin(), "tls") }
 // prepare makes the directories: the run directory must let the group through to the socket's, the plugin's is
 // root's alone.
 func (p paths) prepare() error {
-	if err := os.MkdirAll(p.run, 0o755); err != nil {
+	if err := makeRunDir(p.run); err != nil {
 		return err
 	}
 	return private.MakeDir(p.plugin())

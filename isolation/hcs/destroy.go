@@ -1,7 +1,6 @@
 package hcs
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -88,27 +87,37 @@ func (h *Host) remove(id string) error {
 	return nil
 }
 
-// Sweep ends and removes everything of this owner: an executor calls it once, at its start, when nothing of it can be
-// anyone's. The network's endpoints and the cache's layers are swept by their owners. What will not go is in
-// quarantine afterwards, and no reason not to start.
-func (h *Host) Sweep(ctx context.Context) {
+// Sweep ends and removes everything of this owner: an executor calls it once, before it takes jobs, when nothing of it
+// can be anyone's. What there is is found at once; it is removed in the background, until the returned channel is
+// closed, and jobs that begin meanwhile have other names. The network's endpoints and the cache's layers are swept by
+// their owners. What will not go is in quarantine afterwards, and no reason not to start.
+func (h *Host) Sweep() (done <-chan struct{}) {
 	names, err := h.systems()
 	if err != nil {
 		h.log.Error().Err(err).Msg("the compute systems of an earlier executor cannot be listed; the reaper tries again")
 	}
+	ids, err := h.records(0)
+	if err != nil {
+		h.log.Error().Err(err).Msg("the sandboxes of an earlier executor cannot be listed; the reaper tries again")
+	}
+	ended := make(chan struct{})
+	h.background.Go(func() {
+		defer close(ended)
+		h.sweep(names, ids)
+	})
+	return ended
+}
+
+func (h *Host) sweep(names, ids []string) {
 	for _, name := range names {
-		if ctx.Err() != nil {
+		if h.life.Err() != nil {
 			return
 		}
 		err := h.endByName(name)
 		h.log.Info().Str("system", name).Err(err).Msg("ended a container that an earlier executor left")
 	}
-	ids, err := h.records(0)
-	if err != nil {
-		h.log.Error().Err(err).Msg("the sandboxes of an earlier executor cannot be listed")
-	}
 	for _, id := range ids {
-		if ctx.Err() != nil {
+		if h.life.Err() != nil {
 			return
 		}
 		unlock := h.locks.lock(id)

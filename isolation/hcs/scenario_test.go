@@ -210,7 +210,7 @@ func TestSweepAfterCrash(t *testing.T) {
 		require.NoError(t, err)
 
 		r.reopen()
-		r.Sweep(t.Context())
+		<-r.Sweep()
 		r.requireNothing(living)
 		r.requireNothing(half)
 		r.requireEmptyTrash()

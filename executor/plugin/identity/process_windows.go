@@ -2,6 +2,7 @@ package identity
 
 import (
 	"context"
+	"errors"
 	"os"
 	"sync"
 
@@ -17,14 +18,14 @@ func Of(pid int) (Process, error) {
 	if err != nil {
 		return Process{}, err
 	}
-	defer windows.CloseHandle(handle)
+	defer func() { _ = windows.CloseHandle(handle) }()
 	return identify(pid, handle)
 }
 
 func open(pid int) (windows.Handle, error) {
 	const access = windows.PROCESS_QUERY_LIMITED_INFORMATION | windows.PROCESS_TERMINATE | windows.SYNCHRONIZE
 	handle, err := windows.OpenProcess(access, false, uint32(pid))
-	if err == windows.ERROR_INVALID_PARAMETER {
+	if errors.Is(err, windows.ERROR_INVALID_PARAMETER) {
 		return 0, ErrGone
 	}
 	return handle, err
@@ -60,7 +61,7 @@ func Open(p Process) (*Handle, error) {
 	}
 	now, err := identify(p.PID, process)
 	if err != nil || now != p || waitExited(process, 0) {
-		windows.CloseHandle(process)
+		_ = windows.CloseHandle(process)
 		if err != nil {
 			return nil, err
 		}
@@ -130,7 +131,7 @@ func (h *Handle) Close() {
 		h.done.Wait()
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		windows.CloseHandle(h.process)
+		_ = windows.CloseHandle(h.process)
 		h.process = 0
 	})
 }

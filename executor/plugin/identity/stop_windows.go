@@ -38,7 +38,7 @@ func AwaitStop(ctx context.Context) (<-chan struct{}, error) {
 	}
 	asked := make(chan struct{})
 	go func() {
-		defer windows.CloseHandle(event)
+		defer func() { _ = windows.CloseHandle(event) }()
 		for ctx.Err() == nil {
 			if waitExited(event, 250) { // any object is waited for alike
 				close(asked)
@@ -59,6 +59,6 @@ func askToStop(p Process) error {
 	if err != nil {
 		return err
 	}
-	defer windows.CloseHandle(event)
+	defer func() { _ = windows.CloseHandle(event) }()
 	return windows.SetEvent(event)
 }
