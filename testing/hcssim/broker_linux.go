@@ -154,7 +154,7 @@ func (b *broker) callback(pid uint64, conn net.Conn) {
 		}
 		_, err := conn.Read(make([]byte, 1)) // the client's function has returned
 		return err
-	})
+	}, func() { b.drop(conn) })
 	if service.WriteMessage(conn, id) != nil {
 		b.drop(conn)
 	}

@@ -74,12 +74,12 @@ typedef struct { stream_header header; DWORD at; INT64 left; DWORD name_left; BO
 static BOOL WINAPI BackupWrite_(HANDLE file, BYTE *buffer, DWORD size, DWORD *written, BOOL abort, BOOL security, void **context)
 {
     backup *b = *context;
-    *written = 0;
     if (abort) {
         if (b) HeapFree(GetProcessHeap(), 0, b);
         *context = NULL;
         return TRUE;
     }
+    *written = 0;
     if (!b) b = *context = HeapAlloc(GetProcessHeap(), HEAP_ZERO_MEMORY, sizeof *b);
     while (*written < size) {
         BYTE *from = buffer + *written;
@@ -110,12 +110,12 @@ static BOOL WINAPI BackupWrite_(HANDLE file, BYTE *buffer, DWORD size, DWORD *wr
 static BOOL WINAPI BackupRead_(HANDLE file, BYTE *buffer, DWORD size, DWORD *read, BOOL abort, BOOL security, void **context)
 {
     backup *b = *context;
-    *read = 0;
     if (abort) {
         if (b) HeapFree(GetProcessHeap(), 0, b);
         *context = NULL;
         return TRUE;
     }
+    *read = 0;
     if (!b) {
         BY_HANDLE_FILE_INFORMATION info;
         if (!GetFileInformationByHandle(file, &info)) return FALSE;

@@ -95,7 +95,7 @@ func (l *layer) folder(name string) {
 	}
 	l.folder(path.Dir(name))
 	l.folders[name] = true
-	l.entry(tar.Header{Name: name + "/", Typeflag: tar.TypeDir, Mode: 0o755, PAXRecords: map[string]string{"MSWINDOWS.fileattr": attributeFolder}}, "")
+	l.entry(tar.Header{Name: name, Typeflag: tar.TypeDir, Mode: 0o755, PAXRecords: map[string]string{"MSWINDOWS.fileattr": attributeFolder}}, "")
 }
 
 func (l *layer) file(name, data string) {

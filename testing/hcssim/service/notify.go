@@ -28,6 +28,7 @@ type notification struct {
 type registration struct {
 	of   string // "system a", "process 8 of a"
 	send func(kind uint32, status HRESULT) error
+	stop func() // tells the client's end that nothing more comes
 
 	mu     sync.Mutex
 	queue  []notification
@@ -36,9 +37,9 @@ type registration struct {
 }
 
 // Callback registers a client's end of a callback, and returns its id: a call will name it. send returns when the
-// client's function has returned.
-func (s *Service) Callback(client *Client, send func(kind uint32, status HRESULT) error) uint64 {
-	r := &registration{send: send, wake: make(chan struct{}, 1)}
+// client's function has returned; stop ends the connection.
+func (s *Service) Callback(client *Client, send func(kind uint32, status HRESULT) error, stop func()) uint64 {
+	r := &registration{send: send, stop: stop, wake: make(chan struct{}, 1)}
 	go r.run()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -90,6 +91,7 @@ func (r *registration) end() {
 	if !r.closed {
 		r.closed = true
 		close(r.wake)
+		r.stop()
 	}
 }
 
