@@ -53,12 +53,23 @@ func TestArgon(t *testing.T) {
 	out, _, code = run(t, c, hcsshim.ProcessConfig{CommandLine: `cmd /c "echo %AIRLOCK% %CD%"`, WorkingDirectory: `C:\windows`,
 		Environment: map[string]string{"AIRLOCK": "yes"}, User: "ContainerAdministrator"}, "")
 	require.Equal(t, []any{"yes C:\\windows\n", 0}, []any{out, code})
-	out, _, code = run(t, c, hcsshim.ProcessConfig{CommandLine: "findstr x"}, "axb\r\nccc\r\nx\r\n")
-	require.Equal(t, []any{"axb\nx\n", 0}, []any{out, code})
+	out, errs, code = run(t, c, child("cat"), "over and out")
+	require.Equal(t, []any{"over and out", "", 0}, []any{out, errs, code})
 }
 
 func TestXenon(t *testing.T) {
 	c := startXenon(t, "xenon-1")
 	out, _, code := run(t, c, cmd("echo from a virtual machine"), "")
 	require.Equal(t, []any{"from a virtual machine\n", 0}, []any{out, code})
+}
+
+// TestStreams runs many short processes: output must be whole, and input arrive before its end.
+func TestStreams(t *testing.T) {
+	c := startArgon(t, "streams")
+	for i := range 10 {
+		out, _, _ := run(t, c, child("cat"), "over and out")
+		require.Equal(t, "over and out", out, "round %d", i)
+		out, _, _ = run(t, c, cmd("echo one& echo two"), "")
+		require.Equal(t, "one\ntwo\n", out, "round %d", i)
+	}
 }

@@ -31,7 +31,65 @@ const patience = 20 * time.Second
 
 func TestMain(m *testing.M) {
 	logrus.SetOutput(io.Discard)
+	if len(os.Args) > 1 && os.Args[1] == "child" {
+		os.Exit(beChild(os.Args[2:]))
+	}
 	os.Exit(m.Run())
+}
+
+// tools is a directory of the host that containers see, read-only, as inside; it holds this very program.
+const (
+	tools  = home + `\tools`
+	inside = `C:\tools`
+)
+
+// child is the command line of this program in a container, for what Wine's own programs cannot do.
+func child(args string) hcsshim.ProcessConfig {
+	return hcsshim.ProcessConfig{CommandLine: inside + `\child.exe child ` + args}
+}
+
+// beChild is what it does there.
+func beChild(args []string) int {
+	switch args[0] {
+	case "cat":
+		io.Copy(os.Stdout, os.Stdin)
+	case "sleep":
+		os.Stdout.WriteString("asleep\n")
+		time.Sleep(time.Hour)
+	case "grandchild": // starts one that holds the output, and ends
+		os.StartProcess(os.Args[0], []string{os.Args[0], "child", "sleep"}, &os.ProcAttr{Files: []*os.File{nil, os.Stdout, os.Stderr}})
+	case "write":
+		if err := os.WriteFile(args[1], []byte("written"), 0o666); err != nil {
+			os.Stdout.WriteString(err.Error())
+			return 1
+		}
+	case "read":
+		text, err := os.ReadFile(args[1])
+		if err != nil {
+			os.Stdout.WriteString("missing")
+			return 1
+		}
+		os.Stdout.Write(text)
+	}
+	return 0
+}
+
+// installTools puts this program where child finds it.
+func installTools(t *testing.T) {
+	t.Helper()
+	if _, err := os.Stat(tools + `\child.exe`); err == nil {
+		return
+	}
+	self, err := os.Executable()
+	require.NoError(t, err)
+	program, err := os.ReadFile(self)
+	require.NoError(t, err)
+	require.NoError(t, os.MkdirAll(tools, 0o777))
+	require.NoError(t, os.WriteFile(tools+`\child.exe`, program, 0o777))
+}
+
+func mapped() []hcsshim.MappedDir {
+	return []hcsshim.MappedDir{{HostPath: tools, ContainerPath: inside, ReadOnly: true}}
 }
 
 // importLayer imports a layer as the product does: with the privileges, upper-most parent first.
@@ -49,6 +107,7 @@ func importLayer(t *testing.T, name string, layer []byte, parents ...string) str
 // image imports a base and an upper layer, and returns the chain.
 func image(t *testing.T) []string {
 	t.Helper()
+	installTools(t)
 	base := filepath.Join(home, "base")
 	upper := filepath.Join(home, "upper")
 	if _, err := os.Stat(upper); err == nil {
@@ -98,7 +157,7 @@ func argon(t *testing.T, id, volume string, chain []string) *hcsshim.ContainerCo
 	return &hcsshim.ContainerConfig{
 		SystemType: "Container", Name: id, Owner: "airlock", VolumePath: volume, LayerFolderPath: filepath.Join(home, id),
 		Layers: layersOf(t, chain), IgnoreFlushesDuringBoot: true, TerminateOnLastHandleClosed: true,
-		MemoryMaximumInMB: 512, ProcessorMaximum: 5000,
+		MemoryMaximumInMB: 512, ProcessorMaximum: 5000, MappedDirectories: mapped(),
 	}
 }
 
@@ -106,7 +165,7 @@ func xenon(t *testing.T, id string, chain []string) *hcsshim.ContainerConfig {
 	return &hcsshim.ContainerConfig{
 		SystemType: "Container", Name: id, Owner: "airlock", LayerFolderPath: filepath.Join(home, id), Layers: layersOf(t, chain),
 		HvPartition: true, HvRuntime: &hcsshim.HvRuntime{ImagePath: filepath.Join(chain[len(chain)-1], "UtilityVM"), SkipTemplate: true},
-		IgnoreFlushesDuringBoot: true, TerminateOnLastHandleClosed: true, MemoryMaximumInMB: 1024, ProcessorCount: 2,
+		IgnoreFlushesDuringBoot: true, TerminateOnLastHandleClosed: true, MemoryMaximumInMB: 1024, ProcessorCount: 2, MappedDirectories: mapped(),
 	}
 }
 
