@@ -90,7 +90,7 @@ test-systemd: build ## install the service on a Debian with systemd and cgroup v
 windows: ## check that everything compiles for Windows, tests too
 	GOOS=windows go vet ./...
 	@mkdir -p .cache/windows
-	GOOS=windows go build -trimpath -buildvcs=false -o .cache/windows/ ./cmd/airlock ./cmd/airlock-driver
+	GOOS=windows go build -trimpath -buildvcs=false -o .cache/windows/ ./cmd/airlock ./cmd/airlock-driver ./cmd/airlock-executor
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) ## check style and the import rules

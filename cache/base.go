@@ -3,7 +3,6 @@ package cache
 import (
 	"context"
 	"io"
-	"path/filepath"
 
 	"github.com/airlock-ci/airlock/executor/api/fault"
 )
@@ -43,7 +42,8 @@ type Base struct {
 	// its configuration.
 	Digest string
 	// Layers are host directories, upper-most first, in overlayfs's format (whiteouts are character devices
-	// 0/0, opaque directories carry trusted.overlay.opaque). No layers make an empty root.
+	// 0/0, opaque directories carry trusted.overlay.opaque); on Windows, layers of the Host Compute Service. No layers
+	// make an empty root.
 	Layers []string
 	// Disk, with FormDisk, is a file of DiskSize bytes with a read-only ext4 file system that holds what an overlay
 	// of the layers would show, and a /lost+found. The file is mode 0444 in a directory that only root may
@@ -144,7 +144,7 @@ func (c *Cache) base(ref reference, image *imageRecord) Base {
 	stack := image.stack()
 	layers := make([]string, len(stack))
 	for i, id := range stack {
-		layers[i] = filepath.Join(layerDir(c.opts.Dir, id), "fs")
+		layers[i] = layerRoot(c.opts.Dir, id)
 	}
 	return Base{Image: ref.asked, Digest: image.Digest, Layers: layers, Config: image.Config}
 }

@@ -31,6 +31,9 @@ type Options struct {
 	ScratchSize int64
 	// MaxUnpacked bounds one image's unpacked bytes, MaxEntries its files; 0 means 64 GiB and 2 million.
 	MaxUnpacked, MaxEntries int64
+	// Importer is, on Windows, the command that imports a layer in a process of its own, which alone holds the
+	// privileges for that: see ImportLayer. The layer's directory and those below it are added as arguments.
+	Importer []string
 	// Logger receives what an administrator may want to know.
 	Logger zerolog.Logger
 }
@@ -52,11 +55,12 @@ func (o *Options) fillIn() {
 
 // Cache is one cache directory in use. Its methods may be called concurrently.
 type Cache struct {
-	opts      Options
-	log       zerolog.Logger
-	lock      *os.File
-	transport http.RoundTripper
-	closeIdle func()
+	platformState //nolint:unused // see layer_windows.go
+	opts          Options
+	log           zerolog.Logger
+	lock          *os.File
+	transport     http.RoundTripper
+	closeIdle     func()
 
 	store     *store
 	pulls     flights[*pull]
@@ -77,6 +81,9 @@ var errClosed = errors.New("the cache was closed")
 func New(opts Options) (*Cache, error) {
 	opts.fillIn()
 	if err := prepareDirs(&opts); err != nil {
+		return nil, err
+	}
+	if err := checkFileSystem(opts.Dir); err != nil {
 		return nil, err
 	}
 	lock, err := lockDir(opts.Dir)
@@ -106,7 +113,7 @@ func (c *Cache) open() error {
 		return err
 	}
 	for _, id := range c.store.strayLayers() {
-		c.discard(layerDir(c.opts.Dir, id))
+		c.discardLayer(id)
 	}
 	for _, name := range c.store.strayDisks() {
 		c.discard(diskPath(c.opts.Dir, name))

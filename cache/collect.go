@@ -152,7 +152,7 @@ func (c *Cache) freeLayers() (freed int64) {
 	}
 	for id, l := range s.layers {
 		if !needed[id] && s.pins[id] == 0 {
-			c.discard(layerDir(s.dir, id))
+			c.discardLayer(id)
 			delete(s.layers, id)
 			freed += l.size
 		}

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"runtime"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -35,9 +34,6 @@ type origin interface {
 	manifest(ctx context.Context, desc v1.Descriptor) (document, error)
 	blob(ctx context.Context, desc v1.Descriptor) (io.ReadCloser, error)
 }
-
-// hostPlatform is the platform of every image that this host can run.
-func hostPlatform() v1.Platform { return v1.Platform{OS: "linux", Architecture: runtime.GOARCH} }
 
 // maxIndexDepth bounds indexes in indexes.
 const maxIndexDepth = 4
@@ -76,17 +72,20 @@ func pickPlatform(ref reference, doc document) (v1.Descriptor, error) {
 		return v1.Descriptor{}, fault.Authorf("image %s: its index is broken: %w", ref.asked, err)
 	}
 	var offered []string
-	var unmarked []v1.Descriptor
+	var fitting, unmarked []v1.Descriptor
 	for _, desc := range index.Manifests {
 		switch {
 		case !desc.MediaType.IsImage() && !desc.MediaType.IsIndex():
 		case desc.Platform == nil:
 			unmarked = append(unmarked, desc)
-		case desc.Platform.Satisfies(hostPlatform()):
-			return desc, nil
+		case runs(desc.Platform):
+			fitting = append(fitting, desc)
 		case desc.Platform.OS != "unknown": // attestations call themselves that
 			offered = append(offered, desc.Platform.String())
 		}
+	}
+	if len(fitting) > 0 {
+		return best(fitting), nil
 	}
 	if len(unmarked) == 1 {
 		return unmarked[0], nil
@@ -144,6 +143,9 @@ func (found *content) readConfig(ctx context.Context, ref reference) (*v1.Config
 	platform := hostPlatform()
 	if config.OS != "" && config.OS != platform.OS || config.Architecture != "" && config.Architecture != platform.Architecture {
 		return nil, wrongPlatform(ref, config.OS+"/"+config.Architecture)
+	}
+	if !runsVersion(config.OSVersion, platform.OSVersion) {
+		return nil, wrongPlatform(ref, config.OS+"/"+config.Architecture+" "+config.OSVersion)
 	}
 	if len(config.RootFS.DiffIDs) != len(found.layers) {
 		return nil, fault.Authorf("image %s: its configuration names %d layers, its manifest %d",

@@ -9,8 +9,6 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"os"
-	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -19,20 +17,28 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/airlock-ci/airlock/executor/api/bytesize"
-	"github.com/airlock-ci/airlock/executor/api/failpoint"
 	"github.com/airlock-ci/airlock/executor/api/fault"
 )
 
+// wantedLayer is one layer to fetch.
+type wantedLayer struct {
+	source
+	diffID string // of the content
+	id     string // its name here
+	// below are the ids of the layers below it, lowest first.
+	below []string
+}
+
 // fetchLayer makes one layer present for p's repository and returns its unpacked size. Pulls that need the
 // same layer at the same time transfer it once.
-func (c *Cache) fetchLayer(ctx context.Context, p *pull, src source, diffID string, left *budget) (int64, error) {
+func (c *Cache) fetchLayer(ctx context.Context, p *pull, l wantedLayer, left *budget) (int64, error) {
 	for {
-		if size, usable := c.store.usable(diffID, p.repo); usable {
+		if size, usable := c.store.usable(l.id, p.repo); usable {
 			return size, nil
 		}
-		flight, led := c.layers.join(diffID, func() struct{} { return struct{}{} },
-			func(ctx context.Context, _ struct{}) error { return c.transferLayer(ctx, p, src, diffID, left) })
-		err := c.layers.wait(ctx, diffID, flight, time.Hour, func() time.Duration { return time.Hour })
+		flight, led := c.layers.join(l.id, func() struct{} { return struct{}{} },
+			func(ctx context.Context, _ struct{}) error { return c.transferLayer(ctx, p, l, left) })
+		err := c.layers.wait(ctx, l.id, flight, time.Hour, func() time.Duration { return time.Hour })
 		if err != nil && (led || ctx.Err() != nil) {
 			return 0, err
 		}
@@ -40,51 +46,34 @@ func (c *Cache) fetchLayer(ctx context.Context, p *pull, src source, diffID stri
 	}
 }
 
-// transferLayer reads a layer from its origin and unpacks it; if it is here already, but only by way of a
+// transferLayer reads a layer from its origin and stores it; if it is here already, but only by way of a
 // private image of another repository, reading it through proves that this repository has it too.
-func (c *Cache) transferLayer(ctx context.Context, p *pull, src source, diffID string, left *budget) error {
-	if c.store.has(diffID) {
-		if err := readLayer(ctx, p, src, diffID, left, func(io.Reader) error { return nil }); err != nil {
-			return fmt.Errorf("layer %s: %w", diffID, err)
+func (c *Cache) transferLayer(ctx context.Context, p *pull, l wantedLayer, left *budget) error {
+	if c.store.has(l.id) {
+		if err := readLayer(ctx, p, l, left, func(io.Reader) error { return nil }); err != nil {
+			return fmt.Errorf("layer %s: %w", l.diffID, err)
 		}
-		c.store.grant(diffID, 0, p.repo, p.private)
+		c.store.grant(l.id, 0, p.repo, p.private)
 		return nil
 	}
-	ingest, err := os.MkdirTemp(filepath.Join(c.opts.Dir, "ingest"), "")
+	size, err := c.storeLayer(ctx, p, l, left)
 	if err != nil {
-		return fault.Systemf("unpacking layer %s: %w", diffID, err)
-	}
-	defer c.discard(ingest)
-	var size int64
-	err = readLayer(ctx, p, src, diffID, left, func(content io.Reader) (err error) {
-		size, err = unpack(ctx, filepath.Join(ingest, "fs"), content, left)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("layer %s: %w", diffID, err)
-	}
-	if err := failpoint.Hit("cache-unpacked"); err != nil {
 		return err
 	}
-	// A directory that lost its record, or layers to another hand, may be in the way.
-	c.discard(layerDir(c.opts.Dir, diffID))
-	if err := os.Rename(ingest, layerDir(c.opts.Dir, diffID)); err != nil {
-		return fault.Systemf("storing layer %s: %w", diffID, err)
-	}
-	c.store.grant(diffID, size, p.repo, p.private)
+	c.store.grant(l.id, size, p.repo, p.private)
 	return nil
 }
 
 // readLayer hands a layer's uncompressed tar to consume and verifies both digests. What failed is told
 // apart by them: the transfer (the system's), or the image itself (the author's).
-func readLayer(ctx context.Context, p *pull, src source, diffID string, left *budget, consume func(io.Reader) error) error {
-	blob, err := src.open(ctx)
+func readLayer(ctx context.Context, p *pull, l wantedLayer, left *budget, consume func(io.Reader) error) error {
+	blob, err := l.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer blob.Close()
-	compressed := &meter{from: &interruptible{ctx: ctx, from: blob}, hash: sha256.New(), limit: src.blob.Size, count: &p.done}
-	if h, err := v1.Hasher(src.blob.Digest.Algorithm); err == nil {
+	compressed := &meter{from: &interruptible{ctx: ctx, from: blob}, hash: sha256.New(), limit: l.blob.Size, count: &p.done}
+	if h, err := v1.Hasher(l.blob.Digest.Algorithm); err == nil {
 		compressed.hash = h
 	}
 	content := &meter{hash: sha256.New(), limit: left.maxTar()}
@@ -93,7 +82,7 @@ func readLayer(ctx context.Context, p *pull, src source, diffID string, left *bu
 		return failure
 	}
 	_, _ = io.Copy(io.Discard, compressed) // its error is in compressed.err
-	want := src.blob.Digest
+	want := l.blob.Digest
 	switch {
 	case ctx.Err() != nil:
 		return fault.Systemf("interrupted: %w", context.Cause(ctx))
@@ -103,7 +92,7 @@ func readLayer(ctx context.Context, p *pull, src source, diffID string, left *bu
 		return fault.Systemf("blob %s was delivered with other content: its digest is %s", want, compressed.sum())
 	case failure != nil:
 		return fault.Authorf("the image is broken: %w", failure)
-	case "sha256:"+content.sum() != diffID:
+	case "sha256:"+content.sum() != l.diffID:
 		return fault.Authorf("the image is broken: the content's digest is sha256:%s", content.sum())
 	}
 	return nil

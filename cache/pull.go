@@ -14,9 +14,6 @@ import (
 	"github.com/airlock-ci/airlock/executor/api/fault"
 )
 
-// parallelLayers is how many layers of one image are transferred and unpacked at a time.
-const parallelLayers = 3
-
 // pull is the work of fetching one image, watched by all who wait for it.
 type pull struct {
 	ref     reference
@@ -155,9 +152,10 @@ func (c *Cache) fetch(ctx context.Context, p *pull) (err error) {
 	}
 	image := &imageRecord{Digest: p.content.digest, Created: time.Now(), Repos: map[string]bool{p.repo: p.private},
 		Config: Config{Env: config.Config.Env, User: config.Config.User, WorkingDir: config.Config.WorkingDir, OSVersion: config.OSVersion}}
+	ids := layerIDs(config.RootFS.DiffIDs)
 	pinAll := func(by int) {
-		for _, id := range config.RootFS.DiffIDs {
-			c.store.pin(id.String(), by)
+		for _, id := range ids {
+			c.store.pin(id, by)
 		}
 	}
 	pinAll(1)
@@ -187,8 +185,9 @@ func (c *Cache) fetch(ctx context.Context, p *pull) (err error) {
 func (c *Cache) fetchLayers(ctx context.Context, p *pull, config *v1.ConfigFile) ([]layerRecord, error) {
 	records := make([]layerRecord, len(p.content.layers))
 	var missing []int
+	ids := layerIDs(config.RootFS.DiffIDs)
 	for i, src := range p.content.layers {
-		records[i].DiffID = config.RootFS.DiffIDs[i].String()
+		records[i].DiffID = ids[i]
 		size, usable := c.store.usable(records[i].DiffID, p.repo)
 		if records[i].Size = size; !usable {
 			missing = append(missing, i)
@@ -201,7 +200,8 @@ func (c *Cache) fetchLayers(ctx context.Context, p *pull, config *v1.ConfigFile)
 	group.SetLimit(parallelLayers)
 	for _, i := range missing {
 		group.Go(func() (err error) {
-			records[i].Size, err = c.fetchLayer(ctx, p, p.content.layers[i], records[i].DiffID, left)
+			wanted := wantedLayer{source: p.content.layers[i], diffID: config.RootFS.DiffIDs[i].String(), id: ids[i], below: ids[:i]}
+			records[i].Size, err = c.fetchLayer(ctx, p, wanted, left)
 			return err
 		})
 	}

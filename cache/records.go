@@ -39,6 +39,8 @@ type imageRecord struct {
 }
 
 type layerRecord struct {
+	// DiffID names the layer here: by its own content, or on Windows, where a layer cannot do without those below it,
+	// by theirs too (see layerIDs).
 	DiffID string `json:"diff_id"`
 	Size   int64  `json:"size"` // bytes unpacked
 }

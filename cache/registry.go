@@ -16,6 +16,8 @@ import (
 type registry struct {
 	ref    name.Reference
 	puller *remote.Puller
+	// foreign fetches what the registry may not distribute, by its URLs; nil on hosts whose images have no such layers.
+	foreign *foreignLayers
 }
 
 // dial prepares for a reference's registry; auth may be nil. Nothing is sent yet.
@@ -27,7 +29,7 @@ func (c *Cache) dial(ref reference, auth authn.Authenticator) (*registry, error)
 	if err != nil {
 		return nil, fmt.Errorf("preparing for registry %s: %w", ref.remote.Context().RegistryStr(), err)
 	}
-	return &registry{ref: ref.remote, puller: puller}, nil
+	return &registry{ref: ref.remote, puller: puller, foreign: newForeignLayers(hostPlatform(), c.transport)}, nil
 }
 
 // head returns nil when these credentials open the manifest.
@@ -63,13 +65,18 @@ func (r *registry) get(ctx context.Context, ref name.Reference) (document, error
 	return document{digest: desc.Digest.String(), mediaType: desc.MediaType, content: desc.Manifest}, nil
 }
 
-// blob opens a blob. Its content is verified by who reads it; foreign URLs of layers are never followed.
+// blob opens a blob. Its content is verified by who reads it. URLs of layers are followed only for foreign layers of
+// Windows, when the registry has no copy, and only to Microsoft.
 func (r *registry) blob(ctx context.Context, desc v1.Descriptor) (io.ReadCloser, error) {
 	layer, err := r.puller.Layer(ctx, r.ref.Context().Digest(desc.Digest.String()))
 	if err != nil {
 		return nil, err
 	}
-	return layer.Compressed()
+	blob, err := layer.Compressed()
+	if err != nil && isGone(err) && r.foreign.covers(desc) {
+		return r.foreign.open(ctx, desc)
+	}
+	return blob, err
 }
 
 // document is a manifest or an index.

@@ -114,7 +114,7 @@ func eachFile(dir string, visit func(path string, info fs.FileInfo) error) error
 // complete tells whether all of an image's layers are there.
 func (s *store) complete(image *imageRecord) bool {
 	for _, l := range image.Layers {
-		if _, err := os.Lstat(filepath.Join(layerDir(s.dir, l.DiffID), "fs")); err != nil {
+		if _, err := os.Lstat(completeMark(s.dir, l.DiffID)); err != nil {
 			return false
 		}
 	}

@@ -67,7 +67,7 @@ func (c *Cache) discardContent(name string) error {
 }
 
 func deleteTree(path string, log zerolog.Logger) {
-	if err := os.RemoveAll(path); err != nil {
+	if err := deleteAll(path); err != nil {
 		log.Error().Err(err).Str("path", path).Msg("cannot delete; the next start tries again")
 	}
 }

@@ -1,13 +1,14 @@
-//go:build !linux
+//go:build !linux && !windows
 
 package cache
 
 import (
 	"context"
-	"io"
 	"io/fs"
 	"os"
 	"runtime"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/airlock-ci/airlock/executor/api/fault"
 )
@@ -20,7 +21,24 @@ func lockDir(string) (*os.File, error) { return nil, errUnsupported() }
 
 func syncFileSystem(string) error { return errUnsupported() }
 
-func unpack(context.Context, string, io.Reader, *budget) (int64, error) { return 0, errUnsupported() }
+const parallelLayers = 1
+
+type platformState struct{}
+
+func layerIDs([]v1.Hash) []string { return nil }
+
+func layerRoot(dir, id string) string    { return layerDir(dir, id) }
+func completeMark(dir, id string) string { return layerDir(dir, id) }
+
+func checkFileSystem(string) error { return errUnsupported() }
+
+func (c *Cache) storeLayer(context.Context, *pull, wantedLayer, *budget) (int64, error) {
+	return 0, errUnsupported()
+}
+
+func (c *Cache) discardLayer(id string) { c.discard(layerDir(c.opts.Dir, id)) }
+
+func deleteAll(path string) error { return os.RemoveAll(path) }
 
 func writeDisk(context.Context, *os.File, []string) error { return errUnsupported() }
 

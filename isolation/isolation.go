@@ -64,9 +64,6 @@ const (
 	ScriptDir = Dir + "/scripts"
 	// HomeDir is the home of helper stages, in the helper root's tmpfs: the helper root itself is read-only.
 	HomeDir = Dir + "/home"
-	// BuildsDir and CacheDir are the job's builds_dir and cache_dir, shared by both roots.
-	BuildsDir = "/builds"
-	CacheDir  = "/cache"
 )
 
 // Limits bound what a sandbox may use. Zero means "no limit" for each, which only tests should ask for.
@@ -84,7 +81,8 @@ type Limits struct {
 // Root is one root file system of a sandbox: a base, in the form that the level needs, and what its image's
 // configuration says.
 type Root struct {
-	// Layers are host directories with unpacked layers, upper-most first, as overlayfs wants them. Process level.
+	// Layers are host directories with unpacked layers, upper-most first, as overlayfs wants them. Process level;
+	// on Windows both levels.
 	Layers []string
 	// Disk is a read-only disk image with the same content. Hypervisor level.
 	Disk string
@@ -100,6 +98,9 @@ type ImageConfig struct {
 	User string
 	// WorkingDir is an absolute path or empty.
 	WorkingDir string
+	// OSVersion is the build of Windows that the image was made for, "10.0.20348.2700"; empty when it does not say,
+	// and for Linux.
+	OSVersion string
 }
 
 // Spec is all a runtime needs to make one sandbox. Everything it names exists already and belongs to the
@@ -142,6 +143,9 @@ type Network struct {
 	// closes it; the device goes with its last holder, whoever crashes.
 	Tap     string
 	TapFile *os.File
+	// Endpoints are the ids of the sandbox's endpoints in the Host Networking Service (Windows, both levels). Name
+	// servers come with them there.
+	Endpoints []string
 	// Nameservers, Search and Options make the sandbox's resolv.conf; all empty writes an empty one.
 	Nameservers, Search, Options []string
 	// Hosts are extra lines of /etc/hosts, "address name...".
@@ -171,6 +175,12 @@ type Runtime interface {
 	// Destroy removes whatever is left of a sandbox, by id alone: processes, mounts, cgroups, state. It
 	// succeeds when nothing is left, also when there was nothing. It never signals a bare process id.
 	Destroy(ctx context.Context, id string) error
+}
+
+// Fitter is the power of a Runtime to know which images cannot run at its level on this host. The reason reads after
+// "because". A job whose image does not fit may be raised to a stronger level, and is never moved to a weaker one.
+type Fitter interface {
+	Fits(image ImageConfig) (fits bool, reason string)
 }
 
 // Sandbox is one running sandbox.
@@ -208,6 +218,8 @@ type Machine struct {
 type ProcessSpec struct {
 	// Script, when not nil, is written to a file and run by the root's bash, else sh; stdin is empty then.
 	Script []byte
+	// Shell says, on Windows, which program the script is for: "powershell", "pwsh" or "cmd"; empty means powershell.
+	Shell string
 	// Args is the command when there is no script. Args[0] is looked up in the PATH of Env. With neither
 	// script nor args, the detected shell itself is started.
 	Args []string
@@ -244,7 +256,7 @@ type Process interface {
 
 // Exit is how a process ended.
 type Exit struct {
-	// Code is its status, 0 to 255; 128 plus the signal when a signal ended it.
+	// Code is its status, 0 to 255, on Windows any 32-bit number; 128 plus the signal when a signal ended it.
 	Code int
 	// Signal is the signal's number, or 0.
 	Signal int

@@ -9,7 +9,6 @@ import (
 
 	"github.com/airlock-ci/airlock/executor/api"
 	"github.com/airlock-ci/airlock/executor/api/fault"
-	"github.com/airlock-ci/airlock/isolation"
 )
 
 // identityTimeout bounds the verification of an id token, which may fetch its issuer's keys.
@@ -71,31 +70,6 @@ func (sess *session) limitTime(s *Service, limit time.Duration) {
 	})
 }
 
-// raiseForBuild raises a process-level decision to the hypervisor level when the image was made for a build of Windows
-// that the host's kernel does not fit. It tells whether it did.
-func (s *Service) raiseForBuild(sess *session, facts Facts) (bool, error) {
-	if sess.decision.Level != isolation.ProcessLevel || fitsBuild(s.hostOS, sess.base.OSVersion) {
-		return false, nil
-	}
-	sess.decision.Level = isolation.HypervisorLevel
-	sess.decision.Reason = fmt.Sprintf("the image is made for Windows %s, which the host's %s cannot run without a kernel of its own; else %s",
-		describeBuild(sess.base.OSVersion), s.hostOS, sess.decision.Reason)
-	sess.log.Info().Stringer("isolation", sess.decision.Level).Str("reason", sess.decision.Reason).Msg("the level is raised")
-	if err := s.record(sess, facts, sess.decision, "raised"); err != nil {
-		return false, err
-	}
-	var err error
-	sess.runtime, err = s.runtime(sess.decision.Level)
-	return true, err
-}
-
-func describeBuild(version string) string {
-	if version == "" {
-		return "of an unknown build"
-	}
-	return version
-}
-
 // decisionKey is what decisions are counted by.
 type decisionKey struct{ rule, isolation string }
 
@@ -144,47 +118,4 @@ func (s *Service) Decisions() []*api.DecisionCount {
 		counts = append(counts, &api.DecisionCount{Rule: key.rule, Isolation: key.isolation, Count: n})
 	}
 	return counts
-}
-
-// firstCompatibleBuild is Windows Server 2022, the first build from which on older images share a newer host's kernel.
-const firstCompatibleBuild = 20348
-
-// oldestFor returns the oldest build whose images share the kernel of a host of at least build 20348: the long-term build
-// before it.
-func oldestFor(host int) int {
-	oldest := firstCompatibleBuild
-	for _, ltsc := range []int{20348, 26100} {
-		if ltsc < host {
-			oldest = ltsc
-		}
-	}
-	return oldest
-}
-
-// fitsBuild tells whether a Windows image can share the kernel of a host: before build 20348 both builds have to be the
-// same, from then on an image may be as old as the long-term build before the host's, and never newer than the host.
-// On a host that is no Windows there is nothing to fit.
-func fitsBuild(host, image string) bool {
-	if host == "" {
-		return true
-	}
-	hostSystem, hostBuild := buildOf(host)
-	imageSystem, imageBuild := buildOf(image)
-	switch {
-	case hostBuild == 0 || imageBuild == 0 || hostSystem != imageSystem:
-		return false
-	case hostBuild < firstCompatibleBuild:
-		return imageBuild == hostBuild
-	default:
-		return imageBuild <= hostBuild && imageBuild >= oldestFor(hostBuild)
-	}
-}
-
-// buildOf returns "10.0" and 20348 of "10.0.20348.169", and 0 when that is no version.
-func buildOf(version string) (system string, build int) {
-	var major, minor int
-	if n, err := fmt.Sscanf(version, "%d.%d.%d", &major, &minor, &build); n != 3 || err != nil || build < 0 {
-		return "", 0
-	}
-	return fmt.Sprintf("%d.%d", major, minor), build
 }

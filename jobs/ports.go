@@ -137,8 +137,6 @@ type Base struct {
 	Root   isolation.Root
 	Pulled bool  // false: it was in the cache
 	Bytes  int64 // transferred for this request
-	// OSVersion is the build of Windows that the image was made for, "10.0.20348.169"; empty for other systems.
-	OSVersion string
 }
 
 // ScratchRequest asks for a scratch.

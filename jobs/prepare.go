@@ -128,7 +128,7 @@ func (s *Service) lease(ctx context.Context, sess *session, settings Settings, f
 	if sess.base, err = s.layers.Base(ctx, request, log); err != nil {
 		return err
 	}
-	raised, err := s.raiseForBuild(sess, facts)
+	raised, err := s.fit(sess, facts, sess.base.Root.Config, log)
 	if err != nil {
 		return err
 	}

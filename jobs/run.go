@@ -29,6 +29,7 @@ func (s *Service) Run(ctx context.Context, req *api.Run, script []byte, streams 
 	sess.log.Debug().Str("stage", req.GetStage()).Int("script_bytes", len(script)).Msg("stage starts")
 	exit, err := s.execute(ctx, sess, isolation.ProcessSpec{
 		Script: nonNil(script),
+		Shell:  req.GetShell(),
 		Helper: gitlab.IsRunnersStage(req.GetStage()),
 		Dir:    sess.dir,
 		Stdout: streams.Stdout, Stderr: streams.Stderr,

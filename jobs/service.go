@@ -48,8 +48,6 @@ type Options struct {
 	Logger zerolog.Logger
 	// Version is Airlock's, for the job log; Instance is the executor process's random name.
 	Version, Instance string
-	// OSVersion is the host's build of Windows, "10.0.20348.169"; empty on other systems.
-	OSVersion string
 }
 
 // Service runs jobs. It is safe for concurrent use.
@@ -64,7 +62,6 @@ type Service struct {
 	version  string
 	instance string
 	audit    Audit
-	hostOS   string // see Options.OSVersion
 
 	mu       sync.Mutex
 	decided  map[decisionKey]int64
@@ -78,7 +75,7 @@ func New(o Options) *Service {
 		layers: o.Layers, networks: o.Networks, journal: o.Journal, log: o.Logger,
 		version: o.Version, instance: o.Instance,
 		runtimes: map[isolation.Level]isolation.Runtime{}, missing: o.Unavailable,
-		sessions: map[string]*session{}, decided: map[decisionKey]int64{}, audit: o.Audit, hostOS: o.OSVersion,
+		sessions: map[string]*session{}, decided: map[decisionKey]int64{}, audit: o.Audit,
 	}
 	for _, r := range o.Runtimes {
 		s.runtimes[r.Level()] = r

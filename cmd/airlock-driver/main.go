@@ -65,6 +65,7 @@ func parse(d *driver.Driver, args []string) (name string, rest []string, err err
 	flags.Usage = func() { usage(os.Stderr) }
 	flags.StringVar(&d.Socket, "socket", driver.DefaultSocket, "")
 	flags.StringVar(&d.RunnerClass, "runner-class", "", "")
+	flags.StringVar(&d.Shell, "shell", driver.DefaultShell, "")
 	if err := flags.Parse(args[1:]); err != nil {
 		return "", nil, err
 	}
@@ -90,5 +91,6 @@ GitLab Runner calls it; you only name it in the runner's config.toml:
 Options, after the word in each of the four args:
   --socket PATH         where the service listens (default %s)
   --runner-class NAME   (prepare) a name that the policy may rely on: only this configuration can set it
-`, driver.DefaultSocket)
+  --shell NAME          (config and run) on Windows: powershell, pwsh or cmd (default %s)
+`, driver.DefaultSocket, driver.DefaultShell)
 }

@@ -28,20 +28,14 @@ func (l layers) Base(ctx context.Context, req jobs.BaseRequest, progress io.Writ
 	}
 	root := isolation.Root{
 		Layers: base.Layers,
-		Config: isolation.ImageConfig{Env: base.Config.Env, User: base.Config.User, WorkingDir: base.Config.WorkingDir},
+		Config: isolation.ImageConfig{
+			Env: base.Config.Env, User: base.Config.User, WorkingDir: base.Config.WorkingDir, OSVersion: base.Config.OSVersion,
+		},
 	}
-	if req.Level == isolation.HypervisorLevel {
+	if form(req.Level) == cache.FormDisk {
 		root.Layers, root.Disk = nil, base.Disk
 	}
-	return jobs.Base{Image: base.Image, Digest: base.Digest, Pulled: base.Pulled, Bytes: base.Bytes, Root: root, OSVersion: base.Config.OSVersion}, nil
-}
-
-// form is what sandboxes of a level are made of.
-func form(level isolation.Level) cache.Form {
-	if level == isolation.HypervisorLevel {
-		return cache.FormDisk
-	}
-	return cache.FormLayers
+	return jobs.Base{Image: base.Image, Digest: base.Digest, Pulled: base.Pulled, Bytes: base.Bytes, Root: root}, nil
 }
 
 func (l layers) ScratchUsed(ctx context.Context, id string) (int64, error) {

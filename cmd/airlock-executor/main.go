@@ -28,14 +28,19 @@ const (
 	keptEvents     = 5000
 	keptEventBytes = 8 << 20
 	closeTimeout   = 3 * time.Minute
+	// importCommand is the first argument of the process that imports a layer.
+	importCommand = "import-layer"
 )
 
 func main() {
 	stderr := os.Stderr //nolint:forbidigo // the one that the host reads, before go-plugin puts its own in its place
 	var err error
-	if len(os.Args) > 1 && os.Args[1] == "probe" {
+	switch {
+	case len(os.Args) > 1 && os.Args[1] == "probe":
 		err = probe(os.Args[2:])
-	} else {
+	case len(os.Args) > 1 && os.Args[1] == importCommand:
+		err = importLayer(os.Args[2:])
+	default:
 		err = run(os.Args[1:], stderr)
 	}
 	if err != nil {

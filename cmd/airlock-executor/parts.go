@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 
 	"github.com/rs/zerolog"
@@ -67,9 +66,13 @@ func assemble(cfg *config.Config, logger zerolog.Logger) (p *parts, err error) {
 		}
 	}()
 	for _, dir := range []string{cfg.StateDir, cfg.RunDir} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+		if err := makeRoot(dir); err != nil {
 			return p, err
 		}
+	}
+	importer, err := importer()
+	if err != nil {
+		return p, err
 	}
 	component := func(name string) zerolog.Logger { return logger.With().Str("component", name).Logger() }
 	if p.journal, err = store.Open(filepath.Join(cfg.RunDir, "journal.db"), store.Options{Logger: component("journal")}); err != nil {
@@ -87,7 +90,7 @@ func assemble(cfg *config.Config, logger zerolog.Logger) (p *parts, err error) {
 	if p.cache, err = cache.New(cache.Options{
 		Dir: filepath.Join(cfg.StateDir, "cache"), RunDir: cfg.RunDir, DiskLimit: cfg.Cache.DiskLimit,
 		InsecureRegistries: cfg.Cache.InsecureRegistries, PullTimeout: cfg.Cache.PullTimeout,
-		Scratch: cache.ScratchKind(cfg.Cache.Scratch), ScratchSize: cfg.Limits.Scratch, Logger: component("cache"),
+		Scratch: cache.ScratchKind(cfg.Cache.Scratch), ScratchSize: cfg.Limits.Scratch, Importer: importer, Logger: component("cache"),
 	}); err != nil {
 		return p, err
 	}
@@ -113,7 +116,7 @@ func (p *parts) service(settings jobs.Settings, logger zerolog.Logger, instance 
 	return jobs.New(jobs.Options{
 		Settings: settings, Layers: layers{p.cache}, Networks: p.networks,
 		Runtimes: p.list, Unavailable: p.unavailable, Journal: p.journal, Audit: p.audit,
-		Logger: logger, Version: version, Instance: instance, OSVersion: windowsVersion(),
+		Logger: logger, Version: version, Instance: instance,
 	})
 }
 

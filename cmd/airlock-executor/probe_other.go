@@ -5,5 +5,5 @@ package main
 import "errors"
 
 func probe([]string) error {
-	return errors.New("there are no virtual machines on this operating system yet")
+	return errors.New("there is nothing to probe on this operating system")
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/executor/api/private"
 	"github.com/airlock-ci/airlock/executor/config"
 	"github.com/airlock-ci/airlock/executor/host"
 	"github.com/airlock-ci/airlock/executor/service"
@@ -52,7 +53,12 @@ func serve(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	log, err := serviceLogger(cfg, c.Root().ErrWriter)
+	output, err := logOutput(c.Root().ErrWriter)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = output.Close() }()
+	log, err := serviceLogger(cfg, output)
 	if err != nil {
 		return err
 	}
@@ -71,7 +77,7 @@ func serve(ctx context.Context, c *cli.Command) error {
 	}
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	return host.Run(ctx, options)
+	return service.Run(ctx, func(ctx context.Context) error { return host.Run(ctx, options) })
 }
 
 // loadConfig loads the configuration that --config names; its path is made absolute for other processes.
@@ -102,6 +108,34 @@ func executorPath(given string) (string, error) {
 	}
 	return filepath.Abs(path)
 }
+
+// keptLog is how large a log file may become before the next start begins a new one, in bytes.
+const keptLog = 64 << 20
+
+// logOutput returns where the service writes its log: stderr, or the file of a service that has none.
+func logOutput(stderr io.Writer) (io.WriteCloser, error) {
+	path := service.LogFile()
+	if path == "" {
+		return nopCloser{stderr}, nil
+	}
+	if err := private.MakeDir(filepath.Dir(path)); err != nil {
+		return nil, fault.Adminf("making the log's directory: %w", err)
+	}
+	if info, err := os.Stat(path); err == nil && info.Size() > keptLog {
+		if err := os.Rename(path, path+".old"); err != nil {
+			return nil, fault.Systemf("beginning a new log: %w", err)
+		}
+	}
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, fault.Systemf("opening the log: %w", err)
+	}
+	return file, nil
+}
+
+type nopCloser struct{ io.Writer }
+
+func (nopCloser) Close() error { return nil }
 
 // serviceLogger logs as the configuration says, to stderr, which the service manager keeps.
 func serviceLogger(cfg *config.Config, stderr io.Writer) (zerolog.Logger, error) {

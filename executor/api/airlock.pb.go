@@ -625,7 +625,9 @@ type Run struct {
 	// runner_pid is the process that started the driver.
 	RunnerPid int64 `protobuf:"varint,3,opt,name=runner_pid,json=runnerPid,proto3" json:"runner_pid,omitempty"`
 	// call_id makes the call resumable, as in Prepare.
-	CallId        string `protobuf:"bytes,4,opt,name=call_id,json=callId,proto3" json:"call_id,omitempty"`
+	CallId string `protobuf:"bytes,4,opt,name=call_id,json=callId,proto3" json:"call_id,omitempty"`
+	// shell is the kind of the script on Windows: "powershell", "pwsh" or "cmd". Empty on Linux, where it is bash or sh.
+	Shell         string `protobuf:"bytes,5,opt,name=shell,proto3" json:"shell,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -684,6 +686,13 @@ func (x *Run) GetRunnerPid() int64 {
 func (x *Run) GetCallId() string {
 	if x != nil {
 		return x.CallId
+	}
+	return ""
+}
+
+func (x *Run) GetShell() string {
+	if x != nil {
+		return x.Shell
 	}
 	return ""
 }
@@ -2536,13 +2545,14 @@ const file_executor_api_airlock_proto_rawDesc = "" +
 	"runner_dir\x18\x03 \x01(\tR\trunnerDir\x12\x1d\n" +
 	"\n" +
 	"runner_pid\x18\x04 \x01(\x03R\trunnerPid\x12\x17\n" +
-	"\acall_id\x18\x05 \x01(\tR\x06callId\"k\n" +
+	"\acall_id\x18\x05 \x01(\tR\x06callId\"\x81\x01\n" +
 	"\x03Run\x12\x16\n" +
 	"\x06handle\x18\x01 \x01(\tR\x06handle\x12\x14\n" +
 	"\x05stage\x18\x02 \x01(\tR\x05stage\x12\x1d\n" +
 	"\n" +
 	"runner_pid\x18\x03 \x01(\x03R\trunnerPid\x12\x17\n" +
-	"\acall_id\x18\x04 \x01(\tR\x06callId\"!\n" +
+	"\acall_id\x18\x04 \x01(\tR\x06callId\x12\x14\n" +
+	"\x05shell\x18\x05 \x01(\tR\x05shell\"!\n" +
 	"\aCleanup\x12\x16\n" +
 	"\x06handle\x18\x01 \x01(\tR\x06handle\"\xbd\x01\n" +
 	"\aSandbox\x12\x14\n" +

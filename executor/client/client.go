@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"syscall"
 	"time"
 
@@ -21,9 +20,6 @@ import (
 	"github.com/airlock-ci/airlock/executor/api/flow"
 	"github.com/airlock-ci/airlock/executor/api/hostpb"
 )
-
-// DefaultSocket is where the service listens unless its run_dir says otherwise.
-const DefaultSocket = "/run/airlock/host/host.sock"
 
 // answerTimeout bounds the first answer of a service. The executor may be starting or recovering behind the
 // host, so it is generous; a service that is down refuses at once.
@@ -45,7 +41,7 @@ func Dial(ctx context.Context, socket string) (*Client, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout,
 		fmt.Errorf("no answer within %s", answerTimeout))
 	defer cancel()
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	conn, err := connectTo(ctx, socket)
 	if err != nil {
 		return nil, dialError(socket, err)
 	}

@@ -11,9 +11,6 @@ import (
 	"github.com/airlock-ci/airlock/isolation"
 )
 
-// DefaultPath is where the configuration is looked for when no path is given.
-const DefaultPath = "/etc/airlock/config.toml"
-
 // Config is the whole configuration, defaults filled in.
 type Config struct {
 	// Isolation is the level of every job, and with a policy of the jobs that no rule matches; default hypervisor:
@@ -46,10 +43,13 @@ type Config struct {
 
 	Cache      Cache
 	Hypervisor Hypervisor
+	Windows    Windows
 
-	// StateDir holds what must survive a reboot (images, caches); default /var/lib/airlock.
+	// StateDir holds what must survive a reboot (images, caches); default /var/lib/airlock, on Windows
+	// %ProgramData%\Airlock\state.
 	StateDir string
-	// RunDir holds what must not (sockets, scratches' mounts, the journal); default /run/airlock.
+	// RunDir holds what must not (sockets, scratches' mounts, the journal); default /run/airlock, on Windows
+	// %ProgramData%\Airlock\run.
 	RunDir string
 	// Group may use the driver's socket; default "gitlab-runner" if that group exists, else root only.
 	Group string
@@ -96,6 +96,15 @@ type Cache struct {
 	// Scratch is how a scratch is bounded to scratch_size: "loop" (an ext4 image on a loop device; default),
 	// "tmpfs" (in memory) or "directory" (not bounded at all).
 	Scratch string
+}
+
+// Windows is [windows]: what sandboxes on Windows have beside their image. Other systems ignore it.
+type Windows struct {
+	// HelperDir is a directory of the host with MinGit and gitlab-runner.exe, which every sandbox sees, read-only.
+	// Empty, the default: the runner's own stages rely on the image alone.
+	HelperDir string
+	// TemplateVMs lets Hyper-V containers be cloned from a machine that Windows keeps; default false.
+	TemplateVMs bool
 }
 
 // Hypervisor is [hypervisor]: the virtual machines of jobs at the hypervisor level. Their size is that of Limits, memory

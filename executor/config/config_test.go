@@ -77,6 +77,9 @@ kernel_dir = "/srv/kernels"
 templates = false
 pool = 3
 allow_emulation = true
+[windows]
+helper_dir = "/srv/helper"
+template_vms = true
 `)
 	require.Equal(t, &config.Config{
 		Isolation: isolation.ProcessLevel, Image: "debian:13", HelperImage: "oci:/srv/helper",
@@ -95,6 +98,7 @@ allow_emulation = true
 		Hypervisor: config.Hypervisor{
 			QEMU: "/opt/qemu/bin/qemu-system-x86_64", Kernel: "/boot/vmlinuz-6.1.0", KernelDir: "/srv/kernels", Pool: 3, AllowEmulation: true,
 		},
+		Windows:  config.Windows{HelperDir: "/srv/helper", TemplateVMs: true},
 		StateDir: "/srv/airlock", RunDir: "/run/airlock-2", Group: "ci", Runtime: "/usr/local/bin/crun",
 		CgroupParent: "system.slice/airlock.service/jobs", GracefulKillTimeout: 30 * time.Second, OrphanTimeout: 5 * time.Minute,
 		ReapInterval: 2 * time.Minute, LogLevel: "debug", LogFormat: "text", ListenAddress: ":9402",
@@ -155,7 +159,7 @@ func TestProblems(t *testing.T) {
 		{"unknown key in an inline table", "network = { bridge = 'x', brigde = 'y' }\n", []string{`1:27: network.brigde: unknown key; did you mean bridge in [network]?`}},
 		{"quoted key with a dot", "\"network.bridge\" = 'x'\n", []string{`1:1: "network.bridge": unknown key; `}},
 		{"unknown table, once", "[netwrok]\nbridge = 'x'\nsubnet = 'y'\n", []string{`1:2: netwrok: unknown table; did you mean [network]?`}},
-		{"unknown table, nothing near", "[x]\n", []string{`1:2: x: unknown table; remove it; the tables are [network], [cache], [hypervisor]`}},
+		{"unknown table, nothing near", "[x]\n", []string{`1:2: x: unknown table; remove it; the tables are [network], [cache], [hypervisor], [windows]`}},
 		{"words for truth", "[hypervisor]\nallow_emulation = \"yes\"\n", []string{`2:19: hypervisor.allow_emulation: "yes" is neither true nor false; write true or false`}},
 		{"hypervisor's paths", "[hypervisor]\nqemu = \"./qemu\"\nkernel = \"newest\"\nkernel_dir = \"srv\"\n", []string{
 			`2:8: hypervisor.qemu: "./qemu" is not a program; `, `3:10: hypervisor.kernel: "newest" is not a kernel; write "auto"`,

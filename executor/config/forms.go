@@ -88,11 +88,18 @@ func isDirectory(s string) (string, string) {
 func isAbsolute(s string) (string, string) {
 	switch {
 	case !filepath.IsAbs(s) || strings.ContainsRune(s, 0):
-		return "is not an absolute path", "begin it with a /"
+		return "is not an absolute path", "begin it with a /, on Windows with a drive"
 	case filepath.Clean(s) != s:
 		return "is not a plain path", "write " + quote(filepath.Clean(s))
 	}
 	return "", ""
+}
+
+func isAbsoluteOrEmpty(s string) (string, string) {
+	if s == "" {
+		return "", ""
+	}
+	return isAbsolute(s)
 }
 
 func isProgram(s string) (string, string) {

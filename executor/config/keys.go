@@ -64,6 +64,9 @@ func keys() []key {
 			c.Hypervisor.Pool = int(pool)
 		}},
 		{"hypervisor.allow_emulation", func(c *Config, r *reading) { r.truth(&c.Hypervisor.AllowEmulation) }},
+
+		{"windows.helper_dir", func(c *Config, r *reading) { r.text(&c.Windows.HelperDir, isAbsoluteOrEmpty) }},
+		{"windows.template_vms", func(c *Config, r *reading) { r.truth(&c.Windows.TemplateVMs) }},
 	}
 }
 

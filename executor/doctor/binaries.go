@@ -16,13 +16,13 @@ const commandTimeout = 10 * time.Second
 
 // checkBinaries looks for the programs that belong to airlock and asks each for its version.
 func checkBinaries(ctx context.Context, r *report, options Options) {
-	for _, name := range []string{"airlock-executor", "airlock-driver", "airlock-agent"} {
+	for _, name := range programs {
 		checkBinary(ctx, r, options, name)
 	}
 }
 
 func checkBinary(ctx context.Context, r *report, options Options, name string) {
-	const remedy = "install all four programs of one release into the same directory"
+	const remedy = "install all programs of one release into the same directory"
 	path, err := findBinary(options.BinDir, name)
 	if err != nil {
 		r.fail(name, remedy, "%v", err)

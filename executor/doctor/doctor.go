@@ -9,11 +9,10 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
-	"runtime"
 	"strings"
 
 	"github.com/airlock-ci/airlock/executor/config"
+	"github.com/airlock-ci/airlock/executor/host"
 )
 
 // Status is what a finding means for the host.
@@ -59,7 +58,7 @@ func Run(ctx context.Context, options Options) []Finding {
 	}
 	cfg := checkConfig(r, options.ConfigPath)
 	if options.Socket == "" {
-		options.Socket = filepath.Join(cfg.RunDir, "host", "host.sock")
+		options.Socket = host.DefaultSocket(cfg.RunDir)
 	}
 	checkHost(ctx, r, options, cfg)
 	checkBinaries(ctx, r, options)
@@ -119,6 +118,3 @@ func checkConfig(r *report, path string) *config.Config {
 	}
 	return cfg
 }
-
-// platform is for details: "linux/amd64".
-func platform() string { return runtime.GOOS + "/" + runtime.GOARCH }

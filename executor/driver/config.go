@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/airlock-ci/airlock/executor/api/failpoint"
 	"github.com/airlock-ci/airlock/executor/api/fault"
@@ -12,12 +14,24 @@ import (
 	"github.com/airlock-ci/airlock/isolation"
 )
 
-// shell is the kind of scripts that the runner is asked to write.
-const shell = "bash"
+// shell returns the kind of scripts that the runner is asked to write.
+func (d *Driver) shell() (string, error) {
+	if d.Shell == "" {
+		return DefaultShell, nil
+	}
+	if !slices.Contains(shells, d.Shell) {
+		return "", fault.Adminf("there is no shell %q here: use --shell %s", d.Shell, strings.Join(shells, ", "))
+	}
+	return d.Shell, nil
+}
 
 // config answers config_exec: where the job will run, and the handle by which the later calls name it. It
 // needs no host, so a runner whose host is down learns of it in prepare, which is retried.
 func (d *Driver) config() error {
+	shell, err := d.shell()
+	if err != nil {
+		return err
+	}
 	response, err := d.readJobResponse()
 	if err != nil {
 		return err

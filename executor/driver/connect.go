@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -134,7 +133,7 @@ func (d *Driver) open(ctx context.Context, pace func(net.Conn) *flow.Conn) (*con
 // restarting tells whether an error may pass within a moment.
 func restarting(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) ||
-		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, ttrpc.ErrClosed) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, ttrpc.ErrClosed) || pipeBroken(err) ||
 		status.Code(err) == codes.Unavailable // it is stopping
 }
 
@@ -145,8 +144,7 @@ func (d *Driver) unreachable(err error) error {
 	case errors.As(err, &classified):
 		return err
 	case errors.Is(err, fs.ErrPermission):
-		return fault.WithRemedy(fault.Systemf("the runner's user %d may not use %s", os.Getuid(), d.Socket),
-			"add the user that runs gitlab-runner to the group that the key group of /etc/airlock/config.toml names, then restart gitlab-runner")
+		return fault.WithRemedy(fault.Systemf("the runner's %s may not use %s", runnersUser(), d.Socket), joinGroup)
 	default:
 		return fault.WithRemedy(fault.Systemf("the Airlock service does not answer at %s: %w", d.Socket, err), startService)
 	}

@@ -4,7 +4,9 @@ package driver
 
 import (
 	"context"
+	"fmt"
 	"net"
+	"os"
 )
 
 // DefaultSocket is where the host listens unless its run_dir says otherwise.
@@ -14,7 +16,18 @@ const DefaultSocket = "/run/airlock/host/host.sock"
 const (
 	startService = "start it on this machine: systemctl start airlock"
 	serviceLog   = "journalctl -u airlock"
+	joinGroup    = "add the user that runs gitlab-runner to the group that the key group of /etc/airlock/config.toml names, then restart gitlab-runner"
 )
+
+// DefaultShell is the kind of scripts that every root here can run.
+const DefaultShell = "bash"
+
+var shells = []string{DefaultShell}
+
+func runnersUser() string { return fmt.Sprintf("user %d", os.Getuid()) }
+
+// pipeBroken tells errors of pipes that have no other name; there are none here.
+func pipeBroken(error) bool { return false }
 
 func dial(ctx context.Context, socket string) (net.Conn, error) {
 	return (&net.Dialer{}).DialContext(ctx, "unix", socket)

@@ -27,6 +27,8 @@ type Driver struct {
 	Socket string
 	// RunnerClass is what the administrator wrote into this runner's configuration; may be empty.
 	RunnerClass string
+	// Shell is the kind of scripts that the runner is asked to write; empty means DefaultShell.
+	Shell string
 	// Env is the runner's word.
 	Env gitlab.Environment
 	// Dir is the working directory, which the runner made for this attempt.

@@ -29,8 +29,12 @@ func (d *Driver) run(ctx context.Context, scriptFile, stage string) error {
 	if err != nil {
 		return fault.Systemf("reading the script of stage %s: %w", stage, err)
 	}
+	shell, err := d.shell()
+	if err != nil {
+		return err
+	}
 	opening := &api.ClientFrame{Kind: &api.ClientFrame_Run{Run: &api.Run{
-		Handle: string(handle), Stage: stage, RunnerPid: int64(d.Parent),
+		Handle: string(handle), Stage: stage, RunnerPid: int64(d.Parent), Shell: shell,
 	}}}
 	result, err := d.call(ctx, Run, opening, script)
 	if err != nil {

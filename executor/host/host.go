@@ -17,6 +17,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/executor/api/private"
 	"github.com/airlock-ci/airlock/executor/plugin"
 	"github.com/airlock-ci/airlock/executor/plugin/identity"
 )
@@ -70,9 +71,6 @@ const (
 	lastResults = 3 * time.Second
 )
 
-// DefaultSocket is the socket's path below a run directory.
-func DefaultSocket(runDir string) string { return filepath.Join(runDir, "host", "host.sock") }
-
 // paths are the files of a run directory.
 type paths struct{ run string }
 
@@ -85,10 +83,10 @@ func (p paths) tls() string          { return filepath.Join(p.plugin(), "tls") }
 // prepare makes the directories: the run directory must let the group through to the socket's, the plugin's is
 // root's alone.
 func (p paths) prepare() error {
-	if err := os.MkdirAll(p.run, 0o755); err != nil {
+	if err := makeRunDir(p.run); err != nil {
 		return err
 	}
-	return os.MkdirAll(p.plugin(), 0o700)
+	return private.MakeDir(p.plugin())
 }
 
 // Run serves until ctx ends, and then returns nil. It returns an error when it cannot start, or when the

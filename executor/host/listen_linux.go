@@ -13,6 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// DefaultSocket is the socket's path below a run directory.
+func DefaultSocket(runDir string) string { return filepath.Join(runDir, "host", "host.sock") }
+
+// makeRunDir lets everybody through: the socket's own directory decides.
+func makeRunDir(dir string) error { return os.MkdirAll(dir, 0o755) }
+
 // listen makes the socket: in a directory of its own that only root and the group may enter (0750), itself
 // writable by both (0660). A directory that was there already and is not ours is left as it is.
 func listen(path, runDir, group string) (net.Listener, error) {

@@ -11,6 +11,8 @@ import (
 	goplugin "github.com/hashicorp/go-plugin"
 	"github.com/rs/zerolog"
 	"google.golang.org/grpc"
+
+	"github.com/airlock-ci/airlock/executor/plugin/identity"
 )
 
 // Flow control of the boundary, for both ends. A fixed window (no bandwidth estimation, which would grow it)
@@ -56,6 +58,20 @@ func Serve(ctx context.Context, opts Options) error {
 	}
 	ctx, release := signal.NotifyContext(ctx, syscall.SIGTERM)
 	defer release()
+
+	asked, err := identity.AwaitStop(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	go func() {
+		select {
+		case <-asked:
+			stop(errors.New("the host asked this process to end"))
+		case <-ctx.Done():
+		}
+	}()
 
 	service := newService(opts.Backend, opts.Logger)
 	returned := make(chan struct{}) // go-plugin's Serve has

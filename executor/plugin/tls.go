@@ -14,10 +14,12 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/airlock-ci/airlock/executor/api/private"
 )
 
 // The two ends of the boundary know each other by a pair of self-signed certificates, each end trusting
-// exactly the other's. They lie in a directory that only root may read, so that a restarted host can still
+// exactly the other's. They lie in a directory that only root (Windows: the system and administrators) may read, so that a restarted host can still
 // talk to the executor it left; go-plugin's own AutoMTLS keeps its keys in memory and cannot.
 const (
 	serverEnd = "airlock-executor"
@@ -37,7 +39,7 @@ func EnsureTLS(dir string) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+	if err := private.MakeDir(filepath.Dir(dir)); err != nil {
 		return err
 	}
 	fresh, err := os.MkdirTemp(filepath.Dir(dir), filepath.Base(dir)+".new-")
@@ -45,6 +47,9 @@ func EnsureTLS(dir string) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(fresh) }() // a no-op once renamed
+	if err := private.MakeDir(fresh); err != nil {
+		return err
+	}
 	for _, name := range []string{serverEnd, clientEnd} {
 		if err := writeCertificate(fresh, name); err != nil {
 			return fmt.Errorf("making the certificate of %s: %w", name, err)

@@ -1,6 +1,7 @@
-// Package service installs `airlock serve` as a service of the operating system: a systemd unit on Linux.
+// Package service installs `airlock serve` as a service of the operating system, a systemd unit on Linux, a service of
+// the service control manager on Windows, and runs it as one.
 //
-// It owns the unit's text and the order in which things are stopped and removed. It never touches images,
+// It owns the unit's text, the service's description and the order in which things are stopped and removed. It never touches images,
 // caches or the configuration. Its caller is cmd/airlock.
 package service
 
@@ -9,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	kardianos "github.com/kardianos/service"
 
@@ -39,16 +39,11 @@ type Service struct {
 // New prepares the service's management. A system without a service manager that is supported is an error of
 // class admin.
 func New(options Options) (*Service, error) {
-	if system := kardianos.ChosenSystem(); system == nil || system.String() != "linux-systemd" {
-		return nil, fault.WithRemedy(fault.Adminf("this host's service manager is not systemd"),
+	if system := kardianos.ChosenSystem(); system == nil || system.String() != manager {
+		return nil, fault.WithRemedy(fault.Adminf("this host's service manager is not %s", managerName),
 			"start \"airlock serve\" with the service manager there is, as root and outside of gitlab-runner's own service")
 	}
-	system, err := kardianos.New(idle{}, &kardianos.Config{
-		Name:       Name,
-		Executable: options.Executable,
-		Arguments:  []string{"serve", "--config", options.ConfigPath},
-		Option:     kardianos.KeyValue{"SystemdScript": unitTemplate(options)},
-	})
+	system, err := kardianos.New(idle{}, describe(options))
 	if err != nil {
 		return nil, fault.Systemf("preparing the service: %w", err)
 	}
@@ -60,21 +55,6 @@ type idle struct{}
 
 func (idle) Start(kardianos.Service) error { return nil }
 func (idle) Stop(kardianos.Service) error  { return nil }
-
-// unitPath is where kardianos writes the unit.
-const unitPath = "/etc/systemd/system/" + Name + ".service"
-
-// Install writes and enables the unit. It starts nothing.
-func (s *Service) Install() error {
-	if _, err := os.Stat(unitPath); err == nil {
-		return fault.WithRemedy(fault.Adminf("%s exists already", unitPath), "run airlock service uninstall first")
-	}
-	if err := s.system.Install(); err != nil {
-		_ = os.Remove(unitPath) // kardianos leaves an empty one
-		return explain("installing", err)
-	}
-	return nil
-}
 
 // Start starts the service.
 func (s *Service) Start() error { return explain("starting", s.system.Start()) }
@@ -125,16 +105,8 @@ func explain(what string, err error) error {
 		return nil
 	}
 	err = fmt.Errorf("%s the service: %w", what, err)
-	if os.Geteuid() != 0 {
-		return fault.WithRemedy(fault.Adminf("%w", err), "run the command as root")
+	if !privileged() {
+		return fault.WithRemedy(fault.Adminf("%w", err), becomePrivileged)
 	}
-	return fault.WithRemedy(fault.Systemf("%w", err), "see systemctl status "+Name+" and journalctl -u "+Name)
-}
-
-// below returns the name of a directory that lies directly below parent, else "".
-func below(parent, dir string) string {
-	if filepath.Dir(dir) == parent {
-		return filepath.Base(dir)
-	}
-	return ""
+	return fault.WithRemedy(fault.Systemf("%w", err), seeLogs)
 }

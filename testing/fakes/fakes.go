@@ -20,8 +20,6 @@ import (
 // World is a host that exists in memory only. Its fields may be read when no call is under way.
 type World struct {
 	mu sync.Mutex
-	// OSVersion is the build of Windows that every image is made for.
-	OSVersion string
 	// Fail makes the named operation fail: "base", "scratch", "network", "create", "destroy", "detach",
 	// "discard", "start".
 	Fail map[string]error
@@ -93,7 +91,7 @@ func (w *World) Base(_ context.Context, req jobs.BaseRequest, progress io.Writer
 	if req.Level == isolation.HypervisorLevel {
 		root = isolation.Root{Disk: "/fake/disks/" + req.Image}
 	}
-	return jobs.Base{Image: req.Image, Digest: "sha256:fake", Root: root, Pulled: true, Bytes: 1536, OSVersion: w.OSVersion}, nil
+	return jobs.Base{Image: req.Image, Digest: "sha256:fake", Root: root, Pulled: true, Bytes: 1536}, nil
 }
 
 // Release implements jobs.Layers.

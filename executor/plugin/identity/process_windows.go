@@ -1,9 +1,8 @@
 package identity
 
-// Not run yet: it compiles and is vetted; the Windows issues exercise it.
-
 import (
 	"context"
+	"errors"
 	"os"
 	"sync"
 
@@ -19,14 +18,14 @@ func Of(pid int) (Process, error) {
 	if err != nil {
 		return Process{}, err
 	}
-	defer windows.CloseHandle(handle)
+	defer func() { _ = windows.CloseHandle(handle) }()
 	return identify(pid, handle)
 }
 
 func open(pid int) (windows.Handle, error) {
 	const access = windows.PROCESS_QUERY_LIMITED_INFORMATION | windows.PROCESS_TERMINATE | windows.SYNCHRONIZE
 	handle, err := windows.OpenProcess(access, false, uint32(pid))
-	if err == windows.ERROR_INVALID_PARAMETER {
+	if errors.Is(err, windows.ERROR_INVALID_PARAMETER) {
 		return 0, ErrGone
 	}
 	return handle, err
@@ -42,6 +41,8 @@ func identify(pid int, handle windows.Handle) (Process, error) {
 
 // Handle is a hold on one process: what it does can reach no other.
 type Handle struct {
+	identity Process
+
 	exited chan struct{}
 	stop   chan struct{}
 	close  sync.Once
@@ -60,13 +61,13 @@ func Open(p Process) (*Handle, error) {
 	}
 	now, err := identify(p.PID, process)
 	if err != nil || now != p || waitExited(process, 0) {
-		windows.CloseHandle(process)
+		_ = windows.CloseHandle(process)
 		if err != nil {
 			return nil, err
 		}
 		return nil, ErrGone
 	}
-	h := &Handle{process: process, exited: make(chan struct{}), stop: make(chan struct{})}
+	h := &Handle{identity: p, process: process, exited: make(chan struct{}), stop: make(chan struct{})}
 	h.done.Add(1)
 	go h.watch(process)
 	return h, nil
@@ -95,8 +96,13 @@ func waitExited(process windows.Handle, millis uint32) bool {
 // Exited is closed when the process has ended. It stays open after Close.
 func (h *Handle) Exited() <-chan struct{} { return h.exited }
 
-// Terminate ends the process: Windows knows no polite request for one without a window or a console.
-func (h *Handle) Terminate() error { return h.Kill() }
+// Terminate asks the process to end, if it listens (see AwaitStop); one that does not is ended.
+func (h *Handle) Terminate() error {
+	if askToStop(h.identity) == nil {
+		return nil
+	}
+	return h.Kill()
+}
 
 // Kill ends the process.
 func (h *Handle) Kill() error {
@@ -125,7 +131,7 @@ func (h *Handle) Close() {
 		h.done.Wait()
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		windows.CloseHandle(h.process)
+		_ = windows.CloseHandle(h.process)
 		h.process = 0
 	})
 }

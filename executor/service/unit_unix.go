@@ -1,6 +1,11 @@
+//go:build unix
+
 package service
 
-import "strings"
+import (
+	"path/filepath"
+	"strings"
+)
 
 // unitTemplate is the systemd unit, in kardianos' small template language: {{Path}} and {{Arguments}} are
 // filled in by it.
@@ -50,4 +55,12 @@ UMask=0022
 [Install]
 WantedBy=multi-user.target
 `
+}
+
+// below returns the name of a directory that lies directly below parent, else "".
+func below(parent, dir string) string {
+	if filepath.Dir(dir) == parent {
+		return filepath.Base(dir)
+	}
+	return ""
 }

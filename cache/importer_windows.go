@@ -1,0 +1,41 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"time"
+
+	"github.com/Microsoft/go-winio"
+	"github.com/Microsoft/hcsshim/pkg/ociwclayer"
+)
+
+// templateTimeout bounds the wait for the end of one of the compute service's template machines.
+const templateTimeout = 30 * time.Second
+
+// ImportLayer is the work of the process that Options.Importer starts: it reads a layer's uncompressed tar, imports it
+// into dir upon the layers below, upper-most first, and writes its size. The privileges to write any owner and any
+// access list are taken by the one thread that does it, and are gone with it.
+func ImportLayer(ctx context.Context, dir string, below []string, tar io.Reader, answer io.Writer) error {
+	for _, path := range append([]string{dir}, below...) {
+		if !filepath.IsAbs(path) {
+			return fmt.Errorf("the layer %q is not an absolute path", path)
+		}
+	}
+	var size int64
+	err := winio.RunWithPrivileges([]string{winio.SeBackupPrivilege, winio.SeRestorePrivilege, winio.SeSecurityPrivilege}, func() (err error) {
+		size, err = ociwclayer.ImportLayerFromTar(ctx, tar, dir, below)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("importing into %s: %w", dir, err)
+	}
+	// What follows the tar's end belongs to its digest, which the other process checks.
+	if _, err := io.Copy(io.Discard, tar); err != nil && !errors.Is(err, io.ErrClosedPipe) {
+		return err
+	}
+	_, err = fmt.Fprintln(answer, size)
+	return err
+}

@@ -1,0 +1,12 @@
+//go:build !windows
+
+package cache
+
+import (
+	"runtime"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+)
+
+// hostPlatform is the platform of every image that this host can run.
+func hostPlatform() v1.Platform { return v1.Platform{OS: "linux", Architecture: runtime.GOARCH} }

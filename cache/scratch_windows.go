@@ -1,0 +1,55 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/airlock-ci/airlock/executor/api/fault"
+)
+
+// scratches are plain directories here: the compute service makes the writable layers in them, which the runtime owns.
+type scratches struct{ cache *Cache }
+
+func newScratches(c *Cache) (*scratches, error) { return &scratches{c}, nil }
+
+func (s *scratches) create(_ context.Context, req ScratchRequest) (Scratch, error) {
+	if req.Form == FormDisk {
+		return Scratch{}, fault.Systemf("scratches on Windows are no disks")
+	}
+	return Scratch{Dir: s.cache.scratchDir(req.ID)}, nil
+}
+
+// destroy refuses a directory that still holds a writable layer: deleting the disk of a running container by hand is
+// how hosts are broken.
+func (s *scratches) destroy(_ context.Context, id string) error {
+	dir := s.cache.scratchDir(id)
+	layers, err := filepath.Glob(filepath.Join(dir, "*", "sandbox.vhdx"))
+	if err != nil {
+		return err
+	}
+	if len(layers) > 0 {
+		return fault.Systemf("it still holds %d layers that the sandbox has not let go", len(layers))
+	}
+	return os.RemoveAll(dir)
+}
+
+func (s *scratches) usage(id string) (int64, error) {
+	var sum int64
+	err := filepath.WalkDir(s.cache.scratchDir(id), func(_ string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := entry.Info()
+		if err == nil && info.Mode().IsRegular() {
+			sum += info.Size()
+		}
+		return err
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, fault.Systemf("there is no scratch %s", id)
+	}
+	return sum, err
+}

@@ -1,0 +1,89 @@
+package private
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"unsafe"
+
+	"golang.org/x/sys/windows"
+)
+
+// access lets the system and administrators do everything, in all that is made below, too, and takes nothing over from
+// the directory above: everybody may read, and make directories, in ProgramData.
+const access = "D:P(A;OICI;FA;;;SY)(A;OICI;FA;;;BA)"
+
+// MakeDir makes a directory, and those above it, that nobody but the system and administrators may enter. One that is
+// there gets the same access, unless somebody else owns it: anyone may make a directory in ProgramData, and its owner
+// could give himself any access again.
+func MakeDir(dir string) error {
+	descriptor, err := windows.SecurityDescriptorFromString(access)
+	if err != nil {
+		return fmt.Errorf("making %s: %w", dir, err)
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+		return err
+	}
+	path, err := windows.UTF16PtrFromString(dir)
+	if err != nil {
+		return fmt.Errorf("making %s: %w", dir, err)
+	}
+	attributes := &windows.SecurityAttributes{SecurityDescriptor: descriptor}
+	attributes.Length = uint32(unsafe.Sizeof(*attributes))
+	err = windows.CreateDirectory(path, attributes)
+	if err == nil {
+		return nil
+	}
+	if !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("making %s: %w", dir, err)
+	}
+	return claim(dir, descriptor)
+}
+
+// claim gives an existing directory the access, if it is ours to claim.
+func claim(dir string, descriptor *windows.SECURITY_DESCRIPTOR) error {
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("%s is no directory", dir)
+	}
+	found, err := windows.GetNamedSecurityInfo(dir, windows.SE_FILE_OBJECT, windows.OWNER_SECURITY_INFORMATION)
+	if err != nil {
+		return fmt.Errorf("asking who owns %s: %w", dir, err)
+	}
+	owner, _, err := found.Owner()
+	if err != nil {
+		return fmt.Errorf("asking who owns %s: %w", dir, err)
+	}
+	if trusted, err := isTrusted(owner); err != nil || !trusted {
+		return errors.Join(fmt.Errorf("%s belongs to %s, who is neither the system nor an administrator: remove it", dir, owner), err)
+	}
+	list, _, err := descriptor.DACL()
+	if err != nil {
+		return err
+	}
+	err = windows.SetNamedSecurityInfo(dir, windows.SE_FILE_OBJECT,
+		windows.DACL_SECURITY_INFORMATION|windows.PROTECTED_DACL_SECURITY_INFORMATION, nil, nil, list, nil)
+	if err != nil {
+		return fmt.Errorf("closing %s to others: %w", dir, err)
+	}
+	return nil
+}
+
+// isTrusted takes the system, administrators and the user that this process runs as.
+func isTrusted(owner *windows.SID) (bool, error) {
+	for _, known := range []windows.WELL_KNOWN_SID_TYPE{windows.WinLocalSystemSid, windows.WinBuiltinAdministratorsSid} {
+		if owner.IsWellKnown(known) {
+			return true, nil
+		}
+	}
+	user, err := windows.GetCurrentProcessToken().GetTokenUser()
+	if err != nil {
+		return false, err
+	}
+	return owner.Equals(user.User.Sid), nil
+}

@@ -1,0 +1,15 @@
+package client
+
+import (
+	"context"
+	"net"
+
+	"github.com/Microsoft/go-winio"
+)
+
+// DefaultSocket is the pipe on which the service listens for administrators, unless its run_dir says otherwise.
+const DefaultSocket = `\\.\pipe\airlock-host`
+
+func connectTo(ctx context.Context, pipe string) (net.Conn, error) {
+	return winio.DialPipeContext(ctx, pipe)
+}

@@ -1,0 +1,197 @@
+package hcs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/airlock-ci/airlock/executor/api/fault"
+)
+
+// DefaultOwner is the owner that Airlock's compute systems carry.
+const DefaultOwner = "airlock"
+
+// Options is what a Host needs to know.
+type Options struct {
+	// Owner marks our compute systems; empty means DefaultOwner. One executor on a host has one owner: at its start it
+	// ends every system of that owner.
+	Owner string
+	// Dir keeps what is known of sandboxes and the trash of scratch layers, on the volume where job scratches are:
+	// the trash is filled by renaming. Made when missing.
+	Dir string
+	// HelperDir is a directory of the host with git and gitlab-runner, mapped read-only into every sandbox; empty: none.
+	HelperDir string
+	// Templates lets the service clone Hyper-V containers from a machine it keeps: faster, but clones share memory
+	// pages and address layout, and the base layer stays in use. Off by default.
+	Templates bool
+	// Host is the host's version, and CPUs its processors.
+	Host Version
+	CPUs int
+	// MaxStuck is how many stuck systems and scratches there may be before no more jobs are taken; 0 means 3.
+	MaxStuck int
+	// Logger receives what a sandbox's caller cannot be told.
+	Logger zerolog.Logger
+}
+
+// timing is how long things may take, and the pauses between tries. Tests shorten it.
+type timing struct {
+	call     time.Duration // any call that should take milliseconds
+	create   time.Duration // making a compute system
+	start    time.Duration // starting one
+	end      time.Duration // between asking for the end of a system and its end
+	setup    time.Duration // the first process of a sandbox
+	pause    time.Duration // between tries to mount or rename
+	dispose  []time.Duration
+	drain    time.Duration // output that comes after the end of a stage
+	settling time.Duration // from the end of a process to the news that its system ended
+}
+
+// Host is the compute service of this host with all of Airlock's sandboxes on it. Its two runtimes share it.
+type Host struct {
+	opts    Options
+	compute compute
+	timing  timing
+	log     zerolog.Logger
+	locks   keyedLock
+
+	// life ends with Close; what goes on in the background lives in it.
+	life       context.Context
+	endOfLife  context.CancelCauseFunc
+	background sync.WaitGroup
+
+	mu sync.Mutex
+	// stuck are the systems and scratches that would not go, with the reason.
+	stuck map[string]string
+	// disposing are the names in the trash that a goroutine works on.
+	disposing map[string]bool
+}
+
+var errClosed = errors.New("the runtime was closed")
+
+// Sandbox ids as isolation.Spec promises them; they become names of files and systems.
+var validID = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)
+
+// open prepares the directories. It changes nothing else: see Sweep.
+func open(opts Options, service compute, timing timing) (*Host, error) {
+	if opts.Owner == "" {
+		opts.Owner = DefaultOwner
+	}
+	if opts.MaxStuck == 0 {
+		opts.MaxStuck = 3
+	}
+	if !filepath.IsAbs(opts.Dir) {
+		return nil, fault.Adminf("the directory %q is not an absolute path", opts.Dir)
+	}
+	h := &Host{
+		opts: opts, compute: service, timing: timing, log: opts.Logger,
+		stuck: map[string]string{}, disposing: map[string]bool{},
+	}
+	h.life, h.endOfLife = context.WithCancelCause(context.Background())
+	for _, dir := range []string{h.recordDir(), h.trashDir()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fault.Adminf("making the directory of sandboxes: %w", err)
+		}
+	}
+	if opts.HelperDir != "" {
+		// The service does not follow links in the path of a mapped directory.
+		resolved, err := filepath.EvalSymlinks(opts.HelperDir)
+		if err != nil {
+			return nil, fault.WithRemedy(fault.Adminf("the helper directory: %w", err),
+				"name one with git and gitlab-runner in it, or none")
+		}
+		h.opts.HelperDir = resolved
+	}
+	return h, nil
+}
+
+// Close waits until nothing of the host runs in the background any more. Sandboxes that live stay.
+func (h *Host) Close() error {
+	h.endOfLife(errClosed)
+	h.background.Wait()
+	return nil
+}
+
+// bounded makes one call of the service and gives up after a while. The call itself cannot be interrupted: its thread
+// stays until the service answers, and late gets what came of it then, so that nothing is left that nobody knows.
+func bounded[T any](h *Host, limit time.Duration, what string, call func() (T, error), late func(T)) (T, error) {
+	type outcome struct {
+		value T
+		err   error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		value, err := call()
+		done <- outcome{value, err}
+	}()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case o := <-done:
+		return o.value, o.err
+	case <-timer.C:
+	}
+	go func() {
+		if o := <-done; o.err == nil && late != nil {
+			late(o.value)
+		}
+	}()
+	var none T
+	h.log.Error().Str("call", what).Dur("after", limit).Msg("the compute service does not answer")
+	return none, fmt.Errorf("%s: %w", what, errNoAnswer)
+}
+
+// do is bounded for calls without a result.
+func (h *Host) do(what string, call func() error) error {
+	_, err := bounded(h, h.timing.call, what, func() (struct{}, error) { return struct{}{}, call() }, nil)
+	return err
+}
+
+// quarantine notes something that will not go: it is left alone, tried again when the reaper asks, and counts.
+func (h *Host) quarantine(name string, why error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if _, known := h.stuck[name]; !known {
+		h.log.Error().Err(why).Str("name", name).Int("stuck", len(h.stuck)+1).Int("limit", h.opts.MaxStuck).
+			Msg("in quarantine: it will not go, other jobs go on")
+	}
+	h.stuck[name] = why.Error()
+}
+
+// release takes something out of quarantine: it went after all.
+func (h *Host) release(name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if _, known := h.stuck[name]; known {
+		delete(h.stuck, name)
+		h.log.Info().Str("name", name).Msg("out of quarantine: it is gone")
+	}
+}
+
+// admit refuses new sandboxes while too much is stuck: a service in that state gets worse with every start.
+func (h *Host) admit() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.stuck) < h.opts.MaxStuck {
+		return nil
+	}
+	return fault.WithRemedy(fault.Systemf("%d sandboxes of this host are stuck in the compute service, so it takes no more jobs", len(h.stuck)),
+		"restart this host; a restart of the service vmcompute may do, but ends every container")
+}
+
+// Stuck lists what is in quarantine, with the reasons.
+func (h *Host) Stuck() map[string]string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := make(map[string]string, len(h.stuck))
+	for name, why := range h.stuck {
+		all[name] = why
+	}
+	return all
+}

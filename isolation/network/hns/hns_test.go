@@ -1,0 +1,163 @@
+package hns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/require"
+
+	"github.com/airlock-ci/airlock/executor/api/fault"
+)
+
+// fake is a networking service in memory.
+type fake struct {
+	networks  map[string]network
+	endpoints map[string]endpoint
+	fail      map[string]error
+	last      int
+}
+
+func newFake() *fake {
+	return &fake{networks: map[string]network{}, endpoints: map[string]endpoint{}, fail: map[string]error{}}
+}
+
+func (f *fake) Networks() (list []network, err error) {
+	for _, n := range f.networks {
+		list = append(list, n)
+	}
+	return list, f.fail["Networks"]
+}
+
+func (f *fake) CreateNetwork(name, subnet, gateway string) (network, error) {
+	f.last++
+	n := network{ID: fmt.Sprint(f.last), Name: name, Type: "NAT", Subnet: subnet}
+	if err := f.fail["CreateNetwork"]; err != nil {
+		return network{}, err
+	}
+	f.networks[n.ID] = n
+	return n, nil
+}
+
+func (f *fake) DeleteNetwork(id string) error { delete(f.networks, id); return f.fail["DeleteNetwork"] }
+
+func (f *fake) Endpoints() (list []endpoint, err error) {
+	for _, e := range f.endpoints {
+		list = append(list, e)
+	}
+	return list, f.fail["Endpoints"]
+}
+
+// CreateEndpoint makes the endpoint also when it fails, as the service may.
+func (f *fake) CreateEndpoint(e endpoint) (endpoint, error) {
+	if _, ok := f.networks[e.Network]; !ok {
+		return endpoint{}, errNotFound
+	}
+	f.last++
+	e.ID = fmt.Sprint(f.last)
+	f.endpoints[e.ID] = e
+	return e, f.fail["CreateEndpoint"]
+}
+
+func (f *fake) DeleteEndpoint(id string) error {
+	if err := f.fail["DeleteEndpoint"]; err != nil {
+		return err
+	}
+	if _, ok := f.endpoints[id]; !ok {
+		return errNotFound
+	}
+	delete(f.endpoints, id)
+	return nil
+}
+
+func options() Options {
+	return Options{Name: "airlock0", Subnet: netip.MustParsePrefix("172.29.0.0/16"), Logger: zerolog.Nop()}
+}
+
+func TestLifeOfAnEndpoint(t *testing.T) {
+	f := newFake()
+	opts := options()
+	opts.DNS, opts.Search = []netip.Addr{netip.MustParseAddr("192.0.2.53"), netip.MustParseAddr("10.0.0.53")}, []string{"a.example", "b.example"}
+	n := open(opts, f)
+	require.NoError(t, n.Prepare(t.Context()))
+	require.NoError(t, n.Prepare(t.Context()))
+	require.Len(t, f.networks, 1, "made when it is missing, and only then")
+
+	id, err := n.Attach(t.Context(), "al-1")
+	require.NoError(t, err)
+	require.Equal(t, "airlock-al-1", f.endpoints[id].Name)
+	require.Equal(t, "192.0.2.53,10.0.0.53", f.endpoints[id].DNS)
+	require.Equal(t, "a.example,b.example", f.endpoints[id].Search)
+	_, err = n.Attach(t.Context(), "al-1")
+	require.ErrorContains(t, err, "already")
+
+	f.endpoints["docker"] = endpoint{ID: "docker", Name: "nat-endpoint"}
+	successor := open(opts, f)
+	ids, err := successor.Attached(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"al-1"}, ids, "those of earlier processes, and not those of others")
+	require.NoError(t, successor.Remove(t.Context()))
+	require.Len(t, f.networks, 1, "it stays while a sandbox is attached")
+	require.NoError(t, successor.Detach(t.Context(), "al-1"))
+	require.NoError(t, successor.Detach(t.Context(), "al-1"))
+	require.NoError(t, successor.Remove(t.Context()))
+	require.Empty(t, f.networks)
+	require.Contains(t, f.endpoints, "docker")
+}
+
+// network-gone-after-reboot: NAT networks do not survive one.
+func TestNetworkIsMadeAgain(t *testing.T) {
+	f := newFake()
+	n := open(options(), f)
+	require.NoError(t, n.Prepare(t.Context()))
+	clear(f.networks)
+	_, err := n.Attach(t.Context(), "al-1")
+	require.NoError(t, err)
+}
+
+func TestForeignNetworkIsLeftAlone(t *testing.T) {
+	f := newFake()
+	f.networks["x"] = network{ID: "x", Name: "airlock0", Type: "l2bridge", Subnet: "172.29.0.0/16"}
+	_, err := open(options(), f).Attach(t.Context(), "al-1")
+	require.Equal(t, fault.Admin, fault.ClassOf(err))
+	f.networks["x"] = network{ID: "x", Name: "airlock0", Type: "nat", Subnet: "172.30.0.0/16"}
+	require.Equal(t, fault.Admin, fault.ClassOf(open(options(), f).Prepare(t.Context())))
+	require.Len(t, f.networks, 1)
+}
+
+// endpoint-half-made: what the service made before it failed does not stay.
+func TestFailedAttachLeavesNothing(t *testing.T) {
+	f := newFake()
+	n := open(options(), f)
+	f.fail["CreateEndpoint"] = errors.New("injected")
+	_, err := n.Attach(t.Context(), "al-1")
+	require.ErrorContains(t, err, "injected")
+	require.Empty(t, f.endpoints)
+	f.fail = map[string]error{"CreateNetwork": errors.New("overlaps")}
+	clear(f.networks)
+	_, err = n.Attach(t.Context(), "al-1")
+	require.ErrorContains(t, err, "overlaps")
+	require.ErrorContains(t, err, "Get-NetNat")
+	f.fail = map[string]error{"Endpoints": errors.New("down")}
+	_, err = n.Attached(t.Context())
+	require.Error(t, err, "an empty list would be a lie")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errors.New("gave up"))
+	_, err = n.Attach(ctx, "al-2")
+	require.ErrorContains(t, err, "gave up")
+}
+
+func TestRules(t *testing.T) {
+	opts := options()
+	opts.Allow = []Destination{{netip.MustParsePrefix("10.1.2.3/32"), 443}, {netip.MustParsePrefix("10.8.0.0/16"), 0}}
+	require.Equal(t, []rule{
+		{To: "10.1.2.3/32", Protocol: tcp, Port: 443, Priority: 100}, {To: "10.1.2.3/32", Protocol: udp, Port: 443, Priority: 100},
+		{To: "10.8.0.0/16", Priority: 100},
+		{To: "172.29.0.1/32", Protocol: tcp, Port: 53, Priority: 100}, {To: "172.29.0.1/32", Protocol: udp, Port: 53, Priority: 100},
+		{Block: true, To: refused, Priority: 200},
+		{To: "0.0.0.0/0", Priority: 300},
+	}, rules(opts))
+}

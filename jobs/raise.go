@@ -1,0 +1,60 @@
+package jobs
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/isolation"
+)
+
+// Which image a job has is known only after the policy has decided, and an image may be such that it cannot run at the
+// decided level on this host: on Windows, one that was made for another build cannot share the host's kernel.
+
+// fit raises a job to the hypervisor level when its image does not fit the process level here, and tells its author
+// why. It tells whether it did: then the image has to be made ready for that level. It never goes the other way: an image
+// that does not fit the stronger level is the author's failure.
+func (s *Service) fit(sess *session, facts Facts, image isolation.ImageConfig, log io.Writer) (raised bool, err error) {
+	decision, err := s.raised(sess.decision, image)
+	if err != nil || decision.Level == sess.decision.Level {
+		return false, err
+	}
+	fmt.Fprintf(log, "Raised to %s isolation: %s\n", decision.Level, decision.Reason)
+	sess.log.Info().Stringer("from", sess.decision.Level).Stringer("to", decision.Level).Str("reason", decision.Reason).Msg("job raised")
+	sess.decision = decision
+	if err := s.record(sess, facts, decision, "raised"); err != nil {
+		return false, err
+	}
+	sess.runtime, err = s.runtime(decision.Level)
+	return true, err
+}
+
+// raised returns the decision for an image: the same, or at a stronger level.
+func (s *Service) raised(decision Decision, image isolation.ImageConfig) (Decision, error) {
+	fits, reason := s.fits(decision.Level, image)
+	if fits {
+		return decision, nil
+	}
+	const remedy = "use an image for this host's version of Windows"
+	if decision.Level != isolation.ProcessLevel {
+		return decision, fault.WithRemedy(fault.Authorf("the image cannot run here: %s", reason), remedy)
+	}
+	if _, err := s.runtime(isolation.HypervisorLevel); err != nil {
+		return decision, fault.WithRemedy(fault.Authorf("the image cannot run at level %s here, as %s, and %w", decision.Level, reason, err), remedy)
+	}
+	if fits, stronger := s.fits(isolation.HypervisorLevel, image); !fits {
+		return decision, fault.WithRemedy(fault.Authorf("the image cannot run here: %s", stronger), remedy)
+	}
+	decision.Level = isolation.HypervisorLevel
+	decision.Reason = fmt.Sprintf("%s; %s", reason, decision.Reason)
+	return decision, nil
+}
+
+// fits asks a level's runtime, if that knows of images that it cannot run.
+func (s *Service) fits(level isolation.Level, image isolation.ImageConfig) (bool, string) {
+	fitter, ok := s.runtimes[level].(isolation.Fitter)
+	if !ok {
+		return true, ""
+	}
+	return fitter.Fits(image)
+}

@@ -1,0 +1,122 @@
+package hcssim
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// sources are the parts in C. They are compiled when they are needed first, never kept in git.
+//
+//go:embed dll guest compat
+var sources embed.FS
+
+// loader and server are Wine's, in Debian's package wine64; compiler is of gcc-mingw-w64-x86-64.
+const (
+	loader   = "/usr/lib/wine/wine64"
+	server   = "/usr/lib/wine/wineserver64"
+	compiler = "x86_64-w64-mingw32-gcc"
+)
+
+// binaries are what is compiled: the file, its source, what it is told.
+func binaries() [][]string {
+	const forwarding = "dll/hcssim.c"
+	return [][]string{
+		{"vmcompute.dll", forwarding, "-shared", "-DVMCOMPUTE"},
+		{"computenetwork.dll", forwarding, "-shared", "-DCOMPUTENETWORK"},
+		{"computestorage.dll", forwarding, "-shared", "-DCOMPUTESTORAGE"},
+		{"virtdisk.dll", forwarding, "-shared", "-DVIRTDISK"},
+		{"bcryptprimitives.dll", "compat/bcryptprimitives.c", "-shared"},
+		{"hcsguest.exe", "guest/hcsguest.c"},
+	}
+}
+
+// serviceDLLs are those that a Windows without containers lacks.
+func serviceDLLs() []string {
+	return []string{"vmcompute.dll", "computenetwork.dll", "computestorage.dll"}
+}
+
+// fingerprint changes with all that goes into a template: the sources, Wine and the compiler.
+func fingerprint(ctx context.Context) (string, error) {
+	sum := sha256.New()
+	fmt.Fprintln(sum, templateForm, binaries())
+	err := fs.WalkDir(sources, ".", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		text, err := sources.ReadFile(path)
+		fmt.Fprintln(sum, path, len(text))
+		sum.Write(text)
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	for _, command := range [][]string{{loader, "--version"}, {compiler, "--version"}} {
+		out, err := exec.CommandContext(ctx, command[0], command[1:]...).Output()
+		if err != nil {
+			return "", fmt.Errorf("%s: %w (make deps installs wine64 and gcc-mingw-w64-x86-64)", command[0], err)
+		}
+		sum.Write(out)
+	}
+	return fmt.Sprintf("%x", sum.Sum(nil))[:16], nil
+}
+
+// compile compiles all binaries into a directory.
+func compile(ctx context.Context, into string) error {
+	dir, err := os.MkdirTemp("", "hcssim")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if err := os.CopyFS(dir, sources); err != nil {
+		return err
+	}
+	for _, binary := range binaries() {
+		args := append([]string{"-O2", "-s", "-Wall", "-Wno-unused-function", "-Wno-attributes", "-o", filepath.Join(into, binary[0])}, binary[2:]...)
+		args = append(args, binary[1], "-lws2_32", "-lole32", "-ladvapi32", "-lntdll")
+		command := exec.CommandContext(ctx, compiler, args...)
+		command.Dir = dir
+		if out, err := command.CombinedOutput(); err != nil {
+			return fmt.Errorf("compiling %s: %w\n%s", binary[0], err, bytes.TrimSpace(out))
+		}
+	}
+	return nil
+}
+
+// environment is that of everything under Wine.
+func environment(prefix string) []string {
+	var env []string
+	for _, pair := range os.Environ() {
+		name, _, _ := strings.Cut(pair, "=")
+		if !strings.HasPrefix(name, "WINE") && name != "DISPLAY" && name != "WAYLAND_DISPLAY" {
+			env = append(env, pair)
+		}
+	}
+	return append(env, "WINEPREFIX="+prefix, "WINEDEBUG=-all", "WINEARCH=win64", "WINEDLLOVERRIDES=mscoree,mshtml,winemenubuilder.exe=")
+}
+
+// stopServer ends every process of a prefix.
+func stopServer(prefix string) error {
+	command := exec.Command(server, "-k")
+	command.Env = environment(prefix)
+	if out, err := command.CombinedOutput(); err != nil {
+		var status *exec.ExitError
+		if errors.As(err, &status) && status.ExitCode() == 1 {
+			return nil // there was none
+		}
+		return fmt.Errorf("ending Wine in %s: %w %s", prefix, err, bytes.TrimSpace(out))
+	}
+	command = exec.Command(server, "-w")
+	command.Env = environment(prefix)
+	command.Run()
+	return nil
+}
