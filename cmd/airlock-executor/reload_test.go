@@ -34,7 +34,8 @@ func TestAReloadIsWholeOrNothing(t *testing.T) {
 
 	world := fakes.NewWorld()
 	var log bytes.Buffer
-	b := &backend{configPath: path, log: zerolog.New(&log)}
+	prepared := 0
+	b := &backend{configPath: path, log: zerolog.New(&log), prepare: func(*config.Config) { prepared++ }}
 	b.setLevels(cfg)
 	b.Service = jobs.New(jobs.Options{
 		Settings: first, Layers: world, Networks: world, Journal: store.NewMemory(), Logger: zerolog.Nop(),
@@ -64,6 +65,7 @@ func TestAReloadIsWholeOrNothing(t *testing.T) {
 		require.Equal(t, "process", level(), refused)
 	}
 	require.Len(t, *b.levels.Load(), 2)
+	require.Zero(t, prepared, "for a configuration that is not in force")
 
 	require.NoError(t, os.WriteFile(keys, gitlabtest.NewIssuer("https://g").JWKS(), 0o600))
 	require.NoError(t, b.Reload(t.Context()))
@@ -76,4 +78,5 @@ func TestAReloadIsWholeOrNothing(t *testing.T) {
 	write("")
 	require.NoError(t, b.Reload(t.Context()))
 	require.Equal(t, "hypervisor", level(), "nothing is said: the stronger one")
+	require.Equal(t, 3, prepared)
 }
