@@ -73,7 +73,7 @@ func (s *sandbox) setUp(ctx context.Context, spec isolation.Spec) error {
 		dirs = append(dirs, cacheDir)
 	}
 	for _, dir := range dirs {
-		fmt.Fprintf(&script, "if not exist %s mkdir %s || exit 3\r\n", dir, dir)
+		fmt.Fprintf(&script, "if not exist %s mkdir %s\r\nif not exist %s exit 3\r\n", dir, dir, dir)
 		if user := spec.Image.Config.User; user != "" && !strings.EqualFold(user, administrator) {
 			fmt.Fprintf(&script, "icacls %s /grant %s:(OI)(CI)F >nul 2>nul\r\n", dir, plainUser)
 		}
