@@ -25,9 +25,9 @@ func requireWine(t *testing.T) {
 
 func runOnWindows(t *testing.T, s *hcssim.Sim, binary, test string, env ...string) (string, error) {
 	t.Helper()
-	command := s.Command(binary, "-test.v", "-test.timeout=20s", "-test.run="+test)
+	command := s.Command(binary, "-test.v", "-test.timeout=2m", "-test.run="+test)
 	command.Env = append(command.Env, env...)
-	overdue := time.AfterFunc(30*time.Second, func() { _ = command.Process.Kill() })
+	overdue := time.AfterFunc(150*time.Second, func() { _ = command.Process.Kill() })
 	defer overdue.Stop()
 	out, err := command.CombinedOutput()
 	return strings.ReplaceAll(string(out), "\r\n", "\n"), err

@@ -127,7 +127,7 @@ func (h *host) newJob(id int) *job {
 	require.NoError(h.t, os.WriteFile(filepath.Join(native, "response.json"), []byte(response), 0o600))
 	j.env = []string{
 		"JOB_RESPONSE_FILE=" + j.dir + `\response.json`, "BUILD_FAILURE_EXIT_CODE=1", "SYSTEM_FAILURE_EXIT_CODE=2",
-		"BUILD_EXIT_CODE_FILE=" + j.dir + `\exit-code`, "TMPDIR=" + j.dir, "CUSTOM_ENV_CI_JOB_ID=" + fmt.Sprint(id),
+		"BUILD_EXIT_CODE_FILE=" + j.dir + `\exit-code`, "CUSTOM_ENV_CI_JOB_ID=" + fmt.Sprint(id),
 	}
 	return j
 }
