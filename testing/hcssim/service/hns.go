@@ -42,8 +42,8 @@ type hnsEndpoint struct {
 	State                                        uint16            `json:",omitempty"`
 }
 
-// hnsVersion is the service's version of a build. Source: hcsshim hcn/hcnglobals.go names what each version brought;
-// Kubernetes and Calico issues show 9.x on Server 2019, 13.x on 2022, 15.x on 2025.
+// hnsVersion is the service's version of a build. Source: hcsshim hcn/hcnglobals.go names what each version brought; which
+// Windows has which one is a guess.
 func hnsVersion(build int) map[string]int {
 	switch {
 	case build < 20348:
