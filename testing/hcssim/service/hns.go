@@ -2,6 +2,7 @@ package service
 
 import (
 	"encoding/json"
+	"errors"
 	"maps"
 	"net/netip"
 	"slices"
@@ -61,7 +62,7 @@ func (s *Service) hnsCall(c *call) ([]any, error) {
 	answer := map[string]any{"Success": err == nil}
 	if err != nil {
 		answer["Error"] = err.Error()
-		if refusal, ok := err.(*Refusal); ok && refusal.Rule != "" {
+		if refusal, ok := errors.AsType[*Refusal](err); ok && refusal.Rule != "" {
 			s.broken = append(s.broken, err)
 		}
 	} else if output != nil {
