@@ -86,6 +86,7 @@ func (h *host) start(env ...string) {
 	h.serve = h.sim.Command(home+`\airlock.exe`, "serve", "--config", home+`\config.toml`)
 	h.serve.Env = append(h.serve.Env, env...)
 	h.serve.Stdout, h.serve.Stderr = &h.log, &h.log
+	h.serve.WaitDelay = time.Second // Wine hands the streams on to the executor, which goes on
 	require.NoError(h.t, h.serve.Start())
 	h.ended = make(chan struct{})
 	go func(ended chan struct{}) { defer close(ended); _ = h.serve.Wait() }(h.ended)
