@@ -40,13 +40,14 @@ type host struct {
 	native string // the directory of the programs, and its name on the machine
 }
 
-const home = `C:\Airlock`
+// home is not C:\Airlock: the simulator's shared guests have the host's C:, and would find their own mapped directories there.
+const home = `C:\AirlockHost`
 
 // newHost installs the three programs, an image and a configuration.
 func newHost(t *testing.T, configuration string) *host {
 	t.Helper()
 	s := hcssim.Start(t, hcssim.Options{KeepLeaks: true})
-	h := &host{t: t, sim: s, native: filepath.Join(s.Drive(), "Airlock")}
+	h := &host{t: t, sim: s, native: filepath.Join(s.Drive(), "AirlockHost")}
 	require.NoError(t, os.MkdirAll(filepath.Join(h.native, "helper"), 0o755))
 	for _, name := range []string{"airlock", "airlock-driver", "airlock-executor"} {
 		program, err := os.ReadFile(hcssim.Program(t, "./cmd/"+name))
@@ -115,7 +116,7 @@ type job struct {
 	host *host
 	dir  string // on the machine
 	env  []string
-	last string // output of the last call
+	last string // the last call's stdout, then its stderr
 }
 
 func (h *host) newJob(id int) *job {
@@ -139,13 +140,13 @@ func (j *job) call(args ...string) int {
 	command := j.host.sim.Command(home+`\airlock-driver.exe`, args...)
 	command.Env = append(command.Env, j.env...)
 	command.Dir = filepath.Join(j.host.native, filepath.Base(strings.ReplaceAll(j.dir, `\`, "/")))
-	var out bytes.Buffer
-	command.Stdout, command.Stderr = &out, &out
+	var stdout, stderr bytes.Buffer
+	command.Stdout, command.Stderr = &stdout, &stderr
 	require.NoError(j.host.t, command.Start())
 	overdue := time.AfterFunc(60*time.Second, func() { _ = command.Process.Kill() })
 	defer overdue.Stop()
 	_ = command.Wait()
-	j.last = strings.ReplaceAll(out.String(), "\r\n", "\n")
+	j.last = strings.ReplaceAll(stdout.String()+stderr.String(), "\r\n", "\n")
 	return command.ProcessState.ExitCode()
 }
 
