@@ -95,7 +95,7 @@ windows: ## check that everything compiles for Windows, tests too
 # Needs wine64 and mingw. What it shows is simulated: see docs/windows.md.
 .PHONY: test-windows
 test-windows: windows ## cross-build, and run Windows containers on the simulator, under Wine (needs root)
-	AIRLOCK_TEST_WINE=1 go test -count=1 -p 1 -timeout $(TEST_TIMEOUT) -run 'OnSimulatedWindows' ./isolation/hcs ./testing/windows
+	AIRLOCK_TEST_WINE=1 go test -count=1 -p 1 -timeout $(TEST_TIMEOUT) -run 'OnSimulatedWindows' ./isolation/hcs ./cache ./testing/windows
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) ## check style and the import rules

@@ -43,8 +43,8 @@ type host struct {
 // home is not C:\Airlock: the simulator's shared guests have the host's C:, and would find their own mapped directories there.
 const home = `C:\AirlockHost`
 
-// newHost installs the three programs, an image and a configuration.
-func newHost(t *testing.T, configuration string) *host {
+// newHost installs the three programs, an image and a configuration, and starts the service with more environment.
+func newHost(t *testing.T, configuration string, env ...string) *host {
 	t.Helper()
 	s := hcssim.Start(t, hcssim.Options{KeepLeaks: true})
 	h := &host{t: t, sim: s, native: filepath.Join(s.Drive(), "AirlockHost")}
@@ -58,7 +58,7 @@ func newHost(t *testing.T, configuration string) *host {
 	text := "isolation = \"process\"\nimage = 'oci:" + home + "\\image'\nlog_level = \"debug\"\n" + configuration +
 		"\n[windows]\nhelper_dir = '" + home + "\\helper'\n"
 	require.NoError(t, os.WriteFile(filepath.Join(h.native, "config.toml"), []byte(text), 0o644))
-	h.start()
+	h.start(env...)
 	return h
 }
 
@@ -234,10 +234,7 @@ func TestCrashesOnSimulatedWindows(t *testing.T) {
 		"cleanup/network-gone", "cache-unpacked", "cache-commit",
 	} {
 		t.Run(strings.ReplaceAll(point, "/", "-"), func(t *testing.T) {
-			h := newHost(t, "reap_interval = \"1s\"\norphan_timeout = \"1s\"")
-			h.stop()
-			h.endExecutor()
-			h.start("AIRLOCK_FAILPOINT=" + point + "=kill-once:" + home + `\crashed`)
+			h := newHost(t, "reap_interval = \"1s\"\norphan_timeout = \"1s\"", "AIRLOCK_FAILPOINT="+point+"=kill-once:"+home+`\crashed`)
 			j := h.newJob(11)
 			if j.begin() == 0 {
 				j.stage("build_script", "@echo hello\r\n")
@@ -251,13 +248,6 @@ func TestCrashesOnSimulatedWindows(t *testing.T) {
 			requireNothing(t, h)
 		})
 	}
-}
-
-// endExecutor ends what a stopped service left.
-func (h *host) endExecutor() {
-	h.t.Helper()
-	command := h.sim.Command(home+`\airlock.exe`, "serve", "--config", home+`\config.toml`, "--stop-executor-on-exit")
-	_ = command // the executor of a host without jobs is replaced by the next one
 }
 
 // requireNothing waits until no system, mount, scratch, endpoint is left.
