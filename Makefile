@@ -13,7 +13,8 @@ PROGRAMS := airlock airlock-agent airlock-driver airlock-executor
 
 # What the service needs (crun to qemu-system-x86), what the tests need beside it, and protoc for `make generate`.
 PACKAGES := crun nftables iproute2 ca-certificates e2fsprogs qemu-system-x86 \
-            busybox-static debootstrap git git-lfs procps runc systemd protobuf-compiler
+            busybox-static debootstrap git git-lfs procps runc systemd protobuf-compiler \
+            wine64 gcc-mingw-w64-x86-64
 KERNEL  := $(or $(AIRLOCK_KERNEL_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/airlock/kernel)
 
 # Go tools are compiled once for each version, and for each Go: a linter must be as new as the code's Go.
@@ -91,6 +92,11 @@ windows: ## check that everything compiles for Windows, tests too
 	GOOS=windows go vet ./...
 	@mkdir -p .cache/windows
 	GOOS=windows go build -trimpath -buildvcs=false -o .cache/windows/ ./cmd/airlock ./cmd/airlock-driver ./cmd/airlock-executor
+
+# Needs wine64 and mingw. What it shows is simulated: see docs/windows.md.
+.PHONY: test-windows
+test-windows: windows ## cross-build, and run Windows containers on the simulator, under Wine (needs root)
+	AIRLOCK_TEST_WINE=1 go test -count=1 -p 1 -timeout $(TEST_TIMEOUT) -run 'OnSimulatedWindows' ./isolation/hcs ./cache ./testing/windows
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) ## check style and the import rules

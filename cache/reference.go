@@ -63,7 +63,7 @@ func parseLocal(image string) (reference, error) {
 	} else {
 		local.path = strings.TrimPrefix(image, layoutPrefix)
 		local.path, local.digest, _ = strings.Cut(local.path, "@")
-		if colon := strings.LastIndex(local.path, ":"); colon > strings.LastIndex(local.path, "/") {
+		if colon := strings.LastIndex(local.path, ":"); colon > strings.LastIndexAny(local.path, `/\`) && colon != len(filepath.VolumeName(local.path))-1 {
 			local.path, local.tag = local.path[:colon], local.path[colon+1:]
 		}
 	}

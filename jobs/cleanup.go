@@ -67,9 +67,16 @@ func (s *Service) destroy(ctx context.Context, sess *session) error {
 	try("cleanup", failpoint.Hit("cleanup/started"))
 	// The kernel takes its time to remove a link, about as long as all the rest takes: so that goes on beside it.
 	detached := make(chan error, 1)
-	go func() { detached <- s.networks.Detach(ctx, sess.id) }()
+	detach := func() { detached <- s.networks.Detach(ctx, sess.id) }
+	_, patient := s.networks.(Patient)
+	if !patient {
+		go detach()
+	}
 	if sess.sandbox != nil {
 		try("ending the sandbox", sess.sandbox.Destroy(ctx))
+	}
+	if patient {
+		go detach()
 	}
 	try("cleanup", failpoint.Hit("cleanup/sandbox-gone"))
 	try("discarding the scratch", s.layers.DestroyScratch(ctx, sess.id))

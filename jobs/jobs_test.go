@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -62,6 +63,32 @@ func newFixture(t *testing.T, change ...func(*jobs.Options)) *fixture {
 		f.requireNothingLeft(t)
 	})
 	return f
+}
+
+// patientNetworks notes whether a sandbox lived when it was detached.
+type patientNetworks struct {
+	jobs.Networks
+	runtime isolation.Runtime
+	tooSoon bool
+}
+
+func (*patientNetworks) DetachesAfterSandbox() {}
+
+func (p *patientNetworks) Detach(ctx context.Context, id string) error {
+	ids, err := p.runtime.List(ctx)
+	p.tooSoon = p.tooSoon || slices.Contains(ids, id)
+	return errors.Join(err, p.Networks.Detach(ctx, id))
+}
+
+func TestPatientNetworksAreDetachedAfterTheSandbox(t *testing.T) {
+	networks := &patientNetworks{}
+	f := newFixture(t, func(o *jobs.Options) {
+		networks.Networks, networks.runtime = o.Networks, o.Runtimes[0]
+		o.Networks = networks
+	})
+	require.NoError(t, f.prepare())
+	require.NoError(t, f.cleanup())
+	require.False(t, networks.tooSoon)
 }
 
 func (f *fixture) prepare() error {

@@ -161,6 +161,12 @@ type Networks interface {
 	Attached(ctx context.Context) ([]string, error)
 }
 
+// Patient is what a Networks is too that cannot detach a sandbox while it lives: on Windows, where an endpoint belongs to
+// its container. It is then asked when the sandbox is gone, and not beside its end.
+type Patient interface {
+	DetachesAfterSandbox()
+}
+
 // Journal records intents before effects, so that a successor can undo them: package jobs/store.
 type Journal interface {
 	// Begin records that a sandbox is about to be made for a job.

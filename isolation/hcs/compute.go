@@ -33,7 +33,7 @@ type compute interface {
 	// LayerID is the service's name for a layer directory.
 	LayerID(dir string) (string, error)
 
-	// Systems returns the ids of the compute systems of one owner.
+	// Systems returns the ids of the compute systems of one owner that have not ended.
 	Systems(owner string) ([]string, error)
 	Create(id string, document Document) (system, error)
 	// Open opens a system by id; its error has codeNoSystem when there is none.

@@ -155,7 +155,8 @@ func (service) Systems(owner string) ([]string, error) {
 	}
 	var names []string
 	for _, c := range list {
-		if c.Owner == owner && !c.IsRuntimeTemplate {
+		// One that has stopped is listed for as long as somebody has a handle of it, and holds nothing any more.
+		if c.Owner == owner && !c.IsRuntimeTemplate && !c.Stopped && c.State != "Stopped" {
 			names = append(names, c.ID)
 		}
 	}

@@ -109,6 +109,11 @@ func (r *Runtime) prepareScratch(ctx context.Context, spec isolation.Spec, layer
 	if ctx.Err() != nil {
 		return "", context.Cause(ctx)
 	}
+	for _, dir := range spec.Image.Layers {
+		if _, err := os.Stat(dir); err != nil {
+			return "", fault.Systemf("a layer of the image is missing: %w", err)
+		}
+	}
 	err = h.do("making a scratch layer", func() error { return h.compute.CreateScratch(layer, spec.Image.Layers) })
 	if err != nil {
 		return "", fault.Systemf("making the scratch layer: %w", err)

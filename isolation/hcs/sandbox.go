@@ -50,9 +50,11 @@ func newSandbox(r *Runtime, spec isolation.Spec, name string, container system) 
 		s.helperEnv = spec.Helper.Config.Env
 	}
 	go func() { // ends with the system, at the latest when its handle is closed
-		defer close(s.done)
 		err := container.Wait()
+		close(s.done)
 		r.host.log.Debug().Str("sandbox", s.id).AnErr("how", err).Msg("the container has ended")
+		// Whoever ended it: the service keeps an ended system for as long as there is a handle of it.
+		r.host.attempt("closing "+s.name, container.Close)
 	}()
 	return s
 }
@@ -73,7 +75,7 @@ func (s *sandbox) setUp(ctx context.Context, spec isolation.Spec) error {
 		dirs = append(dirs, cacheDir)
 	}
 	for _, dir := range dirs {
-		fmt.Fprintf(&script, "if not exist %s mkdir %s || exit 3\r\n", dir, dir)
+		fmt.Fprintf(&script, "if not exist %s mkdir %s\r\nif not exist %s exit 3\r\n", dir, dir, dir)
 		if user := spec.Image.Config.User; user != "" && !strings.EqualFold(user, administrator) {
 			fmt.Fprintf(&script, "icacls %s /grant %s:(OI)(CI)F >nul 2>nul\r\n", dir, plainUser)
 		}
@@ -159,14 +161,8 @@ func (s *sandbox) explain(err error, what string) error {
 	}
 }
 
-// Destroy removes the sandbox and gives its handle back.
-func (s *sandbox) Destroy(ctx context.Context) error {
-	if err := s.runtime.Destroy(ctx, s.id); err != nil {
-		return err
-	}
-	s.runtime.host.attempt("closing "+s.name, s.system.Close)
-	return nil
-}
+// Destroy removes the sandbox. Its handle is given back when the system has ended.
+func (s *sandbox) Destroy(ctx context.Context) error { return s.runtime.Destroy(ctx, s.id) }
 
 // writeScript puts a script where the sandbox sees it, and returns its path here and there.
 func (s *sandbox) writeScript(content []byte, extension string) (here, there string, err error) {

@@ -52,6 +52,10 @@ func (m *Manager) Attach(ctx context.Context, id, mode string, _ isolation.Level
 	return network, nil
 }
 
+// DetachesAfterSandbox says that Detach has to come when the sandbox is gone: the networking service may refuse to
+// delete an endpoint that a container has.
+func (*Manager) DetachesAfterSandbox() {}
+
 // Detach removes what a sandbox has here; it succeeds when there is nothing.
 func (m *Manager) Detach(ctx context.Context, id string) error { return m.networks.Detach(ctx, id) }
 

@@ -121,7 +121,7 @@ func (b *broker) attend(pid uint64, conn net.Conn) {
 	}
 	c.connections++
 	b.mu.Unlock()
-	service.WriteMessage(conn, uint64(pid))
+	service.WriteMessage(conn, pid)
 	service.ReadMessage(conn) // there is none: it returns when the process has ended
 	b.mu.Lock()
 	c.connections--

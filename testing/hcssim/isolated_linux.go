@@ -17,7 +17,7 @@ import (
 // them the template's C:, because no image of a test brings Windows along.
 type isolatedGuests struct {
 	*sharedGuests // only for clients: containers never run there
-	template      string
+	template      template
 	broker        *broker
 	dir           string
 	build         int
@@ -41,7 +41,7 @@ func (g *isolatedGuests) Merge(scratch service.Scratch) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	lower := filepath.Join(scratch.Layers[0], "Files") + ":" + filepath.Join(g.template, "drive_c")
+	lower := filepath.Join(scratch.Layers[0], "Files") + ":" + g.template.dlls + ":" + filepath.Join(g.template.wine, "drive_c")
 	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", lower, scratch.Upper, scratch.Work)
 	if err := unix.Mount("overlay", merged, "overlay", 0, options); err != nil {
 		return "", fmt.Errorf("mounting an overlay (%s), which needs root: %w", options, err)

@@ -2,6 +2,7 @@ package hcssim
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -19,34 +20,38 @@ import (
 	"github.com/airlock-ci/airlock/testing/hcssim/service"
 )
 
-// templateForm changes when the same parts make another template.
-const templateForm = "1"
+// template is what prefixes are made of: a prefix as Wine makes it, and what is compiled here.
+type template struct {
+	wine string // a prefix
+	dlls string // a directory to lay over its C:
+}
 
-// templatePrefix returns a prefix with everything in it, of which the others are clones. It is made once per machine and
-// state of what goes into it, which takes ten seconds.
-func templatePrefix(ctx context.Context) (string, error) {
-	sum, err := fingerprint(ctx)
+// templates returns them. They are made once per machine and version of Wine, which takes ten seconds.
+func templates(ctx context.Context) (template, error) {
+	dlls, err := compiled(ctx)
 	if err != nil {
-		return "", err
+		return template{}, err
 	}
-	return gitlabtest.Cached(ctx, "hcssim-"+sum, func(ctx context.Context, path string) error {
+	wine, err := version(ctx, loader)
+	if err != nil {
+		return template{}, err
+	}
+	name := fmt.Sprintf("hcssim-wine-%.16x", sha256.Sum256(wine))
+	prefix, err := gitlabtest.Cached(ctx, name, func(ctx context.Context, path string) error {
 		os.RemoveAll(path)
 		if err := os.MkdirAll(path, 0o755); err != nil {
 			return err
 		}
 		command := exec.CommandContext(ctx, loader, "wineboot", "--init")
 		command.Env = environment(path)
-		out, err := command.CombinedOutput()
-		if err != nil {
+		if out, err := command.CombinedOutput(); err != nil {
 			return fmt.Errorf("making a Wine prefix: %w\n%s", err, out)
 		}
 		wait := exec.CommandContext(ctx, server, "-w")
 		wait.Env = environment(path)
-		if err := wait.Run(); err != nil {
-			return fmt.Errorf("waiting for Wine: %w", err)
-		}
-		return compile(ctx, filepath.Join(path, "drive_c", "windows", "system32"))
+		return wait.Run()
 	})
+	return template{prefix, dlls}, err
 }
 
 // prefix is a Wine prefix: the machine of the clients, or the inside of one container.
@@ -59,16 +64,19 @@ type prefix struct {
 }
 
 // clonePrefix makes a prefix of a template, for a build.
-func clonePrefix(template, dir string, build int) (*prefix, error) {
+func clonePrefix(from template, dir string, build int) (*prefix, error) {
 	p := &prefix{dir: dir, drive: filepath.Join(dir, "drive_c"), held: map[string]bool{}}
-	if err := copyTree(filepath.Join(template, "drive_c"), p.drive); err != nil {
+	if err := copyTree(filepath.Join(from.wine, "drive_c"), p.drive); err != nil {
 		return nil, err
 	}
-	return p, p.furnish(template, build, p.drive)
+	if err := copyTree(from.dlls, p.drive); err != nil {
+		return nil, err
+	}
+	return p, p.furnish(from, build, p.drive)
 }
 
 // furnish gives a prefix what is beside its C:.
-func (p *prefix) furnish(template string, build int, drive string) error {
+func (p *prefix) furnish(from template, build int, drive string) error {
 	if err := os.MkdirAll(filepath.Join(p.dir, "dosdevices"), 0o755); err != nil {
 		return err
 	}
@@ -76,11 +84,11 @@ func (p *prefix) furnish(template string, build int, drive string) error {
 		return err
 	}
 	for _, name := range []string{"user.reg", "userdef.reg", ".update-timestamp"} {
-		if err := copyFile(filepath.Join(template, name), filepath.Join(p.dir, name)); err != nil {
+		if err := copyFile(filepath.Join(from.wine, name), filepath.Join(p.dir, name)); err != nil {
 			return err
 		}
 	}
-	registry, err := os.ReadFile(filepath.Join(template, "system.reg"))
+	registry, err := os.ReadFile(filepath.Join(from.wine, "system.reg"))
 	if err != nil {
 		return err
 	}
@@ -103,7 +111,7 @@ func setBuild(registry string, build int) (string, error) {
 	body, tail := rest[:end], rest[end:]
 	body = regexp.MustCompile(`(?m)^"(CSDVersion|CurrentBuild|CurrentBuildNumber|CurrentVersion|CurrentM\w+VersionNumber|ProductName|InstallationType)"=.*\n`).
 		ReplaceAllString(body, "")
-	body += fmt.Sprintf("\n\"CurrentBuild\"=\"%d\"\n\"CurrentBuildNumber\"=\"%[1]d\"\n\"CurrentVersion\"=\"6.3\"\n"+
+	body += fmt.Sprintf("\n\"CurrentBuild\"=\"%d\"\n\"CurrentBuildNumber\"=\"%[1]d\"\n\"CurrentVersion\"=\"10.0\"\n"+
 		"\"CurrentMajorVersionNumber\"=dword:0000000a\n\"CurrentMinorVersionNumber\"=dword:00000000\n"+
 		"\"ProductName\"=\"Windows Server (hcssim)\"\n\"InstallationType\"=\"Server Core\"", build)
 	return head + body + tail, nil
@@ -240,6 +248,7 @@ func copyTree(from, to string) error {
 			}
 			return os.Symlink(link, target)
 		}
+		os.Remove(target) // one of Wine's own
 		if info, err := entry.Info(); err == nil && info.Size() > 16<<10 && os.Link(path, target) == nil {
 			return nil
 		}

@@ -102,7 +102,7 @@ func seed(t testing.TB) uint64 {
 
 func (s *Sim) start(dir string) error {
 	s.dir = dir
-	template, err := templatePrefix(s.t.Context())
+	from, err := templates(s.t.Context())
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func (s *Sim) start(dir string) error {
 	if s.broker, err = listen(hex.EncodeToString(secret)); err != nil {
 		return err
 	}
-	if s.prefix, err = clonePrefix(template, filepath.Join(dir, "client"), s.options.Build); err != nil {
+	if s.prefix, err = clonePrefix(from, filepath.Join(dir, "client"), s.options.Build); err != nil {
 		return err
 	}
 	if err := s.prefix.introduce(s.broker, !s.options.Without); err != nil {
@@ -123,7 +123,7 @@ func (s *Sim) start(dir string) error {
 	}
 	s.guests = &sharedGuests{guest: helper, prefix: s.prefix}
 	if s.options.Guest == Isolated {
-		s.guests = &isolatedGuests{sharedGuests: s.guests.(*sharedGuests), template: template, broker: s.broker, dir: dir, build: s.options.Build}
+		s.guests = &isolatedGuests{sharedGuests: s.guests.(*sharedGuests), template: from, broker: s.broker, dir: dir, build: s.options.Build}
 	}
 	s.service = service.New(service.Config{
 		Build: s.options.Build, Seed: s.options.Seed, Disk: s.prefix, Guests: s.guests, Log: s.t.Logf, Kill: helper.killClient,

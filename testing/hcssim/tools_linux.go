@@ -12,6 +12,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"github.com/airlock-ci/airlock/testing/gitlabtest"
 )
 
 // sources are the parts in C. They are compiled when they are needed first, never kept in git.
@@ -44,10 +46,19 @@ func serviceDLLs() []string {
 	return []string{"vmcompute.dll", "computenetwork.dll", "computestorage.dll"}
 }
 
-// fingerprint changes with all that goes into a template: the sources, Wine and the compiler.
-func fingerprint(ctx context.Context) (string, error) {
+// version returns what a tool says of itself.
+func version(ctx context.Context, tool string) ([]byte, error) {
+	out, err := exec.CommandContext(ctx, tool, "--version").Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w (make deps installs wine64 and gcc-mingw-w64-x86-64)", tool, err)
+	}
+	return out, nil
+}
+
+// compiled returns a directory with all binaries in windows/system32, compiled once for each state of the sources.
+func compiled(ctx context.Context) (string, error) {
 	sum := sha256.New()
-	fmt.Fprintln(sum, templateForm, binaries())
+	fmt.Fprintln(sum, binaries())
 	err := fs.WalkDir(sources, ".", func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
@@ -60,14 +71,14 @@ func fingerprint(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, command := range [][]string{{loader, "--version"}, {compiler, "--version"}} {
-		out, err := exec.CommandContext(ctx, command[0], command[1:]...).Output()
-		if err != nil {
-			return "", fmt.Errorf("%s: %w (make deps installs wine64 and gcc-mingw-w64-x86-64)", command[0], err)
-		}
-		sum.Write(out)
+	out, err := version(ctx, compiler)
+	if err != nil {
+		return "", err
 	}
-	return fmt.Sprintf("%x", sum.Sum(nil))[:16], nil
+	sum.Write(out)
+	return gitlabtest.Cached(ctx, fmt.Sprintf("hcssim-dlls-%.16x", sum.Sum(nil)), func(ctx context.Context, path string) error {
+		return compile(ctx, filepath.Join(path, "windows", "system32"))
+	})
 }
 
 // compile compiles all binaries into a directory.
@@ -77,7 +88,7 @@ func compile(ctx context.Context, into string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	if err := os.CopyFS(dir, sources); err != nil {
+	if err := errors.Join(os.CopyFS(dir, sources), os.MkdirAll(into, 0o755)); err != nil {
 		return err
 	}
 	for _, binary := range binaries() {

@@ -8,6 +8,9 @@
  *   4. NtCreateNamedPipeFile makes an instance that listens also when neither read nor write access is asked for.
  *      Windows makes it disconnected; go-winio reserves a pipe's name by one that nobody serves.
  *
+ * And one that is the simulator's own: the volume of a scratch that hcsshim has attached to expand it is a file here, as
+ * long as the volume, and answers what a volume is asked then.
+ *
  * It hooks by changing what GetProcAddress finds, and only under Wine: on Windows it refuses to load. It is for tests
  * and is never shipped.
  */
@@ -162,6 +165,40 @@ static NTSTATUS WINAPI NtCreateNamedPipeFile_(HANDLE *pipe, ULONG access, OBJECT
     return status;
 }
 
+/* ---- volumes that are files ---- */
+
+typedef BOOL(WINAPI *io_control)(HANDLE, DWORD, void *, DWORD, void *, DWORD, DWORD *, OVERLAPPED *);
+typedef BOOL(WINAPI *disk_space)(PCWSTR, ULARGE_INTEGER *, ULARGE_INTEGER *, ULARGE_INTEGER *);
+static io_control real_io_control;
+static disk_space real_disk_space;
+
+#define GET_LENGTH_INFO 0x0007405C
+#define EXTEND_VOLUME 0x000900F0
+#define UNEXPANDED (20ull << 30) /* what the file system of a scratch has before it is extended */
+
+static BOOL WINAPI DeviceIoControl_(HANDLE file, DWORD code, void *in, DWORD in_size, void *out, DWORD out_size, DWORD *done,
+                                    OVERLAPPED *overlapped)
+{
+    if (code == GET_LENGTH_INFO && out_size >= 8 && GetFileSizeEx(file, (LARGE_INTEGER *)out)) {
+        if (done) *done = 8;
+        return TRUE;
+    }
+    if (code == EXTEND_VOLUME && in_size >= 8) return TRUE;
+    return real_io_control(file, code, in, in_size, out, out_size, done, overlapped);
+}
+
+static BOOL WINAPI GetDiskFreeSpaceExW_(PCWSTR path, ULARGE_INTEGER *mine, ULARGE_INTEGER *total, ULARGE_INTEGER *all)
+{
+    static const WCHAR volume[] = L"\\\\?\\Volume{";
+    if (real_disk_space(path, mine, total, all)) return TRUE;
+    for (int i = 0; volume[i]; i++)
+        if (!path || path[i] != volume[i]) return FALSE;
+    if (mine) mine->QuadPart = UNEXPANDED;
+    if (total) total->QuadPart = UNEXPANDED;
+    if (all) all->QuadPart = UNEXPANDED;
+    return TRUE;
+}
+
 /* ---- hooks ---- */
 
 /* near_code returns memory for code above a module, in reach of the 32-bit offsets of its export table. */
@@ -207,6 +244,8 @@ BOOL WINAPI DllMain(HINSTANCE self, DWORD reason, void *reserved)
     DisableThreadLibraryCalls(self);
     real_set_information = hook(L"ntdll.dll", "NtSetInformationFile", NtSetInformationFile_);
     real_create_pipe = hook(L"ntdll.dll", "NtCreateNamedPipeFile", NtCreateNamedPipeFile_);
-    return real_set_information && real_create_pipe && hook(L"kernel32.dll", "BackupRead", BackupRead_) &&
-           hook(L"kernel32.dll", "BackupWrite", BackupWrite_);
+    real_io_control = hook(L"kernel32.dll", "DeviceIoControl", DeviceIoControl_);
+    real_disk_space = hook(L"kernel32.dll", "GetDiskFreeSpaceExW", GetDiskFreeSpaceExW_);
+    return real_set_information && real_create_pipe && real_io_control && real_disk_space &&
+           hook(L"kernel32.dll", "BackupRead", BackupRead_) && hook(L"kernel32.dll", "BackupWrite", BackupWrite_);
 }

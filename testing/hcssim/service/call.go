@@ -2,6 +2,7 @@ package service
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -105,10 +106,6 @@ func (s *Service) Invoke(client *Client, fields [][]byte) (reply []any, after fu
 		}
 	}
 	s.record(traced, err)
-	for _, do := range c.before {
-		do()
-	}
-
 	reply = append(reply, traced.HRESULT)
 	for i, kind := range f.out {
 		if err == nil {
@@ -120,11 +117,21 @@ func (s *Service) Invoke(client *Client, fields [][]byte) (reply []any, after fu
 	if f.document {
 		reply = append(reply, s.document(c, err))
 	}
-	return reply, func() {
+	for _, do := range c.before {
+		do()
+	}
+	after = func() {
 		for _, do := range c.after {
 			do()
 		}
 	}
+	if c.fault != nil && c.fault.KillAfter {
+		go after()
+		s.kill(client)
+		<-s.ended
+		return reply, func() {}
+	}
+	return reply, after
 }
 
 // pending says whether the call's work goes on behind its return: hcsshim waits for a notification then.
@@ -209,7 +216,7 @@ func (s *Service) record(traced Call, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.trace = append(s.trace, traced)
-	if refusal, ok := err.(*Refusal); ok && refusal.Rule != "" {
+	if refusal, ok := errors.AsType[*Refusal](err); ok && refusal.Rule != "" {
 		s.broken = append(s.broken, fmt.Errorf("%s: %w", traced.Function, err))
 		s.config.Log("refused: %s", traced)
 	} else if traced.Fault != "" {
@@ -226,7 +233,7 @@ func (s *Service) document(c *call, err error) string {
 		}
 		return ""
 	}
-	refusal, ok := err.(*Refusal)
+	refusal, ok := errors.AsType[*Refusal](err)
 	if !ok {
 		refusal = &Refusal{HRESULT: resultOf(err), Message: err.Error()}
 	}

@@ -46,7 +46,7 @@ type hvRuntime struct {
 
 // unsimulated are the members of v1 that the simulator cannot honour. Source: hcsshim
 // internal/hcs/schema1/schema1.go, ContainerConfig.
-var unsimulated = []string{ //nolint:gochecknoglobals // a constant list
+var unsimulated = []string{
 	"Credentials", "MappedPipes", "NetworkSharedContainerName", "Servicing", "ContainerType", "MappedVirtualDisks", "AssignedDevices",
 }
 

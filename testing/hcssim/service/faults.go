@@ -106,6 +106,7 @@ func (s *Service) strike(c *call, traced *Call) error {
 	if f.KillClient {
 		s.kill(c.client)
 		<-s.ended
+		return refuse(ServiceGone, "fault %s", f.Name)
 	}
 	if f.StopService {
 		s.StopService()
@@ -115,13 +116,14 @@ func (s *Service) strike(c *call, traced *Call) error {
 	case <-time.After(f.Delay):
 	}
 	if f.Hang {
+		hanging := *traced
+		hanging.Refusal = "it hangs"
+		s.record(hanging, nil)
 		<-s.ended
+		return refuse(ServiceGone, "fault %s", f.Name)
 	}
 	if f.HRESULT != 0 {
 		return refuse(f.HRESULT, "fault %s", f.Name)
-	}
-	if f.KillAfter {
-		c.before = append(c.before, func() { s.kill(c.client); <-s.ended })
 	}
 	return nil
 }

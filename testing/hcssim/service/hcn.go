@@ -16,10 +16,10 @@ type hcnNetwork struct {
 	Type          string            `json:",omitempty"`
 	Policies      []json.RawMessage `json:",omitempty"`
 	MacPool       json.RawMessage   `json:",omitempty"`
-	Dns           hcnDNS            //nolint:revive // as it is spelled there
-	Ipams         []hcnIpam         `json:",omitempty"`
-	Flags         uint32            `json:",omitempty"`
-	Health        json.RawMessage   `json:",omitempty"`
+	Dns           hcnDNS
+	Ipams         []hcnIpam       `json:",omitempty"`
+	Flags         uint32          `json:",omitempty"`
+	Health        json.RawMessage `json:",omitempty"`
 	SchemaVersion hcnVersion
 }
 
@@ -34,7 +34,7 @@ type hcnIpam struct {
 }
 
 type hcnSubnet struct {
-	IpAddressPrefix string            `json:",omitempty"` //nolint:revive // as it is spelled there
+	IpAddressPrefix string            `json:",omitempty"`
 	Policies        []json.RawMessage `json:",omitempty"`
 	Routes          []hcnRoute        `json:",omitempty"`
 	Flags           uint32            `json:",omitempty"`
@@ -53,17 +53,17 @@ type hcnEndpoint struct {
 	HostComputeNetwork   string            `json:",omitempty"`
 	HostComputeNamespace string            `json:",omitempty"`
 	Policies             []json.RawMessage `json:",omitempty"`
-	IpConfigurations     []hcnAddress      `json:",omitempty"` //nolint:revive // as it is spelled there
-	Dns                  hcnDNS            //nolint:revive // as it is spelled there
-	Routes               []hcnRoute        `json:",omitempty"`
-	MacAddress           string            `json:",omitempty"`
-	Flags                uint32            `json:",omitempty"`
-	Health               json.RawMessage   `json:",omitempty"`
+	IpConfigurations     []hcnAddress      `json:",omitempty"`
+	Dns                  hcnDNS
+	Routes               []hcnRoute      `json:",omitempty"`
+	MacAddress           string          `json:",omitempty"`
+	Flags                uint32          `json:",omitempty"`
+	Health               json.RawMessage `json:",omitempty"`
 	SchemaVersion        hcnVersion
 }
 
 type hcnAddress struct {
-	IpAddress    string `json:",omitempty"` //nolint:revive // as it is spelled there
+	IpAddress    string `json:",omitempty"`
 	PrefixLength uint8  `json:",omitempty"`
 }
 

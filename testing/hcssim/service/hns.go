@@ -2,6 +2,7 @@ package service
 
 import (
 	"encoding/json"
+	"errors"
 	"maps"
 	"net/netip"
 	"slices"
@@ -42,8 +43,8 @@ type hnsEndpoint struct {
 	State                                        uint16            `json:",omitempty"`
 }
 
-// hnsVersion is the service's version of a build. Source: hcsshim hcn/hcnglobals.go names what each version brought;
-// Kubernetes and Calico issues show 9.x on Server 2019, 13.x on 2022, 15.x on 2025.
+// hnsVersion is the service's version of a build. Source: hcsshim hcn/hcnglobals.go names what each version brought; which
+// Windows has which one is a guess.
 func hnsVersion(build int) map[string]int {
 	switch {
 	case build < 20348:
@@ -61,7 +62,7 @@ func (s *Service) hnsCall(c *call) ([]any, error) {
 	answer := map[string]any{"Success": err == nil}
 	if err != nil {
 		answer["Error"] = err.Error()
-		if refusal, ok := err.(*Refusal); ok && refusal.Rule != "" {
+		if refusal, ok := errors.AsType[*Refusal](err); ok && refusal.Rule != "" {
 			s.broken = append(s.broken, err)
 		}
 	} else if output != nil {

@@ -12,7 +12,7 @@ import (
 
 // hives are the registry files that every base has, in Files\Windows\System32\config. Source: hcsshim
 // internal/wclayer/converttobaselayer.go.
-var hives = []string{"DEFAULT", "SAM", "SECURITY", "SOFTWARE", "SYSTEM"} //nolint:gochecknoglobals // a constant list
+var hives = []string{"DEFAULT", "SAM", "SECURITY", "SOFTWARE", "SYSTEM"}
 
 // mayImport checks the privileges of an import.
 func (c *call) mayImport() error {

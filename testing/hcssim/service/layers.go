@@ -35,11 +35,13 @@ type scratch struct {
 
 // The files of a scratch's folder. On Windows all of them are inside the disk.
 const (
-	diskFile  = "sandbox.vhdx"
-	upperDir  = "hcssim.upper"
-	workDir   = "hcssim.work"
-	filesDir  = "Files"
-	blankDisk = "blank.vhdx"
+	diskFile = "sandbox.vhdx"
+	upperDir = "hcssim.upper"
+	workDir  = "hcssim.work"
+	// volumeFile is what an attached disk's volume leads to: a file with holes, as long as the volume.
+	volumeFile = "hcssim.volume"
+	filesDir   = "Files"
+	blankDisk  = "blank.vhdx"
 )
 
 // defaultScratchSize is that of a scratch that was not expanded.
@@ -121,7 +123,7 @@ func (s *Service) scratchAt(windows string) (*scratch, error) {
 	}
 	text, err := os.ReadFile(filepath.Join(path, diskFile))
 	if err != nil {
-		return nil, nil //nolint:nilerr // what has no disk is no scratch
+		return nil, nil
 	}
 	found := s.layers.scratches[strings.TrimSpace(string(text))]
 	if found != nil {
@@ -150,7 +152,7 @@ func (s *Service) layerExists(c *call) ([]any, error) {
 		return nil, err
 	}
 	if _, err := os.Stat(path); err != nil {
-		return []any{uint64(0)}, nil //nolint:nilerr // that is the answer
+		return []any{uint64(0)}, nil
 	}
 	return []any{uint64(1)}, nil
 }
@@ -370,8 +372,15 @@ func (s *Service) attach(c *call) ([]any, error) {
 	if found.active || found.user != nil {
 		return nil, broken(RuleExpand, Sharing, "the scratch %s is active or in use", found.name)
 	}
+	volume := filepath.Join(found.path, volumeFile)
+	if err := touch(volume); err != nil {
+		return nil, err
+	}
+	if err := os.Truncate(volume, int64(found.size)); err != nil {
+		return nil, err
+	}
 	found.attached = true
-	return nil, s.config.Disk.Publish(found.volume, filepath.Join(found.path, upperDir))
+	return nil, s.config.Disk.Publish(found.volume, volume)
 }
 
 // openDisk is OpenVirtualDisk: it exists or not.
@@ -396,7 +405,7 @@ func (s *Service) detach(c *call) ([]any, error) {
 		return nil, broken(RuleDeactivate, Sharing, "%s uses the scratch %s", found.user.id, found.name)
 	}
 	if !found.active && !found.attached {
-		return nil, refuse(0x80070001|0x15, "the disk of %s is not attached", found.name)
+		return nil, refuse(NotReady, "the disk of %s is not attached", found.name)
 	}
 	s.unmount(found)
 	return nil, nil

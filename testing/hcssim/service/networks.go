@@ -49,7 +49,7 @@ type (
 )
 
 // networkTypes are those that there are. Only NAT networks hand out addresses here. Source: hcsshim hcn/hcnnetwork.go.
-var networkTypes = []string{"nat", "transparent", "l2bridge", "l2tunnel", "ics", "private", "overlay"} //nolint:gochecknoglobals // a constant list
+var networkTypes = []string{"nat", "transparent", "l2bridge", "l2tunnel", "ics", "private", "overlay"}
 
 func (n *networks) init() {
 	n.networks, n.endpoints = map[string]*network{}, map[string]*endpoint{}

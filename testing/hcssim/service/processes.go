@@ -39,7 +39,7 @@ type processDocument struct {
 }
 
 // users are those of every image. Source: Microsoft's documentation of Windows containers.
-var users = []string{"", "ContainerUser", "ContainerAdministrator", `User Manager\ContainerUser`, `User Manager\ContainerAdministrator`} //nolint:gochecknoglobals // a constant list
+var users = []string{"", "ContainerUser", "ContainerAdministrator", `User Manager\ContainerUser`, `User Manager\ContainerAdministrator`}
 
 func parseProcess(text string) (processDocument, error) {
 	var doc processDocument

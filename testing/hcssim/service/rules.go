@@ -68,8 +68,8 @@ const (
 	// RuleUnsimulated: a member that v1 has and the simulator does not know how to honour. Source: none.
 	RuleUnsimulated Rule = "document: not simulated"
 
-	// RuleProcess: what a process document may not say: no command line; a console and a pipe for stderr, which excludes
-	// each other (moby local_windows.go, createProcess); a user that is none of the two that every image has.
+	// RuleProcess: no command line, a console together with a pipe for stderr, or a modification that there is not. Source:
+	// moby libcontainerd/local/local_windows.go, createProcess; hcsshim internal/hcs/schema2/process_modify_request.go.
 	RuleProcess Rule = "process document"
 
 	// RulePath: a layer outside of the client's C:. Source: none; the simulator removes folders, and no others.

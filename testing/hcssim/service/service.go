@@ -207,6 +207,7 @@ func (s *Service) StopService() {
 func (s *Service) stopService() {
 	s.stopped = true
 	for client := range s.clients {
+		client.killed = true // it cannot close its handles any more
 		for _, object := range client.handles {
 			if r, ok := object.(*registration); ok {
 				r.post(notification{kind: serviceDisconnect})

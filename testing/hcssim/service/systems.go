@@ -212,6 +212,11 @@ type exit struct {
 // unless the service is silent about it.
 func (s *Service) end(sys *system, how exit) {
 	if sys.ending {
+		if how.silent {
+			s.mu.Unlock()
+			<-sys.gone
+			s.mu.Lock()
+		}
 		return
 	}
 	sys.ending = true

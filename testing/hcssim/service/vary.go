@@ -15,7 +15,7 @@ type variation struct {
 }
 
 func newVariation(seed uint64) *variation {
-	return &variation{random: rand.New(rand.NewPCG(seed, 0))} //nolint:gosec // it has to be repeatable
+	return &variation{random: rand.New(rand.NewPCG(seed, 0))}
 }
 
 // chance is true half the time. What it is asked for is for the reader.

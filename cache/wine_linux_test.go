@@ -1,0 +1,20 @@
+package cache_test
+
+import (
+	"os"
+	"testing"
+
+	"github.com/airlock-ci/airlock/testing/hcssim"
+)
+
+// TestLayersOnSimulatedWindows imports with the real hcsshim under Wine, against the simulated service of testing/hcssim.
+func TestLayersOnSimulatedWindows(t *testing.T) {
+	if os.Getenv("AIRLOCK_TEST_WINE") == "" {
+		t.Skip("make test-windows runs it: it needs Wine and mingw")
+	}
+	for _, test := range []string{"^TestRealLayers$", "^TestRealBrokenLayers$", "^TestRealTemplates$"} {
+		t.Run(test, func(t *testing.T) {
+			hcssim.Start(t, hcssim.Options{}).Test(t, "./cache", "-test.run="+test)
+		})
+	}
+}
