@@ -111,7 +111,7 @@ func setBuild(registry string, build int) (string, error) {
 	body, tail := rest[:end], rest[end:]
 	body = regexp.MustCompile(`(?m)^"(CSDVersion|CurrentBuild|CurrentBuildNumber|CurrentVersion|CurrentM\w+VersionNumber|ProductName|InstallationType)"=.*\n`).
 		ReplaceAllString(body, "")
-	body += fmt.Sprintf("\n\"CurrentBuild\"=\"%d\"\n\"CurrentBuildNumber\"=\"%[1]d\"\n\"CurrentVersion\"=\"6.3\"\n"+
+	body += fmt.Sprintf("\n\"CurrentBuild\"=\"%d\"\n\"CurrentBuildNumber\"=\"%[1]d\"\n\"CurrentVersion\"=\"10.0\"\n"+
 		"\"CurrentMajorVersionNumber\"=dword:0000000a\n\"CurrentMinorVersionNumber\"=dword:00000000\n"+
 		"\"ProductName\"=\"Windows Server (hcssim)\"\n\"InstallationType\"=\"Server Core\"", build)
 	return head + body + tail, nil
