@@ -31,6 +31,9 @@ PROTOC_PLUGINS := $(TOOLS)/protoc-$(PROTOC_GEN_GO_VERSION)-$(PROTOC_GEN_GO_GRPC_
 TEST_PARALLEL ?= 2
 TEST_TIMEOUT  ?= 25m
 LEDGER        := /testing/(e2e|ledger)$$
+# What `make test-windows` runs: the simulator's own tests, and those of the packages that run on it.
+WINDOWS_TESTS := ./testing/hcssim
+SIMULATED     := ./isolation/hcs ./cache ./testing/windows
 FUZZ_TIME     ?= 20s
 ROUNDS        ?= 30
 PKG           ?= ./...
@@ -45,7 +48,7 @@ deps: packages $(GOLANGCI_LINT) ## install what building, testing and linting ne
 # All of that but golangci-lint, which takes minutes to compile.
 .PHONY: packages
 packages:
-	@scripts/apt-install $(PACKAGES)
+	@scripts/apt-install $(PACKAGES) $(WINDOWS_PACKAGES)
 	@scripts/guest-kernel $(KERNEL)
 	@go mod download
 
@@ -74,8 +77,9 @@ uninstall: ## remove the installed programs; configuration, images and caches st
 .PHONY: test
 test: build windows ## run all tests (needs root); PKG=./cache/... limits them
 	@[ "$$(id -u)" = 0 ] || { echo 'make test: the tests make real sandboxes: run it as root' >&2; exit 1; }
-	@# Those that keep a ledger of the whole host run last, and alone.
-	@alone=$$(go list $(PKG) | grep -E '$(LEDGER)' || true); others=$$(go list $(PKG) | grep -vE '$(LEDGER)' || true); \
+	@# Those that keep a ledger of the whole host run last, and alone; those of test-windows do not run.
+	@windows=$$(go list $(WINDOWS_TESTS)); packages=$$(go list $(PKG) | grep -vxF "$$windows" || true); \
+	alone=$$(grep -E '$(LEDGER)' <<<"$$packages" || true); others=$$(grep -vE '$(LEDGER)' <<<"$$packages" || true); \
 	set -x; \
 	$${others:+go test -count=1 -p $(TEST_PARALLEL) -timeout $(TEST_TIMEOUT) $$others}; \
 	$${alone:+go test -count=1 -p 1 -timeout $(TEST_TIMEOUT) $$alone}
@@ -93,10 +97,14 @@ windows: ## check that everything compiles for Windows, tests too
 	@mkdir -p .cache/windows
 	GOOS=windows go build -trimpath -buildvcs=false -o .cache/windows/ ./cmd/airlock ./cmd/airlock-driver ./cmd/airlock-executor
 
-# Needs wine64 and mingw. What it shows is simulated: see docs/windows.md.
+# What it shows is simulated: docs/windows.md and docs/windows-simulator.md say what that proves. One package at a time:
+# each boots Wine.
 .PHONY: test-windows
-test-windows: windows ## cross-build, and run Windows containers on the simulator, under Wine (needs root)
-	AIRLOCK_TEST_WINE=1 go test -count=1 -p 1 -timeout $(TEST_TIMEOUT) -run 'OnSimulatedWindows' ./isolation/hcs ./cache ./testing/windows
+test-windows: windows ## run Windows containers on a simulator, under Wine (needs root)
+	@[ "$$(id -u)" = 0 ] || { echo 'make test-windows: the tests mount file systems: run it as root' >&2; exit 1; }
+	go vet -tags wine $(SIMULATED)
+	go test -count=1 -p 1 -timeout $(TEST_TIMEOUT) $(WINDOWS_TESTS)
+	go test -tags wine -count=1 -p 1 -timeout $(TEST_TIMEOUT) -run OnSimulatedWindows $(SIMULATED)
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) ## check style and the import rules
