@@ -13,8 +13,9 @@ PROGRAMS := airlock airlock-agent airlock-driver airlock-executor
 
 # What the service needs (crun to qemu-system-x86), what the tests need beside it, and protoc for `make generate`.
 PACKAGES := crun nftables iproute2 ca-certificates e2fsprogs qemu-system-x86 \
-            busybox-static debootstrap git git-lfs procps runc systemd protobuf-compiler \
-            wine64 gcc-mingw-w64-x86-64
+            busybox-static debootstrap git git-lfs procps runc systemd protobuf-compiler
+# What the simulated Windows of testing/hcssim needs.
+WINDOWS_PACKAGES := wine64 gcc-mingw-w64-x86-64
 KERNEL  := $(or $(AIRLOCK_KERNEL_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/airlock/kernel)
 
 # Go tools are compiled once for each version, and for each Go: a linter must be as new as the code's Go.
@@ -31,6 +32,8 @@ PROTOC_PLUGINS := $(TOOLS)/protoc-$(PROTOC_GEN_GO_VERSION)-$(PROTOC_GEN_GO_GRPC_
 TEST_PARALLEL ?= 2
 TEST_TIMEOUT  ?= 15m
 LEDGER        := /testing/(e2e|ledger)$$
+# Packages whose tests run Windows programs, which `make test-windows` runs.
+WINDOWS_TESTS := ./testing/hcssim
 FUZZ_TIME     ?= 20s
 ROUNDS        ?= 30
 PKG           ?= ./...
@@ -45,7 +48,7 @@ deps: packages $(GOLANGCI_LINT) ## install what building, testing and linting ne
 # All of that but golangci-lint, which takes minutes to compile.
 .PHONY: packages
 packages:
-	@scripts/apt-install $(PACKAGES)
+	@scripts/apt-install $(PACKAGES) $(WINDOWS_PACKAGES)
 	@scripts/guest-kernel $(KERNEL)
 	@go mod download
 
@@ -74,11 +77,20 @@ uninstall: ## remove the installed programs; configuration, images and caches st
 .PHONY: test
 test: build windows ## run all tests (needs root); PKG=./cache/... limits them
 	@[ "$$(id -u)" = 0 ] || { echo 'make test: the tests make real sandboxes: run it as root' >&2; exit 1; }
-	@# Those that keep a ledger of the whole host run last, and alone.
-	@alone=$$(go list $(PKG) | grep -E '$(LEDGER)' || true); others=$$(go list $(PKG) | grep -vE '$(LEDGER)' || true); \
+	@# Those that keep a ledger of the whole host run last, and alone; those of test-windows do not run.
+	@windows=$$(go list $(WINDOWS_TESTS)); packages=$$(go list $(PKG) | grep -vxF "$$windows" || true); \
+	alone=$$(grep -E '$(LEDGER)' <<<"$$packages" || true); others=$$(grep -vE '$(LEDGER)' <<<"$$packages" || true); \
 	set -x; \
 	$${others:+go test -count=1 -p $(TEST_PARALLEL) -timeout $(TEST_TIMEOUT) $$others}; \
 	$${alone:+go test -count=1 -p 1 -timeout $(TEST_TIMEOUT) $$alone}
+
+# Simulated: docs/windows-simulator.md says what it proves. One package at a time: each boots Wine.
+.PHONY: test-windows
+test-windows: windows ## run the tests of Windows on a simulated one, under Wine (needs root); about ten minutes
+	@[ "$$(id -u)" = 0 ] || { echo 'make test-windows: the tests mount file systems: run it as root' >&2; exit 1; }
+	@scripts/apt-install $(WINDOWS_PACKAGES)
+	go test -count=1 -p 1 -timeout 4m ./testing/hcssim/service $(WINDOWS_TESTS)
+	AIRLOCK_TEST_WINE=1 go test -count=1 -p 1 -timeout 15m -run OnSimulatedWindows ./isolation/hcs ./cache ./testing/windows
 
 # Not part of `make test`: it takes minutes, and a mirror of Debian.
 .PHONY: test-systemd
@@ -91,11 +103,6 @@ windows: ## check that everything compiles for Windows, tests too
 	GOOS=windows go vet ./...
 	@mkdir -p .cache/windows
 	GOOS=windows go build -trimpath -buildvcs=false -o .cache/windows/ ./cmd/airlock ./cmd/airlock-driver ./cmd/airlock-executor
-
-# Needs wine64 and mingw. What it shows is simulated: see docs/windows.md.
-.PHONY: test-windows
-test-windows: windows ## cross-build, and run Windows containers on the simulator, under Wine (needs root)
-	AIRLOCK_TEST_WINE=1 go test -count=1 -p 1 -timeout $(TEST_TIMEOUT) -run 'OnSimulatedWindows' ./isolation/hcs ./cache ./testing/windows
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) ## check style and the import rules

@@ -24,7 +24,8 @@ const guestTimeout = time.Minute
 // guest is a running guest/hcsguest.c: it starts processes in its prefix.
 type guest struct {
 	conn    net.Conn
-	command *exec.Cmd
+	process *os.Process
+	exited  chan error // of the process, once
 	env     map[string]string // its own environment
 	names   map[string]string // its variables' names, by the same in upper case
 
@@ -55,7 +56,7 @@ func (p *prefix) startGuest(b *broker) (*guest, error) {
 	}
 	exited := make(chan error, 1)
 	go func() { exited <- command.Wait() }()
-	g := &guest{command: command, waiting: map[uint64]*started{}, env: map[string]string{}, names: map[string]string{}}
+	g := &guest{process: command.Process, exited: exited, waiting: map[uint64]*started{}, env: map[string]string{}, names: map[string]string{}}
 	select {
 	case conn := <-came:
 		g.conn = conn
@@ -204,11 +205,10 @@ func (g *guest) killClient(pid uint64) { g.send("kill-pid", pid, 0) }
 // close ends the guest.
 func (g *guest) close() {
 	g.conn.Close()
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline) && g.command.ProcessState == nil; {
-		time.Sleep(2 * time.Millisecond)
-	}
-	if g.command.ProcessState == nil {
-		g.command.Process.Kill()
+	select {
+	case <-g.exited:
+	case <-time.After(5 * time.Second):
+		g.process.Kill()
 	}
 }
 

@@ -26,6 +26,14 @@ const (
 	Isolated
 )
 
+// String returns "shared" or "isolated".
+func (m GuestMode) String() string {
+	if m == Isolated {
+		return "isolated"
+	}
+	return "shared"
+}
+
 // Options says what the machine is.
 type Options struct {
 	// Build is the host's build, 20348 (Server 2022) when it is 0; 17763 is Server 2019, 26100 Server 2025.

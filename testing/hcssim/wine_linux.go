@@ -9,10 +9,11 @@ import (
 )
 
 // Command returns a command that runs a Windows program on the machine, with this process's environment. The program's
-// path is native or a Windows one. Kill the command to kill the program, or let a Fault do it.
+// path is native or a Windows one. Kill the command to kill the program, or let a Fault do it. HCSSIM_GUEST is "shared" or
+// "isolated" in its environment, for tests that depend on it.
 func (s *Sim) Command(program string, args ...string) *exec.Cmd {
 	command := exec.Command(loader, append([]string{program}, args...)...)
-	command.Env = environment(s.prefix.dir)
+	command.Env = append(environment(s.prefix.dir), "HCSSIM_GUEST="+s.options.Guest.String())
 	return command
 }
 

@@ -144,7 +144,7 @@ func TestFaultServiceStops(t *testing.T) {
 	require.NoError(t, c.Start())
 	_, err = hcsshim.GetContainers(hcsshim.ComputeSystemQuery{}) // it stops before this
 	require.ErrorIs(t, unwrap(err), windows.RPC_S_SERVER_UNAVAILABLE)
-	require.Equal(t, hcsshim.ErrUnexpectedProcessAbort, unwrapAll(c.WaitTimeout(patience)))
+	require.Equal(t, hcsshim.ErrUnexpectedProcessAbort, unwrap(c.WaitTimeout(patience)))
 }
 
 func TestFaultServiceBack(t *testing.T) {
@@ -211,20 +211,15 @@ func TestFaultExpand(t *testing.T) {
 	mount(t, di, "big", chain)
 }
 
-// unwrap returns the error behind an HcsError, whose chain errors.Is does not follow; unwrapAll that behind a container's.
+// unwrap returns the error behind hcsshim's own types, of which most have no Unwrap.
 func unwrap(err error) error {
-	if e, ok := err.(*hcsshim.HcsError); ok {
+	switch e := err.(type) { //nolint:errorlint // it is this one that is asked
+	case *hcsshim.HcsError:
 		return e.Err
-	}
-	if e, ok := err.(interface{ Unwrap() error }); ok {
+	case *hcsshim.ContainerError:
+		return unwrap(e.Err)
+	case interface{ Unwrap() error }:
 		return unwrap(e.Unwrap())
 	}
 	return err
-}
-
-func unwrapAll(err error) error {
-	if e, ok := err.(*hcsshim.ContainerError); ok {
-		return unwrap(e.Err)
-	}
-	return unwrap(err)
 }

@@ -11,7 +11,8 @@ import (
 )
 
 func TestHost(t *testing.T) {
-	require.EqualValues(t, hostBuild, osversion.Build())
+	version := osversion.Get()
+	require.EqualValues(t, []any{uint8(10), uint8(0), uint16(hostBuild)}, []any{version.MajorVersion, version.MinorVersion, version.Build})
 	systems, err := hcsshim.GetContainers(hcsshim.ComputeSystemQuery{})
 	require.NoError(t, err)
 	require.Empty(t, systems)

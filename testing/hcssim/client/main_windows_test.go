@@ -247,7 +247,7 @@ func hcsError(t *testing.T, err error) windows.Errno {
 	t.Helper()
 	var e *hcsshim.HcsError
 	require.ErrorAs(t, err, &e)
-	number, ok := e.Err.(windows.Errno)
-	require.True(t, ok, "%v", err)
+	var number windows.Errno
+	require.ErrorAs(t, e.Err, &number)
 	return number
 }
