@@ -207,6 +207,34 @@ func TestWholeJobsOnSimulatedWindows(t *testing.T) {
 	requireNothing(t, h)
 }
 
+// TestServiceRestartOnSimulatedWindows kills airlock serve while a job lives: the executor goes on, the next service finds
+// it, and the job does not notice.
+func TestServiceRestartOnSimulatedWindows(t *testing.T) {
+	requireWine(t)
+	h := newHost(t, "")
+	j := h.newJob(10)
+	require.Zero(t, j.begin(), j.last)
+	h.stop()
+	h.start()
+	require.Zero(t, j.stage("build_script", "@echo still here\r\n"), "%s\nthe service's log:\n%s", j.last, lazy(func() string { return tail(h.log.String()) }))
+	require.Equal(t, "still here\n", j.last)
+	require.Zero(t, j.call("cleanup"), j.last)
+	requireNothing(t, h)
+}
+
+// TestDoctorOnSimulatedWindows has the doctor look at a machine that has no compute service.
+func TestDoctorOnSimulatedWindows(t *testing.T) {
+	requireWine(t)
+	h := newHost(t, "")
+	out, err := h.sim.Run(home+`\airlock.exe`, "doctor", "--config", home+`\config.toml`)
+	require.Error(t, err, "Wine's services are not Windows': %s", out)
+	for _, check := range []string{"configuration", "build", "compute service", "Hyper-V", "state_dir", "virus scanner", "helper_dir", "airlock-executor"} {
+		require.Contains(t, out, check)
+	}
+	require.Contains(t, out, "Install-WindowsFeature Containers")
+	t.Log(out)
+}
+
 // TestRaisedJobOnSimulatedWindows has an image that cannot share the host's kernel.
 func TestRaisedJobOnSimulatedWindows(t *testing.T) {
 	requireWine(t)
