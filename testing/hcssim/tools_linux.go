@@ -115,9 +115,9 @@ func environment(prefix string) []string {
 	return append(env, "WINEPREFIX="+prefix, "WINEDEBUG=-all", "WINEARCH=win64", "WINEDLLOVERRIDES=mscoree,mshtml,winemenubuilder.exe=")
 }
 
-// stopServer ends every process of a prefix.
+// stopServer ends every process of a prefix, hard: nothing that Wine would still write is wanted.
 func stopServer(prefix string) error {
-	command := exec.Command(server, "-k")
+	command := exec.Command(server, "-k9")
 	command.Env = environment(prefix)
 	if out, err := command.CombinedOutput(); err != nil {
 		var status *exec.ExitError
