@@ -26,7 +26,7 @@ const guestTimeout = time.Minute
 type guest struct {
 	conn    net.Conn
 	process *os.Process
-	exited  chan error // of the process, once
+	exited  chan error        // of the process, once
 	env     map[string]string // its own environment
 	names   map[string]string // its variables' names, by the same in upper case
 
