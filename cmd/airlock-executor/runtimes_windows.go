@@ -35,8 +35,8 @@ func openRuntimes(cfg *config.Config, logger zerolog.Logger) (runtimes, error) {
 	return found, nil
 }
 
-// runnerDirs finds nothing here yet.
-func runnerDirs(*store.Journal) []reaper.Resource { return nil }
+// runnerDirs removes what dead runners left.
+func runnerDirs(*store.Journal) []reaper.Resource { return []reaper.Resource{reaper.NewRunnerDirs()} }
 
 // importer is the command that imports layers: this program, see importLayer.
 func importer() ([]string, error) {

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -248,7 +247,7 @@ func (x *exchange) steer(ctx context.Context, broken <-chan struct{}) {
 		case <-ctx.Done():
 			return
 		case <-watch.C:
-			if parent := x.driver.Parent; parent > 0 && os.Getppid() != parent {
+			if parent := x.driver.Parent; parent > 0 && parentGone(parent) {
 				x.abort(fault.Systemf("the runner that called this driver (process %d) is gone", parent))
 				x.close()
 				return

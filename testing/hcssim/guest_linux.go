@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,7 +26,7 @@ const guestTimeout = time.Minute
 type guest struct {
 	conn    net.Conn
 	process *os.Process
-	exited  chan error // of the process, once
+	exited  chan error        // of the process, once
 	env     map[string]string // its own environment
 	names   map[string]string // its variables' names, by the same in upper case
 
@@ -49,8 +50,13 @@ func (p *prefix) startGuest(b *broker) (*guest, error) {
 	came := b.expect(hex.EncodeToString(token))
 	command := exec.Command(loader, `C:\windows\system32\hcsguest.exe`, strconv.Itoa(b.port()), b.secret, hex.EncodeToString(token))
 	command.Env, command.Dir = environment(p.dir), "/"
-	var output strings.Builder
-	command.Stdout, command.Stderr = &output, &output
+	// A file, not a pipe: Wine's services inherit it, and outlive the guest.
+	output, err := os.Create(filepath.Join(p.dir, "guest.log"))
+	if err != nil {
+		return nil, err
+	}
+	defer output.Close()
+	command.Stdout, command.Stderr = output, output
 	if err := command.Start(); err != nil {
 		return nil, err
 	}
@@ -61,7 +67,8 @@ func (p *prefix) startGuest(b *broker) (*guest, error) {
 	case conn := <-came:
 		g.conn = conn
 	case err := <-exited:
-		return nil, fmt.Errorf("the guest in %s ended: %w\n%s", p.dir, err, output.String())
+		text, _ := os.ReadFile(output.Name())
+		return nil, fmt.Errorf("the guest in %s ended: %w\n%s", p.dir, err, text)
 	case <-time.After(guestTimeout):
 		return nil, fmt.Errorf("the guest in %s does not answer", p.dir)
 	}

@@ -133,7 +133,7 @@ func (p *prefix) introduce(b *broker, withService bool) error {
 
 // stop ends all processes of the prefix, and gives back what it holds.
 func (p *prefix) stop() error {
-	err := stopServer(p.dir)
+	err := endWine(p.dir)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for dir := range p.held {

@@ -11,7 +11,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/airlock-ci/airlock/testing/gitlabtest"
 )
@@ -115,19 +119,44 @@ func environment(prefix string) []string {
 	return append(env, "WINEPREFIX="+prefix, "WINEDEBUG=-all", "WINEARCH=win64", "WINEDLLOVERRIDES=mscoree,mshtml,winemenubuilder.exe=")
 }
 
-// stopServer ends every process of a prefix.
-func stopServer(prefix string) error {
-	command := exec.Command(server, "-k")
-	command.Env = environment(prefix)
-	if out, err := command.CombinedOutput(); err != nil {
-		var status *exec.ExitError
-		if errors.As(err, &status) && status.ExitCode() == 1 {
-			return nil // there was none
+// endWine ends every process of a prefix, Wine's own included, and returns when none is left. Nothing that they would
+// still write is wanted. It knows them by the prefix in their environment, which those that Wine starts inherit.
+func endWine(prefix string) error {
+	mark := []byte("WINEPREFIX=" + prefix + "\x00")
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		left, err := killMarked(mark)
+		if err != nil || left == 0 {
+			return err
 		}
-		return fmt.Errorf("ending Wine in %s: %w %s", prefix, err, bytes.TrimSpace(out))
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%d processes of Wine in %s do not end", left, prefix)
+		}
 	}
-	command = exec.Command(server, "-w")
-	command.Env = environment(prefix)
-	command.Run()
-	return nil
+}
+
+// killMarked kills the processes that have a mark in their environment, and returns how many there were. What is killed is
+// what was looked at: it is held by a descriptor first.
+func killMarked(mark []byte) (int, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return 0, err
+	}
+	found := 0
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			continue
+		}
+		env, err := os.ReadFile(filepath.Join("/proc", entry.Name(), "environ"))
+		if err == nil && bytes.Contains(append([]byte{0}, env...), append([]byte{0}, mark...)) {
+			found++
+			unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		}
+		unix.Close(fd)
+	}
+	return found, nil
 }

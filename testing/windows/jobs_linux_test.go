@@ -207,6 +207,59 @@ func TestWholeJobsOnSimulatedWindows(t *testing.T) {
 	requireNothing(t, h)
 }
 
+// TestServiceRestartOnSimulatedWindows kills airlock serve while a job lives: the executor goes on, the next service finds
+// it, and the job does not notice.
+func TestServiceRestartOnSimulatedWindows(t *testing.T) {
+	requireWine(t)
+	h := newHost(t, "")
+	j := h.newJob(10)
+	require.Zero(t, j.begin(), j.last)
+	h.stop()
+	h.start()
+	require.Zero(t, j.stage("build_script", "@echo still here\r\n"), "%s\nthe service's log:\n%s", j.last, lazy(func() string { return tail(h.log.String()) }))
+	require.Equal(t, "still here\n", j.last)
+	require.Zero(t, j.call("cleanup"), j.last)
+	requireNothing(t, h)
+}
+
+// TestKilledDriverOnSimulatedWindows ends a driver as taskkill /F does, or the end of the runner's job object: the stage
+// it ran is ended, and the stages that follow run.
+func TestKilledDriverOnSimulatedWindows(t *testing.T) {
+	requireWine(t)
+	h := newHost(t, "")
+	j := h.newJob(13)
+	require.Zero(t, j.begin(), j.last)
+	native := filepath.Join(h.native, "runner-13")
+	require.NoError(t, os.WriteFile(filepath.Join(native, "endless.cmd"), []byte("@echo off\r\necho begun\r\n:again\r\ngoto again\r\n"), 0o600))
+	run := h.sim.Command(home+`\airlock-driver.exe`, "run", "--shell", "cmd", j.dir+`\endless.cmd`, "build_script")
+	run.Env, run.Dir = append(run.Env, j.env...), native
+	var out syncbuf.Buffer
+	run.Stdout, run.Stderr, run.WaitDelay = &out, &out, time.Second
+	require.NoError(t, run.Start())
+	require.Eventually(t, func() bool { return strings.Contains(out.String(), "begun") }, 30*time.Second, 10*time.Millisecond)
+	require.NoError(t, run.Process.Kill())
+	_ = run.Wait()
+	require.Eventually(t, func() bool { return strings.Contains(h.log.String(), "the caller is gone, ending what it ran") }, 60*time.Second, 50*time.Millisecond,
+		"%s", lazy(func() string { return tail(h.log.String()) }))
+	require.Zero(t, j.stage("after_script", "@echo after\r\n"), j.last)
+	require.Equal(t, "after\n", j.last)
+	require.Zero(t, j.call("cleanup"), j.last)
+	requireNothing(t, h)
+}
+
+// TestDoctorOnSimulatedWindows has the doctor look at a machine that has no compute service.
+func TestDoctorOnSimulatedWindows(t *testing.T) {
+	requireWine(t)
+	h := newHost(t, "")
+	out, err := h.sim.Run(home+`\airlock.exe`, "doctor", "--config", home+`\config.toml`)
+	require.Error(t, err, "Wine's services are not Windows': %s", out)
+	for _, check := range []string{"configuration", "build", "compute service", "Hyper-V", "state_dir", "virus scanner", "helper_dir", "airlock-executor"} {
+		require.Contains(t, out, check)
+	}
+	require.Contains(t, out, "Install-WindowsFeature Containers")
+	t.Log(out)
+}
+
 // TestRaisedJobOnSimulatedWindows has an image that cannot share the host's kernel.
 func TestRaisedJobOnSimulatedWindows(t *testing.T) {
 	requireWine(t)

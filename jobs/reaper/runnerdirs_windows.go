@@ -1,0 +1,75 @@
+package reaper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/airlock-ci/airlock/jobs"
+)
+
+// runnerDirPrefix begins the name of every temporary directory that GitLab Runner's custom executor makes.
+// Source: os.MkdirTemp("", "custom-executor") in the runner's executors/custom.
+const runnerDirPrefix = "custom-executor"
+
+// runnerPatience is how long a runner whose job is over may take to call cleanup_exec in its directory, and to remove it.
+const runnerPatience = 10 * time.Minute
+
+// RunnerDirs is the Resource for runners' temporary directories. They hold the job response with its token, and a runner
+// that is killed leaves them behind for ever.
+//
+// Only recorded ones are removed, and of those only a real directory of that name that nobody stands in: Windows refuses
+// to remove the working directory of a living process. A recorded path of any other name is left alone: whoever may
+// drive jobs chooses it.
+type RunnerDirs struct {
+	patience time.Duration
+
+	mu        sync.Mutex
+	firstSeen map[string]time.Time
+}
+
+// NewRunnerDirs returns the resource.
+func NewRunnerDirs() *RunnerDirs {
+	return &RunnerDirs{patience: runnerPatience, firstSeen: map[string]time.Time{}}
+}
+
+// Kind is jobs.EffectRunnerDir.
+func (*RunnerDirs) Kind() string { return string(jobs.EffectRunnerDir) }
+
+// List finds none: what no record names is not touched.
+func (*RunnerDirs) List(context.Context) ([]string, error) { return nil, nil }
+
+// Destroy removes a dead runner's directory.
+func (r *RunnerDirs) Destroy(_ context.Context, path string) error {
+	info, err := os.Lstat(path)
+	if !filepath.IsAbs(path) || !strings.HasPrefix(filepath.Base(path), runnerDirPrefix) || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("looking at a runner's directory: %w", err)
+	}
+	if info.Mode()&fs.ModeType != fs.ModeDir { // a link or a junction, which leads elsewhere
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	seen, known := r.firstSeen[path]
+	if !known {
+		seen = time.Now()
+		r.firstSeen[path] = seen
+	}
+	if time.Since(seen) < r.patience {
+		return fmt.Errorf("%w: its runner may still clean up in %s", ErrNotYet, path)
+	}
+	if err := os.RemoveAll(path); err != nil {
+		return fmt.Errorf("removing a runner's directory: %w", err)
+	}
+	delete(r.firstSeen, path)
+	return nil
+}
