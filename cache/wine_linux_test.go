@@ -1,7 +1,8 @@
+//go:build wine
+
 package cache_test
 
 import (
-	"os"
 	"testing"
 
 	"github.com/airlock-ci/airlock/testing/hcssim"
@@ -9,9 +10,6 @@ import (
 
 // TestLayersOnSimulatedWindows imports with the real hcsshim under Wine, against the simulated service of testing/hcssim.
 func TestLayersOnSimulatedWindows(t *testing.T) {
-	if os.Getenv("AIRLOCK_TEST_WINE") == "" {
-		t.Skip("make test-windows runs it: it needs Wine and mingw")
-	}
 	for _, test := range []string{"^TestRealLayers$", "^TestRealBrokenLayers$", "^TestRealTemplates$"} {
 		t.Run(test, func(t *testing.T) {
 			hcssim.Start(t, hcssim.Options{}).Test(t, "./cache", "-test.run="+test)

@@ -1,7 +1,8 @@
+//go:build wine
+
 package hcs
 
 import (
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -13,15 +14,8 @@ import (
 )
 
 // These tests run the real adapter and the real hcsshim under Wine against the simulated service of testing/hcssim. They
-// prove that we keep to the rules that the simulator knows, and nothing about a real Windows. They take a minute, so they
-// run with AIRLOCK_TEST_WINE=1 alone: `make test-windows`.
-
-func requireWine(t *testing.T) {
-	t.Helper()
-	if os.Getenv("AIRLOCK_TEST_WINE") == "" {
-		t.Skip("make test-windows runs it: it needs Wine and mingw, and a minute")
-	}
-}
+// prove that we keep to the rules that the simulator knows, and nothing about a real Windows. They take minutes,
+// so they are built with the tag wine alone: `make test-windows`.
 
 func runOnWindows(t *testing.T, s *hcssim.Sim, binary, test string, env ...string) (string, error) {
 	t.Helper()
@@ -50,7 +44,6 @@ func tail(text string) string {
 }
 
 func TestConformanceOnSimulatedWindows(t *testing.T) {
-	requireWine(t)
 	binary := hcssim.TestBinary(t, "./isolation/hcs")
 	for name, mode := range map[string]hcssim.GuestMode{"shared": hcssim.Shared, "isolated": hcssim.Isolated} {
 		t.Run(name, func(t *testing.T) {
@@ -70,7 +63,6 @@ func TestConformanceOnSimulatedWindows(t *testing.T) {
 // TestScenariosOnSimulatedWindows plays the named scenarios of TestScenarios with the errors that the real hcsshim makes
 // of the service's.
 func TestScenariosOnSimulatedWindows(t *testing.T) {
-	requireWine(t)
 	binary := hcssim.TestBinary(t, "./isolation/hcs")
 	const process, hypervisor = "1", "2"
 	for _, test := range []struct {
@@ -114,7 +106,6 @@ func requireNoLeaks(t *testing.T, s *hcssim.Sim, binary string) {
 }
 
 func TestCrashOnSimulatedWindows(t *testing.T) {
-	requireWine(t)
 	binary := hcssim.TestBinary(t, "./isolation/hcs")
 	s := hcssim.Start(t, hcssim.Options{KeepLeaks: true})
 	out, err := runOnWindows(t, s, binary, "^TestRealCrash$")

@@ -1,3 +1,5 @@
+//go:build wine
+
 package windows
 
 import (
@@ -22,13 +24,6 @@ import (
 	"github.com/airlock-ci/airlock/testing/hcssim/layertar"
 	"github.com/airlock-ci/airlock/testing/syncbuf"
 )
-
-func requireWine(t *testing.T) {
-	t.Helper()
-	if os.Getenv("AIRLOCK_TEST_WINE") == "" {
-		t.Skip("make test-windows runs it: it needs Wine and mingw, and a minute")
-	}
-}
 
 // host is an Airlock service on a simulated machine.
 type host struct {
@@ -182,7 +177,6 @@ func (j *job) exitCode() string {
 }
 
 func TestWholeJobsOnSimulatedWindows(t *testing.T) {
-	requireWine(t)
 	h := newHost(t, "")
 	j := h.newJob(7)
 	require.Zero(t, j.begin(), "%s\nthe service's log:\n%s", j.last, tail(h.log.String()))
@@ -210,7 +204,6 @@ func TestWholeJobsOnSimulatedWindows(t *testing.T) {
 // TestServiceRestartOnSimulatedWindows kills airlock serve while a job lives: the executor goes on, the next service finds
 // it, and the job does not notice.
 func TestServiceRestartOnSimulatedWindows(t *testing.T) {
-	requireWine(t)
 	h := newHost(t, "")
 	j := h.newJob(10)
 	require.Zero(t, j.begin(), j.last)
@@ -225,7 +218,6 @@ func TestServiceRestartOnSimulatedWindows(t *testing.T) {
 // TestKilledDriverOnSimulatedWindows ends a driver as taskkill /F does, or the end of the runner's job object: the stage
 // it ran is ended, and the stages that follow run.
 func TestKilledDriverOnSimulatedWindows(t *testing.T) {
-	requireWine(t)
 	h := newHost(t, "")
 	j := h.newJob(13)
 	require.Zero(t, j.begin(), j.last)
@@ -249,7 +241,6 @@ func TestKilledDriverOnSimulatedWindows(t *testing.T) {
 
 // TestDoctorOnSimulatedWindows has the doctor look at a machine that has no compute service.
 func TestDoctorOnSimulatedWindows(t *testing.T) {
-	requireWine(t)
 	h := newHost(t, "")
 	out, err := h.sim.Run(home+`\airlock.exe`, "doctor", "--config", home+`\config.toml`)
 	require.Error(t, err, "Wine's services are not Windows': %s", out)
@@ -262,7 +253,6 @@ func TestDoctorOnSimulatedWindows(t *testing.T) {
 
 // TestRaisedJobOnSimulatedWindows has an image that cannot share the host's kernel.
 func TestRaisedJobOnSimulatedWindows(t *testing.T) {
-	requireWine(t)
 	h := newHost(t, "network_mode = \"none\"")
 	require.NoError(t, os.RemoveAll(filepath.Join(h.native, "image")))
 	writeImage(t, filepath.Join(h.native, "image"), "10.0.17763.6000")
@@ -279,7 +269,6 @@ func TestRaisedJobOnSimulatedWindows(t *testing.T) {
 // TestCrashesOnSimulatedWindows kills the executor at each step of a job. The service starts another one, which removes
 // what the dead one left, and the next job runs.
 func TestCrashesOnSimulatedWindows(t *testing.T) {
-	requireWine(t)
 	for _, point := range []string{
 		"prepare/recorded", "prepare/intended-lease", "prepare/intended-scratch", "prepare/intended-network", "prepare/scratch-made",
 		"prepare/network-made", "prepare/intended-sandbox", "sandbox/scratch-made", "sandbox/mounted", "sandbox/created", "sandbox/launched",
