@@ -1,3 +1,5 @@
+//go:build wine
+
 package windows
 
 import (
@@ -8,7 +10,6 @@ import (
 
 // TestPartsOnSimulatedWindows runs the tests of what is written anew for Windows, under Wine.
 func TestPartsOnSimulatedWindows(t *testing.T) {
-	requireWine(t)
 	s := hcssim.Start(t, hcssim.Options{})
 	for pkg, tests := range map[string]string{
 		"./executor/plugin/identity": ".", "./executor/api/private": ".", "./executor/doctor": ".", "./executor/host": "^TestPipesTellRights$", "./executor/driver": "^TestParentGone$",
