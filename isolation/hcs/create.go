@@ -28,7 +28,7 @@ func (r *Runtime) Create(ctx context.Context, spec isolation.Spec) (isolation.Sa
 	if err := r.host.admit(); err != nil {
 		return nil, err
 	}
-	defer r.host.locks.lock(spec.ID)()
+	defer r.host.locks.Lock(spec.ID)()
 	if err := r.host.claim(spec.ID, record{Level: r.level, ScratchDir: spec.ScratchDir}); err != nil {
 		return nil, fault.Systemf("making sandbox %s: %w", spec.ID, err)
 	}

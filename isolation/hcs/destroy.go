@@ -120,7 +120,7 @@ func (h *Host) sweep(names, ids []string) {
 		if h.life.Err() != nil {
 			return
 		}
-		unlock := h.locks.lock(id)
+		unlock := h.locks.Lock(id)
 		err := h.remove(id)
 		unlock()
 		h.log.Info().Str("sandbox", id).Err(err).Msg("removed what an earlier executor left of a sandbox")

@@ -13,6 +13,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/isolation/keylock"
 )
 
 // DefaultOwner is the owner that Airlock's compute systems carry.
@@ -59,7 +60,7 @@ type Host struct {
 	compute compute
 	timing  timing
 	log     zerolog.Logger
-	locks   keyedLock
+	locks   keylock.Locks
 
 	// life ends with Close; what goes on in the background lives in it.
 	life       context.Context

@@ -82,7 +82,7 @@ func (r *Runtime) Destroy(_ context.Context, id string) error {
 	if !validID.MatchString(id) {
 		return fault.Systemf("destroying a sandbox: %q is no sandbox id", id)
 	}
-	defer r.host.locks.lock(id)()
+	defer r.host.locks.Lock(id)()
 	return r.host.remove(id)
 }
 
