@@ -84,6 +84,7 @@ test: build windows ## run all tests (needs root); PKG=./cache/... limits them
 	$${others:+go test -count=1 -p $(TEST_PARALLEL) -timeout $(TEST_TIMEOUT) $$others}; \
 	$${alone:+go test -count=1 -p 1 -timeout $(TEST_TIMEOUT) $$alone}
 	@scripts/check-coverage
+	@[ '$(PKG)' != ./... ] || $(MAKE) --no-print-directory test-windows
 
 # Not part of `make test`: it takes minutes, and a mirror of Debian.
 .PHONY: test-systemd
