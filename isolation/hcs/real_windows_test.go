@@ -17,7 +17,6 @@ import (
 	"github.com/Microsoft/go-winio"
 	"github.com/Microsoft/hcsshim/osversion"
 	"github.com/Microsoft/hcsshim/pkg/ociwclayer"
-	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
 	"github.com/airlock-ci/airlock/isolation"
@@ -80,7 +79,7 @@ func importTar(t testing.TB, dir string, tar []byte, below ...string) {
 func (m machine) open(t testing.TB) *Host {
 	t.Helper()
 	h, err := Open(Options{
-		Dir: filepath.Join(m.home, "hcs"), HelperDir: filepath.Join(m.home, "helper"), Logger: zerolog.New(zerolog.NewTestWriter(t)),
+		Dir: filepath.Join(m.home, "hcs"), HelperDir: filepath.Join(m.home, "helper"), Logger: newTestLog(t),
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, h.Close()) })
