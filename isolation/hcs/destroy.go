@@ -15,7 +15,9 @@ import (
 func (h *Host) end(name string, container system) error {
 	err := h.do("terminating "+name, container.Terminate)
 	if err != nil && !hasCode(err, codeNoSystem) && !errors.Is(err, errServiceLost) {
-		h.quarantine(name, err)
+		if !errors.Is(err, errNoAnswer) { // a call that hangs is there already
+			h.quarantine(name, err)
+		}
 		return fault.Systemf("terminating the container %s: %w", name, err)
 	}
 	_, err = bounded(h, h.timing.end, "the end of "+name, func() (struct{}, error) { return struct{}{}, container.Wait() }, nil)

@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
 	"github.com/airlock-ci/airlock/isolation"
@@ -546,7 +545,7 @@ func (r *rig) reopen() {
 	require.NoError(r.t, os.MkdirAll(helper, 0o700))
 	h, err := open(Options{
 		Dir: filepath.Join(r.dir, "state"), HelperDir: helper, CPUs: 8, Host: Version{10, 0, 20348, 2700}, MaxStuck: 2,
-		Logger: zerolog.New(zerolog.NewTestWriter(r.t)),
+		Logger: newTestLog(r.t),
 	}, r.fake, quickTiming())
 	require.NoError(r.t, err)
 	r.Host = h

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -61,6 +62,9 @@ type Host struct {
 	timing  timing
 	log     zerolog.Logger
 	locks   keylock.Locks
+
+	// calls counts calls, to tell apart those that hang.
+	calls atomic.Int64
 
 	// life ends with Close; what goes on in the background lives in it.
 	life       context.Context
@@ -127,8 +131,11 @@ func bounded[T any](h *Host, limit time.Duration, what string, call func() (T, e
 		err   error
 	}
 	done := make(chan outcome, 1)
+	began := time.Now()
 	go func() {
 		value, err := call()
+		// The trace of a real host and that of a simulated one are compared by these lines.
+		h.log.Debug().Str("call", what).Err(err).Dur("took_ms", time.Since(began)).Msg("compute service")
 		done <- outcome{value, err}
 	}()
 	timer := time.NewTimer(limit)
@@ -148,9 +155,23 @@ func bounded[T any](h *Host, limit time.Duration, what string, call func() (T, e
 	return none, fmt.Errorf("%s: %w", what, errNoAnswer)
 }
 
-// do is bounded for calls without a result.
+// do is bounded for calls without a result. A call that does not return is in quarantine until it does: hcsshim mounts
+// one layer at a time, so one that hangs there lets every later one hang, and no more jobs should come.
 func (h *Host) do(what string, call func() error) error {
-	_, err := bounded(h, h.timing.call, what, func() (struct{}, error) { return struct{}{}, call() }, nil)
+	name := fmt.Sprintf("call %d: %s", h.calls.Add(1), what)
+	returned := make(chan struct{})
+	_, err := bounded(h, h.timing.call, what, func() (struct{}, error) {
+		defer close(returned)
+		return struct{}{}, call()
+	}, nil)
+	if errors.Is(err, errNoAnswer) {
+		select {
+		case <-returned: // the service itself said so
+		default:
+			h.quarantine(name, err)
+			go func() { <-returned; h.release(name) }()
+		}
+	}
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -16,7 +17,6 @@ import (
 	"github.com/Microsoft/go-winio"
 	"github.com/Microsoft/hcsshim/osversion"
 	"github.com/Microsoft/hcsshim/pkg/ociwclayer"
-	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
 	"github.com/airlock-ci/airlock/isolation"
@@ -79,7 +79,7 @@ func importTar(t testing.TB, dir string, tar []byte, below ...string) {
 func (m machine) open(t testing.TB) *Host {
 	t.Helper()
 	h, err := Open(Options{
-		Dir: filepath.Join(m.home, "hcs"), HelperDir: filepath.Join(m.home, "helper"), Logger: zerolog.New(zerolog.NewTestWriter(t)),
+		Dir: filepath.Join(m.home, "hcs"), HelperDir: filepath.Join(m.home, "helper"), Logger: newTestLog(t),
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, h.Close()) })
@@ -104,6 +104,9 @@ func (m machine) spec(t testing.TB) isolation.Spec {
 func (m machine) environment(t testing.TB, level isolation.Level) conformance.WindowsEnv {
 	t.Helper()
 	env := conformance.WindowsEnv{Separate: os.Getenv("AIRLOCK_TEST_GUEST") != "shared"}
+	if os.Getenv("AIRLOCK_WINDOWS_LAYERS") == "" {
+		env.ImageFile = `C:\image\base.txt`
+	}
 	env.New = func(t testing.TB) isolation.Runtime { return m.open(t).Runtime(level) }
 	env.Spec = m.spec
 	env.Leftovers = func(t testing.TB, id string) []string {
@@ -128,6 +131,9 @@ func (m machine) environment(t testing.TB, level isolation.Level) conformance.Wi
 		sum := sha256.New()
 		for _, layer := range m.chain {
 			require.NoError(t, filepath.WalkDir(filepath.Join(layer, "Files", "image"), func(path string, entry fs.DirEntry, err error) error {
+				if errors.Is(err, fs.ErrNotExist) {
+					return nil // a real image
+				}
 				if err != nil || entry.IsDir() {
 					return err
 				}

@@ -111,6 +111,27 @@ func TestStartThatHangs(t *testing.T) {
 	require.Equal(t, spec.ID+".2", b.name)
 }
 
+// prepare-hangs: hcsshim mounts one layer at a time, so one call that hangs lets all others hang. No more jobs are taken
+// until it returns.
+func TestMountThatHangs(t *testing.T) {
+	r := newRig(t)
+	r.timing.call = 50 * time.Millisecond
+	hang := make(chan struct{})
+	r.fake.fail(fakeFault{call: "Prepare", times: 2, hang: hang})
+	for range 2 {
+		spec := r.spec()
+		_, err := r.Runtime(isolation.ProcessLevel).Create(t.Context(), spec)
+		require.ErrorIs(t, err, errNoAnswer)
+		r.requireNothing(spec)
+	}
+	require.Len(t, r.Stuck(), 2)
+	_, err := r.Runtime(isolation.ProcessLevel).Create(t.Context(), r.spec())
+	require.ErrorContains(t, err, "takes no more jobs")
+	close(hang)
+	require.Eventually(t, func() bool { return len(r.Stuck()) == 0 }, time.Second, time.Millisecond)
+	r.create(isolation.ProcessLevel, r.spec())
+}
+
 // create-late: a system that comes into being after we gave up is ended when it does.
 func TestCreateThatIsLate(t *testing.T) {
 	r := newRig(t)

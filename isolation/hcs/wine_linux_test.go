@@ -3,7 +3,10 @@
 package hcs
 
 import (
+	"errors"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -30,8 +33,23 @@ func runOnWindows(t *testing.T, s *hcssim.Sim, binary, test string, env ...strin
 func requireRun(t *testing.T, s *hcssim.Sim, binary, test string, env ...string) {
 	t.Helper()
 	out, err := runOnWindows(t, s, binary, test, env...)
+	keep(t, out)
 	require.NoError(t, err, "on simulated Windows:\n%s", tail(out))
 	require.Contains(t, out, "PASS")
+}
+
+// keep keeps an output for comparison with that of a real host (testing/windows/smoke.ps1), where $AIRLOCK_TEST_OUTPUT
+// names a directory for it.
+func keep(t *testing.T, out string) {
+	t.Helper()
+	dir := os.Getenv("AIRLOCK_TEST_OUTPUT")
+	if dir == "" {
+		return
+	}
+	file, err := os.OpenFile(filepath.Join(dir, strings.ReplaceAll(t.Name(), "/", "-")+".txt"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	require.NoError(t, err)
+	_, err = file.WriteString(out)
+	require.NoError(t, errors.Join(err, file.Close()))
 }
 
 // tail keeps a failure readable.

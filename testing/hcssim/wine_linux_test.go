@@ -22,5 +22,5 @@ func TestShared(t *testing.T) {
 // TestIsolated runs what needs it.
 func TestIsolated(t *testing.T) {
 	s := hcssim.Start(t, hcssim.Options{Guest: hcssim.Isolated})
-	s.Test(t, client, "-test.run=TestDiscard|TestArgon|TestXenon|TestGrandchild")
+	s.Test(t, client, "-test.run=TestDiscard|TestArgon|TestXenon|TestGrandchild|TestParallel")
 }

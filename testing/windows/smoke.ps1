@@ -42,6 +42,12 @@ foreach ($test in $tests) {
 }
 & $Program "-test.v" "-test.run=^TestRealSweep$" 2>&1 | Tee-Object (Join-Path $Output "sweep.txt")
 
+# What was asked of the compute service and what it said, without times and ids, to be compared with the simulator's
+# (AIRLOCK_TEST_OUTPUT=DIRECTORY make test-windows keeps that).
+Get-Content (Join-Path $Output "Test*.txt") | Select-String '"message":"compute service"' |
+    ForEach-Object { $_.Line -replace '"took_ms":[0-9.]+,?', '' -replace 'al-[0-9]+-[0-9]+', 'al' -replace 'call [0-9]+: ', '' } |
+    Set-Content (Join-Path $Output "trace.txt")
+
 if ($failed.Count -gt 0) {
     Write-Host "FAILED on this host: $($failed -join ', '); see $Output"
     exit 1

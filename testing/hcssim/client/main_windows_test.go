@@ -43,6 +43,9 @@ const (
 	inside = `C:\tools`
 )
 
+// muchOutput is more than any pipe holds, in bytes.
+const muchOutput = 4 << 20
+
 // child is the command line of this program in a container, for what Wine's own programs cannot do.
 func child(args string) hcsshim.ProcessConfig {
 	return hcsshim.ProcessConfig{CommandLine: inside + `\child.exe child ` + args}
@@ -53,6 +56,10 @@ func beChild(args []string) int {
 	switch args[0] {
 	case "cat":
 		io.Copy(os.Stdout, os.Stdin)
+	case "much":
+		for range muchOutput / 1024 {
+			os.Stdout.Write(bytes.Repeat([]byte("x"), 1024))
+		}
 	case "sleep":
 		os.Stdout.WriteString("asleep\n")
 		time.Sleep(time.Hour)

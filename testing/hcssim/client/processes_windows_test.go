@@ -162,3 +162,32 @@ func TestDiscard(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "upper", string(text))
 }
+
+// TestParallel: containers beside each other get their own output.
+func TestParallel(t *testing.T) {
+	image(t)
+	for i := range 6 {
+		t.Run(itoa(i), func(t *testing.T) {
+			t.Parallel()
+			start := startArgon
+			if i%2 == 1 {
+				start = startXenon
+			}
+			c := start(t, "parallel-"+itoa(i))
+			for range 3 {
+				out, _, code := run(t, c, cmd("echo this is "+itoa(i)), "")
+				require.Equal(t, []any{"this is " + itoa(i) + "\n", 0}, []any{out, code})
+			}
+		})
+	}
+}
+
+// TestMuchOutput: a writer is held back while nobody reads, and nothing is lost.
+func TestMuchOutput(t *testing.T) {
+	c := startArgon(t, "much")
+	_, out := spawn(t, c, child("much"))
+	time.Sleep(200 * time.Millisecond)
+	text, err := io.ReadAll(out)
+	require.NoError(t, err)
+	require.Len(t, text, muchOutput)
+}

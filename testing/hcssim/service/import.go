@@ -22,6 +22,7 @@ func (c *call) mayImport() error {
 	return nil
 }
 
+// processBase is ProcessBaseImage: it makes what scratches are made from.
 func (s *Service) processBase(c *call) ([]any, error) {
 	if err := c.mayImport(); err != nil {
 		return nil, err
@@ -47,6 +48,7 @@ func (s *Service) processBase(c *call) ([]any, error) {
 	return nil, touch(filepath.Join(path, "layout"), filepath.Join(path, blankDisk), filepath.Join(path, "blank-base.vhdx"))
 }
 
+// processUtility is ProcessUtilityImage: it makes what utility VMs boot.
 func (s *Service) processUtility(c *call) ([]any, error) {
 	if err := c.mayImport(); err != nil {
 		return nil, err

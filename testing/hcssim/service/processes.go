@@ -59,6 +59,7 @@ func parseProcess(text string) (processDocument, error) {
 	return doc, nil
 }
 
+// createProcess is HcsCreateProcess. The service is unlocked while the guest starts it.
 func (s *Service) createProcess(c *call) ([]any, error) {
 	of, err := handle[*systemHandle](c, 0)
 	if err != nil {

@@ -1,9 +1,30 @@
 package service
 
 import (
+	"encoding/json"
+	"fmt"
 	"reflect"
 	"strings"
 )
+
+// strictly decodes JSON and refuses members that the target does not have, spelled exactly.
+func strictly(text []byte, target any) error {
+	if err := json.Unmarshal(text, target); err != nil {
+		return broken(RuleType, InvalidJSON, "%v", err)
+	}
+	var tree any
+	if err := json.Unmarshal(text, &tree); err != nil {
+		return broken(RuleJSON, InvalidJSON, "%v", err)
+	}
+	if name := unknownMember(tree, typeOf(target)); name != "" {
+		return broken(RuleMember, InvalidJSON, "there is no member %s", name)
+	}
+	return nil
+}
+
+func quoted(path, name string) string {
+	return strings.TrimPrefix(fmt.Sprintf("%s.%s", path, name), ".")
+}
 
 func typeOf(target any) reflect.Type { return reflect.TypeOf(target).Elem() }
 
