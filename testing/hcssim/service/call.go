@@ -91,7 +91,9 @@ func (s *Service) Invoke(client *Client, fields [][]byte) (reply []any, after fu
 		s.record(Call{PID: client.PID, Function: c.function, HRESULT: NotImplemented, Refusal: err.Error()}, err)
 		return []any{NotImplemented}, func() {}
 	}
+	s.mu.Lock()
 	traced := Call{At: time.Since(s.began), PID: client.PID, Function: c.function, Args: c.describe()}
+	s.mu.Unlock()
 	results, err := s.perform(c, f, &traced)
 	traced.Took = time.Since(s.began) - traced.At
 	traced.HRESULT = OK
@@ -179,6 +181,7 @@ func (c *call) decode(fields [][]byte) (function, error) {
 	return f, nil
 }
 
+// describe returns the arguments as text; a handle with what it is one of. The service is locked.
 func (c *call) describe() []string {
 	var args []string
 	for _, arg := range c.args {
@@ -190,7 +193,11 @@ func (c *call) describe() []string {
 			}
 			args = append(args, "["+strings.Join(paths, " ")+"]")
 		case uint64:
-			args = append(args, fmt.Sprintf("%#x", v))
+			text := fmt.Sprintf("%#x", v)
+			if object := c.client.handles[v]; object != nil {
+				text += " (" + describe(object) + ")"
+			}
+			args = append(args, text)
 		default:
 			args = append(args, fmt.Sprint(v))
 		}

@@ -2,6 +2,7 @@ package service
 
 import (
 	"path"
+	"slices"
 	"strings"
 	"time"
 )
@@ -16,7 +17,8 @@ type Fault struct {
 	Name string
 	// Call is a pattern for the function's name, as of path.Match: "HcsStartComputeSystem", "*Layer".
 	Call string
-	// Match has to appear in one of the arguments; empty matches each.
+	// Match has to appear in one of the arguments, in whatever case: a path, a text in a document, or what a handle is one of,
+	// "system ID" or "process PID of ID". Empty matches each call.
 	Match string
 	// Skip calls that match pass first; then Times of them are hit: 0 means one, Always all.
 	Skip, Times int
@@ -77,23 +79,11 @@ func (s *Service) find(c *call) *Fault {
 	return nil
 }
 
-// mentions says whether an argument contains a text. A handle stands for the id of what it is a handle of.
+// mentions says whether an argument contains a text, in whatever case. A handle stands for what it is one of.
 func (c *call) mentions(text string) bool {
-	if text == "" {
-		return true
-	}
-	for _, arg := range c.describe() {
-		if strings.Contains(strings.ToLower(arg), strings.ToLower(text)) {
-			return true
-		}
-	}
-	for _, arg := range c.args {
-		number, _ := arg.(uint64)
-		if object := c.client.handles[number]; object != nil && strings.Contains(strings.ToLower(describe(object)), strings.ToLower(text)) {
-			return true
-		}
-	}
-	return false
+	return text == "" || slices.ContainsFunc(c.describe(), func(arg string) bool {
+		return strings.Contains(strings.ToLower(arg), strings.ToLower(text))
+	})
 }
 
 // strike does what a fault says. What concerns notifications stays with the call, for the handler.
