@@ -1,7 +1,6 @@
 package hcssim_test
 
 import (
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -113,12 +112,12 @@ func TestDeath(t *testing.T) {
 			s := hcssim.Start(t, hcssim.Options{})
 			binary := hcssim.TestBinary(t, client)
 			s.Fault(fault)
-			out, err := run(s, binary, "TestFaultDeath")
-			var status *exec.ExitError
-			require.ErrorAs(t, err, &status)
-			require.NotContains(t, out, "it lives on")
+			// Not the status: Wine lets a terminated process end with 0 when the signal finds its last thread first.
+			out, _ := run(s, binary, "TestFaultDeath")
+			require.Contains(t, out, "=== RUN   TestFaultDeath")
+			require.NotContains(t, out, "--- ", "no test of a killed process has a result")
 			require.NotEmpty(t, s.Leaks())
-			out, err = run(s, binary, "TestFaultRecovery")
+			out, err := run(s, binary, "TestFaultRecovery")
 			require.NoError(t, err, out)
 		})
 	}
