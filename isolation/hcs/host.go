@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -211,9 +212,5 @@ func (h *Host) admit() error {
 func (h *Host) Stuck() map[string]string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	all := make(map[string]string, len(h.stuck))
-	for name, why := range h.stuck {
-		all[name] = why
-	}
-	return all
+	return maps.Clone(h.stuck)
 }

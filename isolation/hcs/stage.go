@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -311,7 +310,7 @@ func (s *sandbox) processes() map[int]processInfo {
 	for _, info := range list {
 		all[info.PID] = info
 	}
-	return maps.Clone(all)
+	return all
 }
 
 // endTree asks Windows' own tool, in the sandbox, to end the process with its descendants: it knows their parents.
