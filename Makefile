@@ -98,14 +98,13 @@ windows: ## check that everything compiles for Windows, tests too
 	@mkdir -p .cache/windows
 	GOOS=windows go build -trimpath -buildvcs=false -o .cache/windows/ ./cmd/airlock ./cmd/airlock-driver ./cmd/airlock-executor
 
-# What it shows is simulated: docs/windows.md and docs/windows-simulator.md say what that proves. One package at a time:
-# each boots Wine.
+# What it shows is simulated: docs/windows.md and docs/windows-simulator.md say what that proves.
 .PHONY: test-windows
 test-windows: windows ## run Windows containers on a simulator, under Wine (needs root)
 	@[ "$$(id -u)" = 0 ] || { echo 'make test-windows: the tests mount file systems: run it as root' >&2; exit 1; }
 	go vet -tags wine $(SIMULATED)
 	go test -count=1 -p 1 -timeout $(TEST_TIMEOUT) $(WINDOWS_TESTS)
-	go test -tags wine -count=1 -p 1 -timeout $(TEST_TIMEOUT) -run OnSimulatedWindows $(SIMULATED)
+	go test -tags wine -count=1 -p $(TEST_PARALLEL) -timeout $(TEST_TIMEOUT) -run OnSimulatedWindows $(SIMULATED)
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) ## check style and the import rules
