@@ -84,7 +84,9 @@ test: build windows ## run all tests (needs root); PKG=./cache/... limits them
 	$${others:+go test -count=1 -p $(TEST_PARALLEL) -timeout $(TEST_TIMEOUT) $$others}; \
 	$${alone:+go test -count=1 -p 1 -timeout $(TEST_TIMEOUT) $$alone}
 	@scripts/check-coverage
-	@[ '$(PKG)' != ./... ] || $(MAKE) --no-print-directory test-windows
+	@# Of Windows, the scenarios of the compute service's pitfalls; the rest, minutes more, is test-windows.
+	@[ '$(PKG)' != ./... ] || { set -x; go vet -tags wine $(SIMULATED); \
+		go test -tags wine -count=1 -run TestScenariosOnSimulatedWindows ./isolation/hcs; }
 
 # Not part of `make test`: it takes minutes, and a mirror of Debian.
 .PHONY: test-systemd
