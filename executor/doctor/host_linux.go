@@ -3,11 +3,11 @@ package doctor
 import (
 	"context"
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/airlock-ci/airlock/executor/config"
+	"github.com/airlock-ci/airlock/isolation/ownthread"
 )
 
 // checkHost makes the checks of a Linux host.
@@ -43,13 +43,10 @@ func checkRoot(r *report, root bool) {
 		"user id %d: the checks of overlayfs, links, nftables and the forward policy are left out", os.Geteuid())
 }
 
-// inNamespaces runs try on a thread of its own in new namespaces (CLONE_NEW* flags). Thread and namespaces,
-// with all that try made in them, end when it returns.
+// inNamespaces runs try in new namespaces (CLONE_NEW* flags), which end with all that try made in them when it returns.
 func inNamespaces(flags int, try func() error) error {
 	result := make(chan error, 1)
-	go func() {
-		// Never unlocked: the thread must not be used for anything else, so it ends with the goroutine.
-		runtime.LockOSThread()
+	ownthread.Go(func() {
 		if err := unix.Unshare(flags); err != nil {
 			result <- os.NewSyscallError("unshare", err)
 			return
@@ -61,6 +58,6 @@ func inNamespaces(flags int, try func() error) error {
 			}
 		}
 		result <- try()
-	}()
+	})
 	return <-result
 }

@@ -7,10 +7,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/airlock-ci/airlock/isolation/ownthread"
 )
 
 // jail starts QEMU processes from a thread of its own, which has left the host's mounts behind and given up what no
@@ -35,7 +36,7 @@ const bootMount = "/boot"
 func newJail(dir, program, boots string) (*jail, error) {
 	j := &jail{requests: make(chan startRequest)}
 	ready := make(chan error, 1)
-	go onOwnThread(func() { j.run(dir, program, boots, ready) })
+	ownthread.Go(func() { j.run(dir, program, boots, ready) })
 	if err := <-ready; err != nil {
 		return nil, fmt.Errorf("making the jail of virtual machines: %w", err)
 	}
@@ -51,24 +52,6 @@ func (j *jail) start(command *exec.Cmd) error {
 
 // close ends the jail's thread; machines that run end with it. No start may follow.
 func (j *jail) close() { close(j.requests) }
-
-// onOwnThread calls do on a thread that ends with it: it is never unlocked, so the Go runtime does not use it again.
-// The main thread is none: it cannot end, and /proc/self shows its mounts as the process's.
-func onOwnThread(do func()) {
-	runtime.LockOSThread()
-	if unix.Gettid() != unix.Getpid() {
-		do()
-		return
-	}
-	locked := make(chan struct{})
-	go func() {
-		runtime.LockOSThread() // another thread, as this one is held until then
-		close(locked)
-		do()
-	}()
-	<-locked
-	runtime.UnlockOSThread()
-}
 
 // run is the life of the jail's thread.
 func (j *jail) run(dir, program, boots string, ready chan<- error) {

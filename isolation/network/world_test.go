@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"testing"
 	"time"
 
@@ -21,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/isolation/ownthread"
 )
 
 // The world around the sandboxes: an "internet" and a private network, each a namespace with a veth to the host.
@@ -102,14 +102,13 @@ func inside(t *testing.T, path string, do func()) {
 	require.NoError(t, err)
 	defer ns.Close()
 	done := make(chan error, 1)
-	go func() {
+	ownthread.Go(func() {
 		err := fmt.Errorf("the test ended in the namespace")
 		defer func() { done <- err }()
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 		if err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err == nil {
 			do()
 		}
-	}()
+	})
 	require.NoError(t, <-done)
 }
 

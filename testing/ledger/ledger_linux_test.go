@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -21,6 +20,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/airlock-ci/airlock/isolation/ownthread"
 	"github.com/airlock-ci/airlock/testing/ledger"
 )
 
@@ -171,14 +171,13 @@ func orphanLeak(t *testing.T, dir string) func() {
 // inNewNetNS calls f on a thread that is in a network namespace of its own and ends after it.
 func inNewNetNS(t *testing.T, f func()) {
 	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread must not be used again
+	ownthread.Go(func() {
 		err := unix.Unshare(unix.CLONE_NEWNET)
 		if err == nil {
 			f()
 		}
 		done <- err
-	}()
+	})
 	require.NoError(t, <-done)
 }
 
