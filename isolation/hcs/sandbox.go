@@ -31,7 +31,8 @@ type sandbox struct {
 	// path is the PATH in the sandbox, as its first process found it.
 	path string
 
-	done chan struct{} // closed when the system has ended
+	done   chan struct{} // closed when the system has ended
+	closed chan struct{} // closed when its handle was given back after that
 
 	mu sync.Mutex
 	// active are the processes of ours that run.
@@ -44,12 +45,13 @@ func newSandbox(r *Runtime, spec isolation.Spec, name string, container system) 
 	s := &sandbox{
 		runtime: r, id: spec.ID, name: name, system: container, image: spec.Image.Config,
 		helper: r.host.opts.HelperDir != "", scripts: scriptsOf(spec.ScratchDir),
-		done: make(chan struct{}), active: map[*stage]bool{},
+		done: make(chan struct{}), closed: make(chan struct{}), active: map[*stage]bool{},
 	}
 	if spec.Helper != nil {
 		s.helperEnv = spec.Helper.Config.Env
 	}
 	go func() { // ends with the system, at the latest when its handle is closed
+		defer close(s.closed)
 		err := container.Wait()
 		close(s.done)
 		r.host.log.Debug().Str("sandbox", s.id).AnErr("how", err).Msg("the container has ended")
@@ -161,8 +163,18 @@ func (s *sandbox) explain(err error, what string) error {
 	}
 }
 
-// Destroy removes the sandbox. Its handle is given back when the system has ended.
-func (s *sandbox) Destroy(ctx context.Context) error { return s.runtime.Destroy(ctx, s.id) }
+// Destroy removes the sandbox, and waits until the handle of its ended system was given back. News of the end that do
+// not come are not worth an error: the handle then goes with this process.
+func (s *sandbox) Destroy(ctx context.Context) error {
+	if err := s.runtime.Destroy(ctx, s.id); err != nil {
+		return err
+	}
+	select {
+	case <-s.closed:
+	case <-time.After(s.runtime.host.timing.settling):
+	}
+	return nil
+}
 
 // writeScript puts a script where the sandbox sees it, and returns its path here and there.
 func (s *sandbox) writeScript(content []byte, extension string) (here, there string, err error) {
