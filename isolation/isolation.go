@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 )
 
@@ -103,11 +104,16 @@ type ImageConfig struct {
 	OSVersion string
 }
 
+// ValidID says whether id can be a sandbox's, as Spec.ID has it: names of files, cgroups and rules are made of it.
+func ValidID(id string) bool {
+	return id != "" && len(id) <= 40 && strings.Trim(id, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+}
+
 // Spec is all a runtime needs to make one sandbox. Everything it names exists already and belongs to the
 // caller: a runtime destroys only what it made itself.
 type Spec struct {
 	// ID is unique on this host, also across restarts: it names the container, its cgroup and the reaper's
-	// finds. It matches [a-z0-9-]{1,40}.
+	// finds. It matches [a-z0-9-]{1,40}, see ValidID.
 	ID string
 	// Hostname is the sandbox's own host name.
 	Hostname string

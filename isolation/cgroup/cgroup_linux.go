@@ -174,6 +174,25 @@ func (t Tree) number(id, controller, name, key string) (int64, error) {
 	return 0, fmt.Errorf("%s has no %s", path, key)
 }
 
+// Sandboxes returns the ids of all sandboxes that left a mark, sorted: a cgroup, or a directory named after them in one
+// of dirs, which need not exist.
+func (t Tree) Sandboxes(dirs ...string) ([]string, error) {
+	var ids []string
+	for _, dir := range append(dirs, t.Parents()...) {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("listing sandboxes: %w", err)
+		}
+		for _, entry := range entries {
+			if entry.IsDir() && isolation.ValidID(entry.Name()) {
+				ids = append(ids, entry.Name())
+			}
+		}
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids), nil
+}
+
 // Dirs are the existing cgroup directories of a sandbox, in all hierarchies, children after their parents.
 func (t Tree) Dirs(id string) ([]string, error) {
 	var dirs []string

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -80,9 +79,6 @@ type Host struct {
 }
 
 var errClosed = errors.New("the runtime was closed")
-
-// Sandbox ids as isolation.Spec promises them; they become names of files and systems.
-var validID = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)
 
 // open prepares the directories. It changes nothing else: see Sweep.
 func open(opts Options, service compute, timing timing) (*Host, error) {

@@ -29,7 +29,7 @@ func layerName(id string, attempt int) string { return id + "." + strconv.Itoa(a
 // idOf returns the sandbox that a system or a scratch layer belongs to; empty for what is not named by layerName.
 func idOf(name string) string {
 	id, attempt, ok := strings.Cut(name, ".")
-	if _, err := strconv.Atoi(attempt); !ok || err != nil || !validID.MatchString(id) {
+	if _, err := strconv.Atoi(attempt); !ok || err != nil || !isolation.ValidID(id) {
 		return ""
 	}
 	return id
@@ -77,7 +77,7 @@ func (h *Host) records(level isolation.Level) ([]string, error) {
 	var ids []string
 	for _, entry := range entries {
 		id, isRecord := strings.CutSuffix(entry.Name(), ".json")
-		if !isRecord || !validID.MatchString(id) {
+		if !isRecord || !isolation.ValidID(id) {
 			continue
 		}
 		if r, _, err := h.recall(id); err == nil && r.Level != level && level != 0 && r.Level != 0 {

@@ -79,7 +79,7 @@ func (h *Host) systems() ([]string, error) {
 // Destroy removes whatever is left of a sandbox. What is stuck in the compute service stays in quarantine, with its
 // scratch: that is an error, and another try may do.
 func (r *Runtime) Destroy(_ context.Context, id string) error {
-	if !validID.MatchString(id) {
+	if !isolation.ValidID(id) {
 		return fault.Systemf("destroying a sandbox: %q is no sandbox id", id)
 	}
 	defer r.host.locks.Lock(id)()
@@ -89,7 +89,7 @@ func (r *Runtime) Destroy(_ context.Context, id string) error {
 // checkSpec refuses what would end somewhere else than meant.
 func (r *Runtime) checkSpec(spec isolation.Spec) error {
 	switch {
-	case !validID.MatchString(spec.ID):
+	case !isolation.ValidID(spec.ID):
 		return fault.Systemf("making a sandbox: %q is no sandbox id", spec.ID)
 	case !filepath.IsAbs(spec.ScratchDir):
 		return fault.Systemf("making sandbox %s: the scratch directory %q is not an absolute path", spec.ID, spec.ScratchDir)

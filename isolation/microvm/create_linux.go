@@ -58,7 +58,7 @@ func (r *Runtime) Create(ctx context.Context, spec isolation.Spec) (isolation.Sa
 // checkSpec refuses what would end somewhere else than meant.
 func checkSpec(spec isolation.Spec) error {
 	switch {
-	case !validID.MatchString(spec.ID):
+	case !isolation.ValidID(spec.ID):
 		return fault.Systemf("making a sandbox: %q is no sandbox id", spec.ID)
 	case spec.Image.Disk == "":
 		return fault.Systemf("making sandbox %s: the image has no disk", spec.ID)

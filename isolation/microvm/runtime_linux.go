@@ -2,13 +2,11 @@ package microvm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"sync"
 	"time"
@@ -76,9 +74,6 @@ type Runtime struct {
 }
 
 var _ isolation.Runtime = (*Runtime)(nil)
-
-// Sandbox ids as isolation.Spec promises them; they become names of files and cgroups.
-var validID = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)
 
 // removalTimeout bounds the removal of one sandbox.
 const removalTimeout = 30 * time.Second
@@ -166,25 +161,12 @@ func (r *Runtime) Level() isolation.Level { return isolation.HypervisorLevel }
 
 // List returns the ids of all sandboxes that left a mark on this host, sorted: a directory or a cgroup.
 func (r *Runtime) List(context.Context) ([]string, error) {
-	var ids []string
-	for _, dir := range append([]string{r.machines}, r.cgroups.Parents()...) {
-		entries, err := os.ReadDir(dir)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("listing sandboxes: %w", err)
-		}
-		for _, entry := range entries {
-			if entry.IsDir() && validID.MatchString(entry.Name()) {
-				ids = append(ids, entry.Name())
-			}
-		}
-	}
-	slices.Sort(ids)
-	return slices.Compact(ids), nil
+	return r.cgroups.Sandboxes(r.machines)
 }
 
 // Destroy removes what is left of a sandbox. The disks and the tap are the caller's and stay.
 func (r *Runtime) Destroy(ctx context.Context, id string) error {
-	if !validID.MatchString(id) {
+	if !isolation.ValidID(id) {
 		return fault.Systemf("destroying a sandbox: %q is no sandbox id", id)
 	}
 	defer r.locks.Lock(id)()

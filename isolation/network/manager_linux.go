@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/netip"
 	"os"
-	"strings"
 	"sync"
 
 	"github.com/rs/zerolog"
@@ -81,7 +80,7 @@ func New(options Options) (*Manager, error) {
 // when the subnet is full.
 func (m *Manager) Attach(ctx context.Context, id, mode string, level isolation.Level) (isolation.Network, error) {
 	switch {
-	case !validID(id):
+	case !isolation.ValidID(id):
 		return isolation.Network{}, fault.Systemf("attaching sandbox %q: not a sandbox id", id)
 	case level != isolation.ProcessLevel && level != isolation.HypervisorLevel:
 		return isolation.Network{}, fault.Systemf("attaching sandbox %s: %s is not a level", id, level)
@@ -245,11 +244,6 @@ func (m *Manager) Attached(ctx context.Context) ([]string, error) {
 		list = append(list, id)
 	}
 	return list, nil
-}
-
-// validID says whether id is a sandbox's, as isolation.Spec defines it: an alias and the rules carry it.
-func validID(id string) bool {
-	return id != "" && len(id) <= 40 && strings.Trim(id, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
 }
 
 // begin enters an attachment, locked, into the map.

@@ -59,7 +59,7 @@ func (r *Runtime) Create(ctx context.Context, spec isolation.Spec) (isolation.Sa
 // checkSpec refuses what would end somewhere else than meant.
 func checkSpec(spec isolation.Spec) error {
 	switch {
-	case !validID.MatchString(spec.ID):
+	case !isolation.ValidID(spec.ID):
 		return fault.Systemf("making a sandbox: %q is no sandbox id", spec.ID)
 	case !filepath.IsAbs(spec.ScratchDir):
 		return fault.Systemf("making sandbox %s: the scratch directory %q is not an absolute path", spec.ID, spec.ScratchDir)

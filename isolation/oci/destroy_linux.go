@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/isolation"
 )
 
 // Destroy removes what is left of a sandbox. What lies in its scratch stays: the scratch is the caller's.
@@ -18,7 +19,7 @@ import (
 // It does not call the OCI runtime's delete: everything below has to be done for half-made containers anyway,
 // which delete refuses, and once it is done there is nothing left to delete.
 func (r *Runtime) Destroy(ctx context.Context, id string) error {
-	if !validID.MatchString(id) {
+	if !isolation.ValidID(id) {
 		return fault.Systemf("destroying a sandbox: %q is no sandbox id", id)
 	}
 	defer r.locks.Lock(id)()

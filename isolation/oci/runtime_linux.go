@@ -2,14 +2,10 @@ package oci
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
-	"slices"
 	"strings"
 	"time"
 
@@ -55,9 +51,6 @@ type Runtime struct {
 }
 
 var _ isolation.Runtime = (*Runtime)(nil)
-
-// Sandbox ids as isolation.Spec promises them; they become names of files and cgroups.
-var validID = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)
 
 // removalTimeout bounds the removal of one sandbox. Processes in uninterruptible sleep and kernels that are
 // slow to release a cgroup decide how long it takes; a second is usual for the worst of them.
@@ -160,20 +153,7 @@ func (r *Runtime) Level() isolation.Level { return isolation.ProcessLevel }
 // List returns the ids of all sandboxes that left a mark on this host, sorted: a bundle, the OCI runtime's state
 // or a cgroup.
 func (r *Runtime) List(context.Context) ([]string, error) {
-	var ids []string
-	for _, dir := range append([]string{r.stateDir, r.bundleDir}, r.cgroups.Parents()...) {
-		entries, err := os.ReadDir(dir)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("listing sandboxes: %w", err)
-		}
-		for _, entry := range entries {
-			if entry.IsDir() && validID.MatchString(entry.Name()) {
-				ids = append(ids, entry.Name())
-			}
-		}
-	}
-	slices.Sort(ids)
-	return slices.Compact(ids), nil
+	return r.cgroups.Sandboxes(r.stateDir, r.bundleDir)
 }
 
 // Close gives back what New and the first sandboxes made on the host: the parent cgroup, if no sandbox is left

@@ -5,21 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"regexp"
 
 	"github.com/airlock-ci/airlock/executor/gitlab"
+	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/jobs"
 )
-
-// idPattern is isolation.Spec's rule for sandbox ids.
-var idPattern = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)
 
 // check refuses a record that a successor could not act on, or that holds a secret.
 func check(ctx context.Context, rec jobs.Record) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if !idPattern.MatchString(rec.ID) {
+	if !isolation.ValidID(rec.ID) {
 		return fmt.Errorf("journal: %q is no sandbox id", rec.ID)
 	}
 	if _, err := gitlab.ParseHandle(rec.Handle); err == nil {

@@ -348,7 +348,7 @@ func (l *Layers) sweep() (freed int64, err error) {
 
 // NewScratch implements jobs.Layers; Size is not enforced.
 func (l *Layers) NewScratch(_ context.Context, req jobs.ScratchRequest) (jobs.Scratch, error) {
-	if !validID.MatchString(req.ID) {
+	if !isolation.ValidID(req.ID) {
 		return jobs.Scratch{}, fmt.Errorf("%q is no sandbox id", req.ID)
 	}
 	dir := l.path("scratches", req.ID)
@@ -357,7 +357,7 @@ func (l *Layers) NewScratch(_ context.Context, req jobs.ScratchRequest) (jobs.Sc
 
 // DestroyScratch implements jobs.Layers.
 func (l *Layers) DestroyScratch(_ context.Context, id string) error {
-	if !validID.MatchString(id) {
+	if !isolation.ValidID(id) {
 		return fmt.Errorf("%q is no sandbox id", id)
 	}
 	return os.RemoveAll(l.path("scratches", id))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"sync"
 	"time"
 
@@ -42,14 +41,11 @@ type runtime struct {
 func (r *runtime) Name() string           { return r.name() }
 func (r *runtime) Level() isolation.Level { return r.level }
 
-// validID is what isolation.Spec.ID promises.
-var validID = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)
-
 func (r *runtime) Create(ctx context.Context, spec isolation.Spec) (isolation.Sandbox, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	if !validID.MatchString(spec.ID) {
+	if !isolation.ValidID(spec.ID) {
 		return nil, fmt.Errorf("%q is no sandbox id", spec.ID)
 	}
 	s := &sandbox{world: r.world, engine: r.engine, spec: spec, done: make(chan struct{})}
@@ -95,7 +91,7 @@ func (r *runtime) List(context.Context) ([]string, error) {
 }
 
 func (r *runtime) Destroy(ctx context.Context, id string) error {
-	if !validID.MatchString(id) {
+	if !isolation.ValidID(id) {
 		return fmt.Errorf("%q is no sandbox id", id)
 	}
 	r.world.mu.Lock()
