@@ -20,6 +20,7 @@ import (
 
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/isolation/agent"
+	"github.com/airlock-ci/airlock/testing/runtimetest"
 	"github.com/airlock-ci/airlock/testing/syncbuf"
 )
 
@@ -36,11 +37,8 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	binary = filepath.Join(dir, "airlock-agent")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, "github.com/airlock-ci/airlock/cmd/airlock-agent")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "building the agent:", err)
+	if err := runtimetest.Build(binary, "github.com/airlock-ci/airlock/cmd/airlock-agent"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	code := m.Run()

@@ -5,11 +5,9 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,9 +19,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/airlock-ci/airlock/isolation"
-	"github.com/airlock-ci/airlock/isolation/cgroup"
 	"github.com/airlock-ci/airlock/testing/conformance"
 	"github.com/airlock-ci/airlock/testing/rootfs"
+	"github.com/airlock-ci/airlock/testing/runtimetest"
 )
 
 // bench is a run directory with what is made in it.
@@ -42,12 +40,12 @@ var counter atomic.Int64
 func newBench(t testing.TB) *bench {
 	t.Helper()
 	b := &bench{
-		dir: t.TempDir(), parent: fmt.Sprintf("%s/%d-%d", testParent, os.Getpid(), counter.Add(1)),
+		dir: t.TempDir(), parent: runtimetest.Cgroup(testParent, counter.Add(1)),
 		sandboxes: map[string]isolation.Sandbox{},
 	}
-	before := takeLedger(t)
+	before := runtimetest.TakeTraces(t, testParent)
 	t.Cleanup(func() {
-		require.Equal(t, before, takeLedger(t), "the test leaves something on the host")
+		require.Equal(t, before, runtimetest.TakeTraces(t, testParent), "the test leaves something on the host")
 	})
 	return b
 }
@@ -152,69 +150,7 @@ func (b *bench) scratchHas(t testing.TB, spec isolation.Spec, path string) bool 
 // leftovers are the traces of one sandbox.
 func (b *bench) leftovers(t testing.TB, id string) []string {
 	t.Helper()
-	var found []string
-	require.NoError(t, filepath.WalkDir(filepath.Join(b.dir, "run"), func(path string, _ fs.DirEntry, err error) error {
-		if err == nil && strings.Contains(path, id) {
-			found = append(found, path)
-		}
-		return err
-	}))
-	for _, line := range takeLedger(t).cgroups {
-		if strings.Contains(line, id) {
-			found = append(found, line)
-		}
-	}
-	for _, pattern := range []string{"/proc/[0-9]*/cgroup", "/proc/[0-9]*/cmdline"} {
-		paths, err := filepath.Glob(pattern)
-		require.NoError(t, err)
-		for _, path := range paths {
-			if content, err := os.ReadFile(path); err == nil && strings.Contains(string(content), id) {
-				found = append(found, path)
-			}
-		}
-	}
-	return found
-}
-
-// ledger is what of a host's state machines may leave behind, as far as it is this process's.
-type ledger struct {
-	mounts, cgroups, children, files []string
-}
-
-func takeLedger(t testing.TB) ledger {
-	t.Helper()
-	var l ledger
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	require.NoError(t, err)
-	for line := range strings.Lines(string(mounts)) {
-		l.mounts = append(l.mounts, strings.Fields(line)[4])
-	}
-	groups, err := cgroup.New(testParent)
-	require.NoError(t, err)
-	for _, parent := range groups.Parents() {
-		entries, _ := filepath.Glob(filepath.Join(parent, fmt.Sprintf("%d-*", os.Getpid()), "*"))
-		for _, entry := range entries {
-			if info, err := os.Stat(entry); err == nil && info.IsDir() {
-				l.cgroups = append(l.cgroups, entry)
-			}
-		}
-	}
-	tasks, err := filepath.Glob("/proc/self/task/*/children")
-	require.NoError(t, err)
-	for _, task := range tasks {
-		if children, err := os.ReadFile(task); err == nil {
-			l.children = append(l.children, strings.Fields(string(children))...)
-		}
-	}
-	descriptors, err := os.ReadDir("/proc/self/fd")
-	require.NoError(t, err)
-	for _, d := range descriptors {
-		if target, err := os.Readlink("/proc/self/fd/" + d.Name()); err == nil && !strings.Contains(target, "/proc/") {
-			l.files = append(l.files, strings.TrimRight(target, "0123456789[]"))
-		}
-	}
-	slices.Sort(l.files)
-	return l
+	return runtimetest.Leftovers(t, testParent, filepath.Join(b.dir, "run"), id)
 }
 
 func fileSum(t testing.TB, path string) string {

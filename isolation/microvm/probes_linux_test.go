@@ -2,8 +2,6 @@ package microvm
 
 import (
 	"bytes"
-	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -12,14 +10,16 @@ import (
 
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/testing/probes"
+	"github.com/airlock-ci/airlock/testing/runtimetest"
 )
 
 // TestEscapeProbes runs every probe of the process level as root in a guest, in both roots: none may get out, not even
 // out of the sandbox into its own kernel. That the probes work without confinement is tested at the process level.
 func TestEscapeProbes(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "probes")
-	require.NoError(t, buildStatic(program, "github.com/airlock-ci/airlock/testing/probes/cmd/probes"))
-	arguments := hostTargets(t)
+	require.NoError(t, runtimetest.Build(program, "github.com/airlock-ci/airlock/testing/probes/cmd/probes"))
+	path, abstract, address := runtimetest.HostTargets(t)
+	arguments := []string{"-socket", path, "-abstract", abstract, "-address", address}
 	bench := newBench(t)
 	s := bench.box(t, bench.warm(t), bench.spec(t))
 	file, err := os.Open(program)
@@ -52,21 +52,6 @@ func TestEscapeProbes(t *testing.T) {
 			}
 		}
 	}
-}
-
-// hostTargets starts services on the host for the probes to find, and returns the arguments that name them.
-func hostTargets(t *testing.T) []string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "host.sock")
-	abstract := fmt.Sprintf("airlock-probe-%d", os.Getpid())
-	address := ""
-	for _, service := range [][2]string{{"unix", path}, {"unix", "@" + abstract}, {"tcp", "127.0.0.1:0"}} {
-		listener, err := net.Listen(service[0], service[1])
-		require.NoError(t, err)
-		t.Cleanup(func() { _ = listener.Close() })
-		address = listener.Addr().String()
-	}
-	return []string{"-socket", path, "-abstract", abstract, "-address", address}
 }
 
 // TestGuestSeesNothingOfTheHost: neither its files, nor its processes, nor another guest.

@@ -19,6 +19,7 @@ import (
 	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/isolation/cgroup"
+	"github.com/airlock-ci/airlock/testing/runtimetest"
 )
 
 // warm makes a runtime with a template for the bench's sandboxes.
@@ -349,7 +350,7 @@ func TestGuestThatPanics(t *testing.T) {
 	bench := newBench(t)
 	nonsense, fallen := filepath.Join(bench.dir, "nonsense"), filepath.Join(bench.dir, "fallen")
 	require.NoError(t, os.WriteFile(nonsense, []byte("no program"), 0o755))
-	require.NoError(t, buildStatic(fallen, "github.com/airlock-ci/airlock/isolation/microvm/testdata/fallen"))
+	require.NoError(t, runtimetest.Build(fallen, "github.com/airlock-ci/airlock/isolation/microvm/testdata/fallen"))
 	for path, want := range map[string]string{
 		nonsense: "the guest ended its machine (guest-reset)", fallen: "the guest's kernel panicked: Attempted to kill init!",
 	} {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,14 +17,16 @@ import (
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/testing/probes"
 	"github.com/airlock-ci/airlock/testing/rootfs"
+	"github.com/airlock-ci/airlock/testing/runtimetest"
 )
 
 // TestEscapeProbes runs every probe as root in a job: none may get out. Then it runs the same program in a container
 // that is confined by nothing, where most must, or the probes prove nothing.
 func TestEscapeProbes(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "probes")
-	require.NoError(t, buildStatic(program, "github.com/airlock-ci/airlock/testing/probes/cmd/probes"))
-	arguments := hostTargets(t)
+	require.NoError(t, runtimetest.Build(program, "github.com/airlock-ci/airlock/testing/probes/cmd/probes"))
+	path, abstract, address := runtimetest.HostTargets(t)
+	arguments := []string{"-socket", "/host" + path, "-abstract", abstract, "-address", address} // the control container sees the host's root at /host
 
 	require.GreaterOrEqual(t, probes.Count(), 25)
 	bench := newBench(t, "crun")
@@ -60,22 +61,6 @@ func TestEscapeProbes(t *testing.T) {
 		}
 		require.Greater(t, succeeded, probes.Count()*3/4, "of %d probes only these work even without confinement", probes.Count())
 	})
-}
-
-// hostTargets starts services on the host for the probes to find, and returns the arguments that name them. The
-// control container sees the host's root at /host.
-func hostTargets(t *testing.T) []string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "host.sock")
-	abstract := fmt.Sprintf("airlock-probe-%d", os.Getpid())
-	address := ""
-	for _, service := range [][2]string{{"unix", path}, {"unix", "@" + abstract}, {"tcp", "127.0.0.1:0"}} {
-		listener, err := net.Listen(service[0], service[1])
-		require.NoError(t, err)
-		t.Cleanup(func() { _ = listener.Close() })
-		address = listener.Addr().String()
-	}
-	return []string{"-socket", "/host" + path, "-abstract", abstract, "-address", address}
 }
 
 func probeSandbox(t *testing.T, runtime isolation.Runtime, spec isolation.Spec, process isolation.ProcessSpec) []probes.Result {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -20,6 +19,7 @@ import (
 	"github.com/airlock-ci/airlock/testing/images"
 	"github.com/airlock-ci/airlock/testing/probes"
 	"github.com/airlock-ci/airlock/testing/rootfs"
+	"github.com/airlock-ci/airlock/testing/runtimetest"
 	"github.com/airlock-ci/airlock/testing/system"
 )
 
@@ -88,10 +88,7 @@ func addLink(t *testing.T, name, address string) {
 func probeImage(t *testing.T) v1.Image {
 	t.Helper()
 	dir := t.TempDir()
-	build := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(dir, "probes"), "github.com/airlock-ci/airlock/testing/probes/cmd/probes")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	out, err := build.CombinedOutput()
-	require.NoError(t, err, "%s", out)
+	require.NoError(t, runtimetest.Build(filepath.Join(dir, "probes"), "github.com/airlock-ci/airlock/testing/probes/cmd/probes"))
 	program, err := rootfs.ImageOf(dir, v1.Config{})
 	require.NoError(t, err)
 	layers, err := program.Layers()

@@ -120,7 +120,7 @@ func Image() (v1.Image, error) {
 // regular files and symbolic links, with their owners and modes. The tree is read at once, so dir may go.
 func ImageOf(dir string, config v1.Config) (v1.Image, error) {
 	var archive bytes.Buffer
-	if err := writeTar(&archive, dir); err != nil {
+	if err := WriteTar(&archive, dir); err != nil {
 		return nil, fmt.Errorf("packing %s: %w", dir, err)
 	}
 	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
@@ -142,8 +142,8 @@ func ImageOf(dir string, config v1.Config) (v1.Image, error) {
 	return mutate.ConfigFile(image, file)
 }
 
-// writeTar writes the tree below dir, with all times zero so that equal trees make equal archives.
-func writeTar(w io.Writer, dir string) error {
+// WriteTar writes the tree below dir, with all times zero so that equal trees make equal archives.
+func WriteTar(w io.Writer, dir string) error {
 	archive := tar.NewWriter(w)
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || path == dir {
