@@ -57,7 +57,7 @@ func (r *runtimes) add(level isolation.Level, runtime interface {
 // sandboxRuntime is a runtime, by a name that does not clash with Go's.
 type sandboxRuntime = isolation.Runtime
 
-// assemble opens everything that has state. When it fails, what was opened is closed again.
+// assemble opens everything that has state. When it fails, what was opened is closed again: it returns p even then.
 func assemble(cfg *config.Config, logger zerolog.Logger) (p *parts, err error) {
 	p = &parts{}
 	defer func() {
@@ -96,17 +96,17 @@ func assemble(cfg *config.Config, logger zerolog.Logger) (p *parts, err error) {
 	}
 	p.runtimes, err = openRuntimes(cfg, component("runtime"))
 	if err != nil {
-		return nil, err
+		return p, err
 	}
 	for level, why := range p.unavailable {
 		// Wanted or not, it is said at the start; doctor and the jobs that need it say it again.
 		logger.Warn().Err(why).Stringer("isolation", level).Msg("this host cannot run the level")
 	}
 	if why := p.unavailable[cfg.Isolation]; why != nil && cfg.Isolation == isolation.ProcessLevel {
-		return nil, why // not a matter of the hardware: the administrator can install it
+		return p, why // not a matter of the hardware: the administrator can install it
 	}
 	if len(p.list) == 0 {
-		return nil, fault.Adminf("this host can run neither level: %w",
+		return p, fault.Adminf("this host can run neither level: %w",
 			errors.Join(p.unavailable[isolation.ProcessLevel], p.unavailable[isolation.HypervisorLevel]))
 	}
 	return p, nil
@@ -228,7 +228,6 @@ func (p *parts) warm(ctx context.Context, cfg *config.Config, logger zerolog.Log
 			err := w.Warm(ctx, grant.Limits, grant.Network != "none")
 			if err != nil && ctx.Err() == nil {
 				logger.Error().Err(err).Stringer("isolation", r.Level()).Msg("sandboxes of this level cannot be made yet")
-				return
 			}
 		}
 	}
