@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"sync"
 	"testing"
@@ -199,6 +200,26 @@ func TestTheTimeOfAPolicyEndsAJob(t *testing.T) {
 	f.world.Script = func(ctx context.Context, _ isolation.ProcessSpec) int { <-ctx.Done(); return 0 }
 	_, err := f.run(context.Background(), "build_script", api.Streams{})
 	require.ErrorContains(t, err, `the time of 100ms that this runner's policy gives to the job has passed (rule "short")`)
+	require.Equal(t, fault.Author, fault.ClassOf(err), "the runner does not try again")
+	require.Eventually(t, func() bool { return len(f.world.Leftovers()) == 0 && len(f.Live()) == 0 }, 10*time.Second, 10*time.Millisecond)
+}
+
+// slowPull pulls until it is told to stop.
+type slowPull struct{ jobs.Layers }
+
+func (slowPull) Base(ctx context.Context, _ jobs.BaseRequest, _ io.Writer) (jobs.Base, error) {
+	<-ctx.Done()
+	return jobs.Base{}, fault.Systemf("pulling: %w", context.Cause(ctx))
+}
+
+// TestTheTimeOfAPolicyEndsAPreparation: that is the author's failure too, or the runner would prepare again and again.
+func TestTheTimeOfAPolicyEndsAPreparation(t *testing.T) {
+	limit := 50 * time.Millisecond
+	f, _ := withPolicy(t, compiled(t, policy.Rule{Name: "short", When: "true", Timeout: &limit}), func(o *jobs.Options) {
+		o.Layers = slowPull{o.Layers}
+	})
+	err := f.prepare()
+	require.ErrorContains(t, err, `the time of 50ms that this runner's policy gives to the job has passed (rule "short")`)
 	require.Equal(t, fault.Author, fault.ClassOf(err), "the runner does not try again")
 	require.Eventually(t, func() bool { return len(f.world.Leftovers()) == 0 && len(f.Live()) == 0 }, 10*time.Second, 10*time.Millisecond)
 }

@@ -60,7 +60,8 @@ func (s *Service) build(ctx context.Context, sess *session, facts Facts, runnerD
 			return
 		}
 		if cause := context.Cause(ctx); cause != nil && ctx.Err() != nil {
-			err = fault.Systemf("preparing was interrupted (%w): %w", cause, err)
+			// Whose failure it is the cause says: a job that is out of time is the author's, as in endedBy.
+			err = &fault.Error{Class: fault.ClassOf(cause), Err: fmt.Errorf("preparing was interrupted (%w): %w", cause, err)}
 		}
 		sess.log.Warn().Err(err).Str("failure_class", fault.ClassOf(err).String()).Msg("prepare failed")
 		if endErr := s.end(context.WithoutCancel(ctx), sess, errFailed); endErr != nil {
