@@ -183,14 +183,22 @@ func (g *guard) prefix(e ast.Expr, call ast.CallExpr, truth bool) *gap {
 	if len(args) == 1 && args[0].Kind() == ast.LiteralKind {
 		prefix, _ = args[0].AsLiteral().Value().(string)
 	}
-	switch {
-	case !call.IsMemberFunction() || prefix == "":
+	if !call.IsMemberFunction() || prefix == "" {
 		return &gap{e, "nothing is demanded of an empty or computed beginning"}
-	case call.Target().Kind() == ast.IdentKind && call.Target().AsIdent() != "runner.class" && !strings.HasSuffix(prefix, "/"):
+	}
+	name := ""
+	if call.Target().Kind() == ast.IdentKind {
+		name = call.Target().AsIdent()
+	}
+	switch {
+	case name == "" || name == "runner.class":
+	case !strings.HasSuffix(prefix, "/"):
 		if found := g.fact(e, call.Target(), truth); found != nil {
 			return found
 		}
 		return &gap{e, fmt.Sprintf("anybody can make a name that begins with %q; end it with a /", prefix)}
+	case name == "id.ci_config_ref_uri" && strings.Count(prefix, "/") < 2: // it begins with GitLab's host
+		return &gap{e, fmt.Sprintf("every project of that GitLab begins with %q; name a group, too", prefix)}
 	}
 	return g.fact(e, call.Target(), truth)
 }

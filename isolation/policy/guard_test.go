@@ -60,6 +60,7 @@ func TestGuard(t *testing.T) {
 		{`id.ref_protected`, "", ""},
 		{`id.environment_protected && id.environment == "production"`, "", ""},
 		{`id.ci_config_ref_uri == "gitlab.example.com/g/p//.gitlab-ci.yml@refs/heads/main"`, "", ""},
+		{`id.ci_config_ref_uri.startsWith("gitlab.example.com/g/")`, "", ""},
 
 		// Every path demands one.
 		{`git.protected && claimed.image == "x"`, "", ""},
@@ -113,6 +114,8 @@ func TestGuard(t *testing.T) {
 		{`job.project_path.endsWith("/project")`, `job.project_path.endsWith("/project")`, "demand facts with =="},
 		{`job.project_path.contains("company")`, `job.project_path.contains("company")`, "demand facts with =="},
 		{`job.project_path.startsWith("company")`, `job.project_path.startsWith("company")`, "end it with a /"},
+		{`id.ci_config_ref_uri.startsWith("gitlab.example.com/")`, `id.ci_config_ref_uri.startsWith("gitlab.example.com/")`, "name a group, too"},
+		{`id.ci_config_ref_uri.startsWith("gitlab.example.com/g")`, `id.ci_config_ref_uri.startsWith("gitlab.example.com/g")`, "end it with a /"},
 		{`job.project_id > 0`, `job.project_id > 0`, "demand facts with =="},
 		{`size(job.project_path) > 0`, `size(job.project_path) > 0`, "demand facts with =="},
 		{`has(git.protected)`, `has(git.protected)`, "only that something is known"},
