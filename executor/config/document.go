@@ -125,7 +125,8 @@ func (w *walk) arrayTable(path []string, node *unstable.Node) {
 // note remembers that there is a policy, and where its id tokens are described.
 func (w *walk) note(name string, at position) {
 	w.hasPolicy = w.hasPolicy || name == "policy" || strings.HasPrefix(name, "policy.")
-	if name == "policy.id_token" {
+	inToken := name == "policy.id_token" || strings.HasPrefix(name, "policy.id_token.")
+	if inToken && w.idTokenAt == (position{}) {
 		w.idTokenAt = at
 	}
 }

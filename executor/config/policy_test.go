@@ -151,6 +151,8 @@ func TestProblemsOfPolicies(t *testing.T) {
 		{"no issuer, no audience", "[policy.id_token]\nvariable = 'X'\n", []string{
 			`1:2: policy.id_token: issuer is missing; add the URL of GitLab`, `1:2: policy.id_token: audience is missing; add what aud: says`,
 		}},
+		{"no audience, without a table", "policy.id_token.issuer = 'https://g'\n", []string{`1:1: policy.id_token: audience is missing`}},
+		{"no audience, in the table above", "[policy]\nid_token.issuer = 'https://g'\n", []string{`2:1: policy.id_token: audience is missing`}},
 		{"an empty table", "[policy.id_token]\n", []string{`1:2: policy.id_token: issuer is missing`}},
 		{"issuer", "[policy.id_token]\nissuer = 'gitlab.example.com'\naudience = 'a'\n", []string{`2:10: policy.id_token.issuer: "gitlab.example.com" is not GitLab's URL`}},
 		{"unencrypted issuer", "[policy.id_token]\nissuer = 'http://gitlab.example.com'\naudience = 'a'\n", []string{`2:10: policy.id_token.issuer: "http://gitlab.example.com" is not encrypted`}},
