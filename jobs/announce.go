@@ -40,11 +40,7 @@ func warnServices(log io.Writer, job *gitlab.JobResponse) {
 	if len(job.Services) == 0 {
 		return
 	}
-	names := make([]string, 0, len(job.Services))
-	for _, service := range job.Services {
-		names = append(names, service.Name)
-	}
-	fmt.Fprintf(log, "WARNING: services are not started by this runner: %s\n", strings.Join(names, ", "))
+	fmt.Fprintf(log, "WARNING: services are not started by this runner: %s\n", strings.Join(serviceNames(job), ", "))
 }
 
 func describeLevel(level isolation.Level, runtime string) string {

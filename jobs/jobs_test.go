@@ -236,7 +236,7 @@ func TestImagesAndPullPoliciesAreTheAdministrators(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t, func(o *jobs.Options) {
-				o.Settings.Policy = policy.Fixed{Level: isolation.ProcessLevel, AllowedImages: c.allowed, PullPolicies: c.pull}
+				o.Settings.Policy = policy.Fixed{Level: isolation.ProcessLevel, Images: c.allowed, PullPolicies: c.pull}
 			})
 			if c.response == "" {
 				c.response = response

@@ -124,11 +124,7 @@ func (p *parts) service(settings jobs.Settings, logger zerolog.Logger, instance 
 // settings in force stay.
 func settings(cfg *config.Config) (jobs.Settings, error) {
 	s := jobs.Settings{
-		Policy: policy.Fixed{
-			Level: cfg.Isolation, Limits: cfg.Limits, Network: cfg.NetworkMode, AllowedImages: cfg.AllowedImages,
-			PullPolicies: cfg.JobPullPolicies(), CacheScope: cfg.Cache.Scope,
-		},
-		Image: cfg.Image, HelperImage: cfg.HelperImage, GracefulKillTimeout: cfg.GracefulKillTimeout,
+		Policy: policy.Fixed(cfg.DefaultGrant()), Image: cfg.Image, HelperImage: cfg.HelperImage, GracefulKillTimeout: cfg.GracefulKillTimeout,
 		IdleTimeout: patience * cfg.OrphanTimeout, OrphanTimeout: cfg.OrphanTimeout,
 	}
 	if cfg.Policy == nil {

@@ -33,19 +33,26 @@ func configCommand() *cli.Command {
 }
 
 func checkConfig(ctx context.Context, c *cli.Command) error {
-	args, err := arguments(ctx, c, 0, 1)
+	path, _, err := loadArgument(ctx, c)
 	if err != nil {
-		return err
-	}
-	path := config.DefaultPath
-	if len(args) == 1 {
-		path = args[0]
-	}
-	if _, err := config.Load(path); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(c.Root().Writer, "%s is valid\n", printable(path))
 	return err
+}
+
+// loadArgument loads the one file that the command names, or the default one.
+func loadArgument(ctx context.Context, c *cli.Command) (path string, cfg *config.Config, err error) {
+	args, err := arguments(ctx, c, 0, 1)
+	if err != nil {
+		return "", nil, err
+	}
+	path = config.DefaultPath
+	if len(args) == 1 {
+		path = args[0]
+	}
+	cfg, err = config.Load(path)
+	return path, cfg, err
 }
 
 func printExample(ctx context.Context, c *cli.Command) error {

@@ -62,15 +62,7 @@ func policyCommand() *cli.Command {
 }
 
 func checkPolicy(ctx context.Context, c *cli.Command) error {
-	args, err := arguments(ctx, c, 0, 1)
-	if err != nil {
-		return err
-	}
-	path := config.DefaultPath
-	if len(args) == 1 {
-		path = args[0]
-	}
-	cfg, err := config.Load(path)
+	path, cfg, err := loadArgument(ctx, c)
 	if err != nil {
 		return err
 	}

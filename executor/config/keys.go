@@ -15,17 +15,17 @@ type key struct {
 // keys returns all keys, in the order of the example. Ranges stand here and nowhere else.
 func keys() []key {
 	return []key{
-		{"isolation", setIsolation},
+		{"isolation", func(c *Config, r *reading) { r.level(&c.Isolation) }},
 		{"image", func(c *Config, r *reading) { r.text(&c.Image, isImage) }},
 		{"helper_image", func(c *Config, r *reading) { r.text(&c.HelperImage, isImage) }},
 		{"allowed_images", func(c *Config, r *reading) { r.list(&c.AllowedImages, isImagePattern) }},
 		{"pull_policy", func(c *Config, r *reading) { r.oneOrMore(&c.PullPolicies, isPullPolicy) }},
 		{"allowed_pull_policies", func(c *Config, r *reading) { r.oneOrMore(&c.AllowedPullPolicies, isPullPolicy) }},
 
-		{"memory", func(c *Config, r *reading) { r.size(&c.Limits.Memory, 16<<20, 1<<50) }},
-		{"cpus", setCPUs},
-		{"pids_limit", func(c *Config, r *reading) { r.integer(&c.Limits.PIDs, 16, 4<<20) }},
-		{"scratch_size", func(c *Config, r *reading) { r.size(&c.Limits.Scratch, 16<<20, 1<<50) }},
+		{"memory", func(c *Config, r *reading) { r.room(&c.Limits.Memory) }},
+		{"cpus", func(c *Config, r *reading) { r.cores(&c.Limits.CPUs) }},
+		{"pids_limit", func(c *Config, r *reading) { r.processes(&c.Limits.PIDs) }},
+		{"scratch_size", func(c *Config, r *reading) { r.room(&c.Limits.Scratch) }},
 
 		{"network_mode", func(c *Config, r *reading) { r.choice(&c.NetworkMode, "nat", "none") }},
 		{"dns", func(c *Config, r *reading) { r.list(&c.DNS, isServer) }},
@@ -70,20 +70,27 @@ func keys() []key {
 	}
 }
 
-func setIsolation(c *Config, r *reading) {
+// What follows is read at the top level and in rules.
+
+func (r *reading) level(dst *isolation.Level) {
 	var name string
 	r.choice(&name, isolation.ProcessLevel.String(), isolation.HypervisorLevel.String())
 	if level, err := isolation.ParseLevel(name); err == nil {
-		c.Isolation = level
+		*dst = level
 	}
 }
 
-// setCPUs takes GitLab Runner's form, a string, and a plain number, which it is mistaken for.
-func setCPUs(c *Config, r *reading) {
+// room is of memory or of a scratch.
+func (r *reading) room(dst *int64) { r.size(dst, 16<<20, 1<<50) }
+
+func (r *reading) processes(dst *int64) { r.integer(dst, 16, 4<<20) }
+
+// cores takes GitLab Runner's form, a string, and a plain number, which it is mistaken for.
+func (r *reading) cores(dst *float64) {
 	const least, most = 0.01, 1024
 	cpus, ok := r.number()
 	if ok && (cpus == 0 || cpus >= least && cpus <= most) {
-		c.Limits.CPUs = cpus
+		*dst = cpus
 		return
 	}
 	r.wrong("%s is not a number of cores", `write a number from 0.01 to 1024, as in cpus = "1.5", or "0" for all cores`)

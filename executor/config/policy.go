@@ -28,7 +28,7 @@ func (c *Config) Grants() []policy.Grant {
 	if c.Policy != nil {
 		return c.Policy.Grants()
 	}
-	return []policy.Grant{{Level: c.Isolation, Limits: c.Limits, Network: c.NetworkMode}}
+	return []policy.Grant{c.DefaultGrant()}
 }
 
 // IDToken is [policy.id_token].
@@ -46,7 +46,7 @@ type IDToken struct {
 // policyKeys returns the keys of [policy] and [policy.id_token].
 func policyKeys() []key {
 	return []key{
-		{"policy.default", setIsolation},
+		{"policy.default", func(c *Config, r *reading) { r.level(&c.Isolation) }},
 		{"policy.id_token.issuer", func(c *Config, r *reading) { r.text(&c.idToken().Issuer, isIssuer) }},
 		{"policy.id_token.audience", func(c *Config, r *reading) { r.text(&c.idToken().Audience, isAudience) }},
 		{"policy.id_token.variable", func(c *Config, r *reading) { r.text(&c.idToken().Variable, isVariable) }},
@@ -76,38 +76,29 @@ func ruleKeys() []ruleKey {
 	return []ruleKey{
 		{"name", func(rule *policy.Rule, r *reading) { r.text(&rule.Name, anything) }},
 		{"when", func(rule *policy.Rule, r *reading) { r.text(&rule.When, anything) }},
-		{"isolation", func(rule *policy.Rule, r *reading) {
-			c := Config{}
-			if setIsolation(&c, r); c.Isolation != 0 {
-				rule.Isolation = &c.Isolation
-			}
-		}},
+		{"isolation", func(rule *policy.Rule, r *reading) { optional(&rule.Isolation, r.level) }},
 		{"reject", func(rule *policy.Rule, r *reading) { r.text(&rule.Reject, isMessage) }},
 		{"network", func(rule *policy.Rule, r *reading) { optional(&rule.Network, choice(r, "nat", "none")) }},
 		{"images", func(rule *policy.Rule, r *reading) { r.oneOrMore(&rule.Images, isImagePattern) }},
 		{"services", func(rule *policy.Rule, r *reading) { r.oneOrMore(&rule.Services, isImagePattern) }},
 		{"pull_policies", func(rule *policy.Rule, r *reading) { r.oneOrMore(&rule.PullPolicies, isPullPolicy) }},
 		{"cache", func(rule *policy.Rule, r *reading) { optional(&rule.CacheScope, choice(r, "project", "job")) }},
-		{"limits.memory", func(rule *policy.Rule, r *reading) {
-			optional(&rule.Memory, func(n *int64) { r.size(n, 16<<20, 1<<50) })
-		}},
+		{"limits.memory", func(rule *policy.Rule, r *reading) { optional(&rule.Memory, r.room) }},
 		{"limits.cpus", func(rule *policy.Rule, r *reading) {
-			c := Config{Limits: isolation.Limits{CPUs: math.NaN()}}
-			if setCPUs(&c, r); !math.IsNaN(c.Limits.CPUs) {
-				rule.CPUs = &c.Limits.CPUs
+			cpus := math.NaN() // zero is a value: all cores
+			if r.cores(&cpus); !math.IsNaN(cpus) {
+				rule.CPUs = &cpus
 			}
 		}},
-		{"limits.pids", func(rule *policy.Rule, r *reading) { optional(&rule.PIDs, func(n *int64) { r.integer(n, 16, 4<<20) }) }},
-		{"limits.scratch", func(rule *policy.Rule, r *reading) {
-			optional(&rule.Scratch, func(n *int64) { r.size(n, 16<<20, 1<<50) })
-		}},
+		{"limits.pids", func(rule *policy.Rule, r *reading) { optional(&rule.PIDs, r.processes) }},
+		{"limits.scratch", func(rule *policy.Rule, r *reading) { optional(&rule.Scratch, r.room) }},
 		{"limits.timeout", func(rule *policy.Rule, r *reading) {
 			optional(&rule.Timeout, func(d *time.Duration) { r.duration(d, time.Second, 30*24*time.Hour) })
 		}},
 	}
 }
 
-// optional points dst to what read sets, and leaves it nil when read sets nothing. No key admits a zero value.
+// optional points dst to what read sets, and leaves it nil when read sets nothing. It is for keys that admit no zero value.
 func optional[T comparable](dst **T, read func(*T)) {
 	var value, zero T
 	if read(&value); value != zero {
@@ -181,10 +172,13 @@ func (c *Config) DefaultGrant() policy.Grant {
 
 // Levels are all that jobs can get without asking for more, that of jobs which no rule matches first.
 func (c *Config) Levels() []isolation.Level {
-	if c.Policy == nil {
-		return []isolation.Level{c.Isolation}
+	var levels []isolation.Level
+	for _, g := range c.Grants() {
+		if !slices.Contains(levels, g.Level) {
+			levels = append(levels, g.Level)
+		}
 	}
-	return c.Policy.Levels()
+	return levels
 }
 
 // JobPullPolicies are those that a job may ask for, the default first.

@@ -11,7 +11,6 @@ import (
 	"cel.dev/cel-go/common"
 	"cel.dev/cel-go/common/ast"
 
-	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/jobs"
 )
 
@@ -62,7 +61,7 @@ func Compile(src Source) (*Policy, []Problem) {
 	if err != nil {
 		return nil, []Problem{{Message: err.Error(), Remedy: "this is a mistake of Airlock's own: report it"}}
 	}
-	c := &compiler{policy: p, env: env, guard: newGuard(facts)}
+	c := &compiler{policy: p, env: env, guard: &guard{facts: p.table, distrusted: distrusted()}}
 	for i, r := range src.Rules {
 		c.rule(i, r)
 	}
@@ -73,15 +72,6 @@ func Compile(src Source) (*Policy, []Problem) {
 		return nil, c.problems
 	}
 	return p, nil
-}
-
-func newGuard(facts []jobs.FactDefinition) *guard {
-	g := &guard{claimed: map[string]bool{}, attested: map[string]bool{}, distrusted: distrusted()}
-	for _, fact := range facts {
-		g.claimed[fact.Name] = fact.Provenance == jobs.Claimed
-		g.attested[fact.Name] = fact.Provenance == jobs.Attested
-	}
-	return g
 }
 
 // Digest identifies the policy: "sha256:..." of its default and its rules.
@@ -99,17 +89,6 @@ func (p *Policy) Grants() []Grant {
 		}
 	}
 	return grants
-}
-
-// Levels returns all levels that the policy can grant, the default's first.
-func (p *Policy) Levels() []isolation.Level {
-	var levels []isolation.Level
-	for _, g := range p.Grants() {
-		if !slices.Contains(levels, g.Level) {
-			levels = append(levels, g.Level)
-		}
-	}
-	return levels
 }
 
 type compiler struct {

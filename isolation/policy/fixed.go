@@ -3,30 +3,20 @@ package policy
 import (
 	"context"
 
-	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/jobs"
 )
 
-// Fixed gives every job the same decision.
-type Fixed struct {
-	Level   isolation.Level
-	Limits  isolation.Limits
-	Network string
-	// AllowedImages and PullPolicies are as in jobs.Decision.
-	AllowedImages, PullPolicies []string
-	CacheScope                  string
-}
+// Fixed gives every job the same grant.
+type Fixed Grant
 
 // Decide returns the fixed decision. A job's author may ask for more isolation; an administrator (`airlock run`) for
 // another level or network.
 func (f Fixed) Decide(_ context.Context, facts jobs.Facts) (jobs.Decision, error) {
-	grant := Grant{
-		Level: f.Level, Limits: f.Limits, Network: f.Network,
-		Images: f.AllowedImages, PullPolicies: f.PullPolicies, CacheScope: f.CacheScope,
-	}
+	grant := Grant(f)
+	digest := digest(Source{Default: grant}) // that of a policy without rules, which decides alike
 	if facts.Administrator {
-		return administer(grant, digest(f), facts)
+		return administer(grant, digest, facts)
 	}
 	reason := "isolation = \"" + f.Level.String() + "\" in the runner's configuration"
-	return heed(grant.decision(jobs.DefaultRule, digest(f), reason), facts), nil
+	return heed(grant.decision(jobs.DefaultRule, digest, reason), facts), nil
 }

@@ -15,7 +15,7 @@ import (
 func TestFixedGivesEveryJobTheConfiguredDecision(t *testing.T) {
 	fixed := policy.Fixed{
 		Level: isolation.HypervisorLevel, Limits: isolation.Limits{Memory: 1}, Network: "nat",
-		AllowedImages: []string{"a/**"}, PullPolicies: []string{"always"}, CacheScope: "project",
+		Images: []string{"a/**"}, PullPolicies: []string{"always"}, CacheScope: "project",
 	}
 	// Whatever a job claims, and whatever level it seems to ask for: only an administrator is heard.
 	for name, facts := range map[string]jobs.Facts{
@@ -38,7 +38,7 @@ func TestFixedGivesEveryJobTheConfiguredDecision(t *testing.T) {
 }
 
 func TestAnAdministratorMayAskForMore(t *testing.T) {
-	fixed := policy.Fixed{Level: isolation.HypervisorLevel, Network: "nat", AllowedImages: []string{"a/**"}, CacheScope: "project"}
+	fixed := policy.Fixed{Level: isolation.HypervisorLevel, Network: "nat", Images: []string{"a/**"}, CacheScope: "project"}
 	d, err := fixed.Decide(t.Context(), jobs.Facts{Administrator: true, Requested: isolation.ProcessLevel, Network: "none"})
 	require.NoError(t, err)
 	require.Equal(t, jobs.Decision{

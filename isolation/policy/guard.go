@@ -10,6 +10,8 @@ import (
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/parser"
+
+	"github.com/airlock-ci/airlock/jobs"
 )
 
 // The guard rule: an expression that gives a job more than the default must demand, on every path that satisfies
@@ -57,8 +59,7 @@ type gap struct {
 
 // guard analyses one checked expression.
 type guard struct {
-	claimed    map[string]bool
-	attested   map[string]bool
+	facts      map[string]jobs.FactDefinition
 	distrusted map[string]string
 }
 
@@ -210,7 +211,7 @@ func (g *guard) fact(e, operand ast.Expr, truth bool) *gap {
 		name = operand.AsIdent()
 	}
 	switch why, distrusted := g.distrusted[name]; {
-	case !g.attested[name]:
+	case g.facts[name].Provenance != jobs.Attested:
 		return &gap{e, g.describe(e)}
 	case distrusted:
 		return &gap{e, fmt.Sprintf("%s is attested, but %s", name, why)}
@@ -224,7 +225,7 @@ func (g *guard) fact(e, operand ast.Expr, truth bool) *gap {
 func (g *guard) describe(e ast.Expr) string {
 	var claims []string
 	for _, name := range reads(e) {
-		if g.claimed[name] {
+		if g.facts[name].Provenance == jobs.Claimed {
 			claims = append(claims, name)
 		}
 	}

@@ -83,8 +83,8 @@ func setList(dst *[]string, value []string) {
 }
 
 // digest identifies what decides: two policies with one digest decide alike.
-func digest(v any) string {
-	encoded, err := json.Marshal(v)
+func digest(src Source) string {
+	encoded, err := json.Marshal(src)
 	if err != nil {
 		return "sha256:unknown" // never: the types above encode
 	}
