@@ -131,27 +131,19 @@ func (v *vm) connect(ctx context.Context, spec isolation.Spec) (*agent.Client, e
 func (r *Runtime) startGuest(ctx context.Context, s *sandbox, spec isolation.Spec, shape shape, setup agent.GuestSetup) error {
 	if waited, err := r.adoptGuest(ctx, s, spec, shape, setup); waited {
 		s.waited, s.cloned = err == nil, err == nil
-		var useless *restoreError
-		if ctx.Err() != nil || !errors.As(err, &useless) {
+		if !useless(ctx, err) {
 			return err
 		}
 		r.logger.Warn().Str("sandbox", spec.ID).Err(err).Msg("a waiting machine was of no use: another one is made")
-		if err := r.cgroups.KillAll(context.WithoutCancel(ctx), spec.ID); err != nil {
-			return err
-		}
 	}
 	if t := r.template(shape); t != nil {
 		err := r.restoreGuest(ctx, s, spec, t, setup)
 		s.cloned = err == nil
-		var useless *restoreError
-		if ctx.Err() != nil || !errors.As(err, &useless) {
+		if !useless(ctx, err) {
 			return err
 		}
 		r.logger.Warn().Str("sandbox", spec.ID).Err(err).Msg("a template could not be restored: it is thrown away, the machine is booted")
 		r.templates.discard(t)
-		if err := r.cgroups.KillAll(context.WithoutCancel(ctx), spec.ID); err != nil {
-			return err
-		}
 	}
 	return r.bootGuest(ctx, s, spec, shape, setup)
 }
@@ -169,9 +161,11 @@ func (r *Runtime) bootGuest(ctx context.Context, s *sandbox, spec isolation.Spec
 		files.close()
 		return err
 	}
-	if s.vm, err = startVM(r.jailed(), r.options.QEMU, spec.ID, m, files, s.onEvent); err != nil {
+	v, err := startVM(r.jailed(), r.options.QEMU, spec.ID, m, files)
+	if err != nil {
 		return err
 	}
+	s.take(v)
 	if err = r.cgroups.Add(spec.ID, s.vm.command.Process.Pid); err == nil {
 		_, err = s.vm.monitor.run(capabilitiesCommand)
 	}

@@ -166,7 +166,7 @@ func decompressor(data []byte) (io.Reader, error) {
 	case bytes.HasPrefix(data, []byte("BZh")):
 		return bzip2.NewReader(source), nil
 	default:
-		return nil, fmt.Errorf("compressed in an unknown way, its first bytes are % x", data[:4])
+		return nil, fmt.Errorf("compressed in an unknown way, its first bytes are % x", data[:min(4, len(data))])
 	}
 }
 

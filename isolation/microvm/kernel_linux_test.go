@@ -86,3 +86,11 @@ func TestInitramfs(t *testing.T) {
 	require.Contains(t, string(names), "filter\n")
 	require.Equal(t, len(modules), strings.Count(string(names), ".ko\n"))
 }
+
+// TestModuleThatIsCutShort: a crash of the host may leave any beginning of a file.
+func TestModuleThatIsCutShort(t *testing.T) {
+	for _, data := range []string{"", "x", "abc"} {
+		_, err := decompressor([]byte(data))
+		require.ErrorContains(t, err, "compressed in an unknown way")
+	}
+}

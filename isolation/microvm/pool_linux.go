@@ -136,15 +136,15 @@ func (r *Runtime) raiseOne(s shape, pause time.Duration) {
 func (r *Runtime) raise(ctx context.Context, s shape) (*vm, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, raiseTimeout, fmt.Errorf("it took longer than %s", raiseTimeout))
 	defer cancel()
-	t, _ := r.makeTemplate(s)
-	if t == nil {
-		return nil, errors.New("there is no template")
+	t, err := r.awaitTemplate(ctx, s) // one that was thrown away is being made again
+	if err != nil {
+		return nil, err
 	}
 	files := &descriptors{}
 	m := r.cloneOf(t)
 	rehearse := r.rehearses()
 	if rehearse {
-		if err := r.attachRehearsal(&m, files); err != nil {
+		if err := r.attachRehearsal(ctx, &m, files); err != nil {
 			files.close()
 			return nil, err
 		}
@@ -153,7 +153,7 @@ func (r *Runtime) raise(ctx context.Context, s shape) (*vm, error) {
 	if err != nil {
 		return nil, err
 	}
-	v, err := startVM(r.jailed(), r.options.QEMU, "waiting-"+rand.Text(), m, files, nil)
+	v, err := startVM(r.jailed(), r.options.QEMU, "waiting-"+rand.Text(), m, files)
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +173,7 @@ func (r *Runtime) raise(ctx context.Context, s shape) (*vm, error) {
 func (r *Runtime) awaitPool(ctx context.Context, s shape) error {
 	p := &r.pool
 	unlock := p.lock()
-	p.wanted[s] = true
+	p.wanted[s], p.failures = true, 0 // who asks anew, as a reload does, is not answered with what failed before
 	unlock()
 	r.fill(s, 0)
 	for {
@@ -204,8 +204,7 @@ func (r *Runtime) adoptGuest(ctx context.Context, s *sandbox, spec isolation.Spe
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, adoptTimeout, fault.Systemf("the waiting machine did not answer within %s", adoptTimeout))
 	defer cancel()
-	s.vm = v
-	v.notify(s.onEvent)
+	s.take(v)
 	err := r.cgroups.Add(spec.ID, v.command.Process.Pid)
 	if err == nil {
 		err = r.plug(v, spec)

@@ -73,3 +73,23 @@ func TestWaitingMachineThatEnded(t *testing.T) {
 	require.False(t, made.waited)
 	require.Equal(t, "fine\n", shell(t, made, "echo fine"))
 }
+
+// TestPoolOutlivesATemplate: while a template that was of no use is made again, machines wait for it instead of failing,
+// or the pool would give up for good.
+func TestPoolOutlivesATemplate(t *testing.T) {
+	bench := newBench(t)
+	r := bench.newRuntime(t, func(o *Options) { o.Pool = raiseRetries; o.NoRehearsal = true; o.StateDir = t.TempDir() })
+	s := shapeOf(bench.spec(t).Limits, isolation.Network{})
+	require.NoError(t, r.Warm(t.Context(), bench.spec(t).Limits, false))
+	r.templates.discard(r.templates.get(s))
+	for range raiseRetries {
+		r.pool.take(s).kill()
+	}
+	r.fill(s, 0)
+	require.Eventually(t, func() bool {
+		defer r.pool.lock()()
+		return len(r.pool.waiting[s]) == raiseRetries || r.pool.failures > 0
+	}, time.Minute, 10*time.Millisecond)
+	defer r.pool.lock()()
+	require.Zero(t, r.pool.failures)
+}

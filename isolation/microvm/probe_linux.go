@@ -121,7 +121,7 @@ func (r *Runtime) tryBoot(ctx context.Context, accel Accelerator) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("a machine did not boot within %s", limit))
 	defer cancel()
 	m := machine{accel: accel, shape: shape{2 * minMemory, 1, false}, boot: r.booted()}
-	v, err := startVM(r.jailed(), r.options.QEMU, "probe", m, &descriptors{}, nil)
+	v, err := startVM(r.jailed(), r.options.QEMU, "probe", m, &descriptors{})
 	if err != nil {
 		return err
 	}

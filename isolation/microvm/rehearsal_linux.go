@@ -36,8 +36,8 @@ func (r *Runtime) rehearses() bool { return r.accelerator() == TCG && !r.options
 
 // attachRehearsal puts the disks of a rehearsal behind a machine's devices: the image as it is, and as the helper root,
 // too, and a scratch of its own.
-func (r *Runtime) attachRehearsal(m *machine, files *descriptors) error {
-	disks, err := r.rehearsalDisks()
+func (r *Runtime) attachRehearsal(ctx context.Context, m *machine, files *descriptors) error {
+	disks, err := r.rehearsalDisks(ctx)
 	if err != nil {
 		return fmt.Errorf("making the disks of a rehearsal: %w", err)
 	}
@@ -61,9 +61,9 @@ func (r *Runtime) attachRehearsal(m *machine, files *descriptors) error {
 }
 
 // rehearsalDisks returns the disks, made at the first call.
-func (r *Runtime) rehearsalDisks() (*rehearsalDisks, error) {
-	r.mutex.Lock()
-	defer r.mutex.Unlock()
+func (r *Runtime) rehearsalDisks(ctx context.Context) (*rehearsalDisks, error) {
+	r.rehearsing.Lock()
+	defer r.rehearsing.Unlock()
 	if r.disks != nil {
 		return r.disks, nil
 	}
@@ -76,7 +76,7 @@ func (r *Runtime) rehearsalDisks() (*rehearsalDisks, error) {
 		return nil, errors.Join(err, image.Close())
 	}
 	made := &rehearsalDisks{image, scratch}
-	if err := errors.Join(writeRehearsalImage(image), seal(image), formatScratch(scratch)); err != nil {
+	if err := errors.Join(writeRehearsalImage(image), seal(image), formatScratch(ctx, scratch)); err != nil {
 		made.close()
 		return nil, err
 	}
@@ -136,10 +136,10 @@ func doNothing() []byte {
 	return append(b, code...)
 }
 
-// formatScratch writes an empty file system, as the cache makes scratches.
-func formatScratch(disk *os.File) error {
+// formatScratch writes an empty file system, much like a scratch's.
+func formatScratch(ctx context.Context, disk *os.File) error {
 	const inherited = "/proc/self/fd/3"
-	mkfs := exec.Command("mkfs.ext4", "-q", "-F", "-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard", inherited)
+	mkfs := exec.CommandContext(ctx, "mkfs.ext4", "-q", "-F", "-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard", inherited)
 	mkfs.ExtraFiles = []*os.File{disk}
 	if out, err := mkfs.CombinedOutput(); err != nil {
 		return fault.Systemf("mkfs.ext4: %w: %s", err, plain(string(out)))

@@ -2,6 +2,7 @@ package microvm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -29,9 +30,11 @@ func (r *Runtime) restoreGuest(ctx context.Context, s *sandbox, spec isolation.S
 	if err != nil {
 		return fault.Systemf("opening a template: %w", err)
 	}
-	if s.vm, err = startVM(r.jailed(), r.options.QEMU, spec.ID, m, files, s.onEvent); err != nil {
+	v, err := startVM(r.jailed(), r.options.QEMU, spec.ID, m, files)
+	if err != nil {
 		return &restoreError{err}
 	}
+	s.take(v)
 	if err = r.cgroups.Add(spec.ID, s.vm.command.Process.Pid); err == nil {
 		err = s.vm.wake(incoming)
 	}
@@ -74,3 +77,9 @@ func (v *vm) wake(incoming string) error {
 type restoreError struct{ error }
 
 func (e *restoreError) Unwrap() error { return e.error }
+
+// useless says that a machine failed in a way that another one need not. Its QEMU has ended.
+func useless(ctx context.Context, err error) bool {
+	var restore *restoreError
+	return ctx.Err() == nil && errors.As(err, &restore)
+}

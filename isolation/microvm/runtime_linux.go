@@ -70,7 +70,10 @@ type Runtime struct {
 	jail    *jail
 	boot    *boot
 	accel   Accelerator // empty until it is known
-	disks   *rehearsalDisks
+
+	// rehearsing is held while disks are made, by machines of the pool.
+	rehearsing sync.Mutex
+	disks      *rehearsalDisks
 }
 
 var _ isolation.Runtime = (*Runtime)(nil)
@@ -197,12 +200,12 @@ func (r *Runtime) remove(ctx context.Context, id string) error {
 func (r *Runtime) Close() error {
 	r.pool.close()
 	r.templates.close()
+	if r.disks != nil { // the pool is closed: nobody makes them now
+		r.disks.close()
+	}
 	r.mutex.Lock()
 	if r.jail != nil {
 		r.jail.close()
-	}
-	if r.disks != nil {
-		r.disks.close()
 	}
 	r.mutex.Unlock()
 	return r.cgroups.RemoveParents()

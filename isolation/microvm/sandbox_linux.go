@@ -135,6 +135,12 @@ func (s *sandbox) end(why error) {
 	s.vm.kill()
 }
 
+// take makes a machine the sandbox's.
+func (s *sandbox) take(v *vm) {
+	s.vm = v
+	v.notify(s.onEvent)
+}
+
 // onEvent notices what QEMU cannot go on after.
 func (s *sandbox) onEvent(message qmpMessage) {
 	if message.Event != "BLOCK_IO_ERROR" || !message.Data.NoSpace {

@@ -52,15 +52,12 @@ type templates struct {
 // template returns the template of a shape if there is one, in memory or on disk; else it begins to make one, beside
 // the job that asks, and returns nil.
 func (r *Runtime) template(s shape) *template {
-	b := r.booted()
-	touch(filepath.Join(r.boots, b.Kernel), filepath.Join(r.boots, b.Initramfs))
 	if r.options.NoTemplates {
+		b := r.booted()
+		touch(filepath.Join(r.boots, b.Kernel), filepath.Join(r.boots, b.Initramfs))
 		return nil
 	}
 	t, _ := r.makeTemplate(s)
-	if t != nil {
-		touch(t.dir)
-	}
 	return t
 }
 
@@ -73,37 +70,49 @@ func (r *Runtime) Warm(ctx context.Context, limits isolation.Limits, network boo
 	}
 	s := shapeOf(limits, isolation.Network{})
 	s.network = network
-	for {
-		t, building := r.makeTemplate(s)
-		if t != nil {
-			return r.awaitPool(ctx, s)
-		}
-		if building == nil {
-			return fault.Systemf("the runtime was closed")
-		}
-		select {
-		case <-building:
-			if t, _ := r.templates.get(s); t == nil {
-				return fault.Systemf("no template could be made; the log says why")
-			}
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+	if _, err := r.awaitTemplate(ctx, s); err != nil {
+		return err
 	}
+	return r.awaitPool(ctx, s)
 }
 
-func (t *templates) get(s shape) (*template, chan struct{}) {
+// awaitTemplate returns the template of a shape when there is one.
+func (r *Runtime) awaitTemplate(ctx context.Context, s shape) (*template, error) {
+	t, building := r.makeTemplate(s)
+	if t != nil {
+		return t, nil
+	}
+	if building == nil {
+		return nil, fault.Systemf("the runtime was closed")
+	}
+	select {
+	case <-building:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if t = r.templates.get(s); t == nil {
+		return nil, fault.Systemf("no template could be made; the log says why")
+	}
+	return t, nil
+}
+
+func (t *templates) get(s shape) *template {
 	t.mutex.Lock()
 	defer t.mutex.Unlock()
-	return t.ready[s], t.building[s]
+	return t.ready[s]
 }
 
 // makeTemplate returns the template of a shape, from disk if need be, or what is closed when the attempt to make one has
 // ended; nothing once the runtime is closed.
 func (r *Runtime) makeTemplate(s shape) (*template, chan struct{}) {
+	b := r.booted()
+	touch(filepath.Join(r.boots, b.Kernel), filepath.Join(r.boots, b.Initramfs))
 	t := &r.templates
 	t.mutex.Lock()
 	defer t.mutex.Unlock()
+	if t.ready[s] != nil {
+		touch(t.ready[s].dir)
+	}
 	if t.ready[s] != nil || t.building[s] != nil || t.closed {
 		return t.ready[s], t.building[s]
 	}
@@ -257,7 +266,7 @@ func (r *Runtime) saveGuest(ctx context.Context, t *template) error {
 	}
 	files := &descriptors{}
 	m := machine{accel: r.accelerator(), shape: t.shape, boot: r.booted(), memory: files.add(memory), shared: true}
-	v, err := startVM(r.jailed(), r.options.QEMU, "template", m, files, nil)
+	v, err := startVM(r.jailed(), r.options.QEMU, "template", m, files)
 	if err != nil {
 		return err
 	}

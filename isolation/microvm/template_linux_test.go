@@ -84,7 +84,7 @@ func TestTemplateIsImmutable(t *testing.T) {
 	bench := newBench(t)
 	r := bench.newRuntime(t)
 	require.NoError(t, r.Warm(t.Context(), bench.spec(t).Limits, false))
-	kept, _ := r.templates.get(shapeOf(bench.spec(t).Limits, bench.spec(t).Network))
+	kept := r.templates.get(shapeOf(bench.spec(t).Limits, bench.spec(t).Network))
 	for _, file := range []*os.File{kept.memory, kept.state} {
 		writable, err := reopenForWriting(file)
 		require.NoError(t, err)

@@ -52,9 +52,9 @@ type vm struct {
 }
 
 // startVM starts a machine in the jail. The files are closed here, whatever happens.
-func startVM(j *jail, program, id string, m machine, files *descriptors, onEvent func(qmpMessage)) (*vm, error) {
+func startVM(j *jail, program, id string, m machine, files *descriptors) (*vm, error) {
 	defer files.close()
-	v := &vm{console: &tail{}, errors: &tail{}, exited: make(chan struct{}), onEvent: onEvent}
+	v := &vm{console: &tail{}, errors: &tail{}, exited: make(chan struct{})}
 	agentConn, agentEnd, err := socketPair()
 	if err != nil {
 		return nil, err
@@ -135,7 +135,7 @@ func (v *vm) noticed(message qmpMessage) {
 	}
 }
 
-// notify lets another hear of events from now on.
+// notify lets somebody hear of events from now on.
 func (v *vm) notify(onEvent func(qmpMessage)) {
 	v.mutex.Lock()
 	defer v.mutex.Unlock()
@@ -187,9 +187,7 @@ var (
 // whyEnded says why a machine that was not asked to end has ended, from what QEMU and the console said; nil if it
 // still runs.
 func (v *vm) whyEnded() error {
-	select {
-	case <-v.exited:
-	default:
+	if v.runs() {
 		return nil
 	}
 	<-v.monitor.done // all events were seen
