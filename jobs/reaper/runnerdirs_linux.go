@@ -9,16 +9,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
 	"github.com/airlock-ci/airlock/jobs"
 )
-
-// runnerDirPrefix begins the name of every temporary directory that GitLab Runner's custom executor makes.
-// Source: os.MkdirTemp("", "custom-executor") in the runner's executors/custom.
-const runnerDirPrefix = "custom-executor"
 
 // RunnerDirs is the Resource for runners' temporary directories. They hold the job response with its token,
 // and a runner that is killed leaves them behind for ever.
@@ -29,10 +24,7 @@ type RunnerDirs struct {
 	journal RunnerJournal
 	o       RunnerDirsOptions
 
-	mu sync.Mutex
-	// firstSeen is when a recorded directory was first asked to be removed: its runner may still be about to
-	// call cleanup_exec in it.
-	firstSeen map[string]time.Time
+	seen sightings
 }
 
 // RunnerJournal knows the runners' directories.
@@ -64,7 +56,7 @@ func NewRunnerDirs(journal RunnerJournal, o RunnerDirsOptions) *RunnerDirs {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &RunnerDirs{journal: journal, o: o, firstSeen: map[string]time.Time{}}
+	return &RunnerDirs{journal: journal, o: o}
 }
 
 // Kind implements Resource.
@@ -135,7 +127,7 @@ func (d *RunnerDirs) Destroy(ctx context.Context, path string) error {
 	defer parent.Close()
 	info, err := parent.Lstat(filepath.Base(path))
 	if errors.Is(err, fs.ErrNotExist) {
-		d.forget(path)
+		d.seen.forget(path)
 		return nil
 	}
 	if err != nil {
@@ -143,7 +135,7 @@ func (d *RunnerDirs) Destroy(ctx context.Context, path string) error {
 	}
 	ripe := info.ModTime().Add(d.o.Age)
 	if claim.recorded {
-		ripe = latest(info.ModTime(), d.seenFirst(path)).Add(d.o.Grace)
+		ripe = latest(info.ModTime(), d.seen.of(path, d.o.Now())).Add(d.o.Grace)
 	}
 	if err := d.refusal(path, info, claim.uid, ripe); err != nil {
 		return err
@@ -151,7 +143,7 @@ func (d *RunnerDirs) Destroy(ctx context.Context, path string) error {
 	if err := removeDirectory(parent, filepath.Base(path), info); err != nil {
 		return fmt.Errorf("removing the runner's directory %s: %w", path, err)
 	}
-	d.forget(path)
+	d.seen.forget(path)
 	return nil
 }
 
@@ -256,23 +248,6 @@ func removeDirectory(parent *os.Root, name string, examined fs.FileInfo) error {
 		}
 	}
 	return parent.Remove(name)
-}
-
-func (d *RunnerDirs) seenFirst(path string) time.Time {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	first, ok := d.firstSeen[path]
-	if !ok {
-		first = d.o.Now()
-		d.firstSeen[path] = first
-	}
-	return first
-}
-
-func (d *RunnerDirs) forget(path string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.firstSeen, path)
 }
 
 func latest(a, b time.Time) time.Time {

@@ -8,15 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/airlock-ci/airlock/jobs"
 )
-
-// runnerDirPrefix begins the name of every temporary directory that GitLab Runner's custom executor makes.
-// Source: os.MkdirTemp("", "custom-executor") in the runner's executors/custom.
-const runnerDirPrefix = "custom-executor"
 
 // runnerPatience is how long a runner whose job is over may take to call cleanup_exec in its directory, and to remove it.
 const runnerPatience = 10 * time.Minute
@@ -29,14 +24,12 @@ const runnerPatience = 10 * time.Minute
 // drive jobs chooses it.
 type RunnerDirs struct {
 	patience time.Duration
-
-	mu        sync.Mutex
-	firstSeen map[string]time.Time
+	seen     sightings
 }
 
 // NewRunnerDirs returns the resource.
 func NewRunnerDirs() *RunnerDirs {
-	return &RunnerDirs{patience: runnerPatience, firstSeen: map[string]time.Time{}}
+	return &RunnerDirs{patience: runnerPatience}
 }
 
 // Kind is jobs.EffectRunnerDir.
@@ -47,8 +40,12 @@ func (*RunnerDirs) List(context.Context) ([]string, error) { return nil, nil }
 
 // Destroy removes a dead runner's directory.
 func (r *RunnerDirs) Destroy(_ context.Context, path string) error {
+	if !filepath.IsAbs(path) || !strings.HasPrefix(filepath.Base(path), runnerDirPrefix) {
+		return nil
+	}
 	info, err := os.Lstat(path)
-	if !filepath.IsAbs(path) || !strings.HasPrefix(filepath.Base(path), runnerDirPrefix) || errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) {
+		r.seen.forget(path)
 		return nil
 	}
 	if err != nil {
@@ -57,19 +54,12 @@ func (r *RunnerDirs) Destroy(_ context.Context, path string) error {
 	if info.Mode()&fs.ModeType != fs.ModeDir { // a link or a junction, which leads elsewhere
 		return nil
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	seen, known := r.firstSeen[path]
-	if !known {
-		seen = time.Now()
-		r.firstSeen[path] = seen
-	}
-	if time.Since(seen) < r.patience {
+	if time.Since(r.seen.of(path, time.Now())) < r.patience {
 		return fmt.Errorf("%w: its runner may still clean up in %s", ErrNotYet, path)
 	}
 	if err := os.RemoveAll(path); err != nil {
 		return fmt.Errorf("removing a runner's directory: %w", err)
 	}
-	delete(r.firstSeen, path)
+	r.seen.forget(path)
 	return nil
 }
