@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/windows"
@@ -116,7 +117,7 @@ func checkComputeService(r *report) {
 func checkHyperV(r *report, cfg *config.Config) {
 	const check = "Hyper-V"
 	missing := func(remedy, detail string) {
-		if cfg.Isolation == isolation.HypervisorLevel {
+		if slices.Contains(cfg.Levels(), isolation.HypervisorLevel) {
 			r.fail(check, remedy, "%s", detail)
 			return
 		}

@@ -15,7 +15,8 @@ import (
 // the directory above: everybody may read, and make directories, in ProgramData.
 const access = "D:P(A;OICI;FA;;;SY)(A;OICI;FA;;;BA)"
 
-// MakeDir makes a directory, and those above it, that nobody but the system and administrators may enter. One that is
+// MakeDir makes a directory that nobody but the system and administrators may enter; those above it are made with what
+// the system gives them, if they are missing. One that is
 // there gets the same access, unless somebody else owns it: anyone may make a directory in ProgramData, and its owner
 // could give himself any access again.
 func MakeDir(dir string) error {
