@@ -150,13 +150,13 @@ func writeMark(path string) error {
 // beginWriting takes a layer's directory, empty.
 func (c *Cache) beginWriting(id string) error {
 	c.writingLock.Lock()
-	defer c.writingLock.Unlock()
 	if c.writing == nil {
 		c.writing = map[string]bool{}
 	}
 	c.writing[id] = true
+	c.writingLock.Unlock() // what removes a discarded layer sees the mark; other layers need not wait
 	if err := removeLayer(layerDir(c.opts.Dir, id)); err != nil {
-		delete(c.writing, id)
+		c.endWriting(id)
 		return err
 	}
 	return nil

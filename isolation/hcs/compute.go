@@ -16,7 +16,7 @@ type compute interface {
 	// ExpandScratch raises the size of a scratch layer that is not mounted.
 	ExpandScratch(dir string, bytes int64) error
 	// Activate attaches the disk of a scratch layer, Prepare merges the chain into it, and VolumePath returns where
-	// it then is, without a trailing backslash.
+	// it then is, with or without a trailing backslash.
 	Activate(dir string) error
 	Prepare(dir string, chain []string) error
 	VolumePath(dir string) (string, error)

@@ -1,12 +1,12 @@
 package hcs
 
 import (
+	"context"
 	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"time"
 
 	"github.com/Microsoft/go-winio/vhd"
@@ -29,7 +29,7 @@ func Open(opts Options) (*Host, error) {
 		opts.CPUs = runtime.NumCPU()
 	}
 	divertLogs(opts.Logger)
-	if _, err := hcsshim.GetContainers(hcsshim.ComputeSystemQuery{Owners: []string{DefaultOwner}}); err != nil {
+	if _, err := hcsshim.GetContainers(hcsshim.ComputeSystemQuery{Owners: []string{owner}}); err != nil {
 		return nil, fault.WithRemedy(fault.Adminf("the Host Compute Service does not answer: %w: %w", isolation.ErrUnsupported, err),
 			"install the feature Containers (Install-WindowsFeature Containers), restart the host, and see that the service vmcompute runs")
 	}
@@ -105,7 +105,7 @@ func (service) Prepare(dir string, chain []string) error {
 
 func (service) VolumePath(dir string) (string, error) {
 	path, err := hcsshim.GetLayerMountPath(at(dir))
-	return strings.TrimSuffix(path, `\`), classify("GetLayerMountPath", err)
+	return path, classify("GetLayerMountPath", err)
 }
 
 func (service) Unprepare(dir string) error {
@@ -315,7 +315,9 @@ func classify(op string, err error) error {
 		inner = processErr.Err
 	}
 	switch {
-	case errors.Is(inner, hcsshim.ErrTimeout):
+	case errors.Is(inner, hcsshim.ErrTimeout),
+		// hcsshim's word for a call of these two that itself does not return.
+		errors.Is(inner, context.DeadlineExceeded) && (op == "CreateComputeSystem" || op == "StartComputeSystem"):
 		return newCallError(op, 0, errors.Join(errNoAnswer, err))
 	case errors.Is(inner, hcsshim.ErrUnexpectedProcessAbort):
 		return newCallError(op, 0, errors.Join(errServiceLost, err))

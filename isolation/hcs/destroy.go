@@ -3,7 +3,9 @@ package hcs
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 
 	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/isolation"
@@ -11,7 +13,7 @@ import (
 
 // end ends a compute system and gives its handle back. It never asks it to shut down: that is known to hang for
 // minutes, and nothing in a sandbox is worth waiting for. A system that does not end goes into quarantine; its handle
-// then stays open, as closing it may hang too.
+// then stays open, as closing it may hang too, until the end comes after all.
 func (h *Host) end(name string, container system) error {
 	err := h.do("terminating "+name, container.Terminate)
 	if err != nil && !hasCode(err, codeNoSystem) && !errors.Is(err, errServiceLost) {
@@ -20,13 +22,21 @@ func (h *Host) end(name string, container system) error {
 		}
 		return fault.Systemf("terminating the container %s: %w", name, err)
 	}
-	_, err = bounded(h, h.timing.end, "the end of "+name, func() (struct{}, error) { return struct{}{}, container.Wait() }, nil)
-	if errors.Is(err, errNoAnswer) { // however it ended otherwise, it ended
+	gone := func() {
+		h.attempt("closing "+name, container.Close)
+		h.release(name)
+	}
+	_, err = bounded(h, h.timing.end, "the end of "+name, func() (struct{}, error) {
+		if err := container.Wait(); errors.Is(err, errNoAnswer) {
+			return struct{}{}, err
+		}
+		return struct{}{}, nil // however it ended otherwise, it ended
+	}, func(struct{}) { gone() })
+	if err != nil {
 		h.quarantine(name, err)
 		return fault.WithRemedy(fault.Systemf("the container %s does not end: %w", name, err), "restart this host if it stays so")
 	}
-	h.attempt("closing "+name, container.Close)
-	h.release(name)
+	gone()
 	return nil
 }
 
@@ -98,14 +108,14 @@ func (h *Host) Sweep() (done <-chan struct{}) {
 	if err != nil {
 		h.log.Error().Err(err).Msg("the compute systems of an earlier executor cannot be listed; the reaper tries again")
 	}
-	ids, err := h.records(0)
+	recorded, err := h.records()
 	if err != nil {
 		h.log.Error().Err(err).Msg("the sandboxes of an earlier executor cannot be listed; the reaper tries again")
 	}
 	ended := make(chan struct{})
 	h.background.Go(func() {
 		defer close(ended)
-		h.sweep(names, ids)
+		h.sweep(names, slices.Sorted(maps.Keys(recorded)))
 	})
 	return ended
 }

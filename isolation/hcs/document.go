@@ -13,7 +13,7 @@ import (
 // describe makes the document of one attempt's compute system; volume is empty at the hypervisor level.
 func (r *Runtime) describe(spec isolation.Spec, layer, volume string) (Document, error) {
 	doc := Document{
-		Owner: r.host.opts.Owner, HostName: spec.Hostname, Scratch: layer, Volume: volume,
+		Owner: owner, HostName: spec.Hostname, Scratch: layer, Volume: volume,
 		MemoryMB: megabytes(spec.Limits.Memory), Endpoints: spec.Network.Endpoints,
 		DNSSearch: strings.Join(spec.Network.Search, ","),
 	}

@@ -17,14 +17,11 @@ import (
 	"github.com/airlock-ci/airlock/isolation/keylock"
 )
 
-// DefaultOwner is the owner that Airlock's compute systems carry.
-const DefaultOwner = "airlock"
+// owner marks our compute systems: at its start an executor ends every system of that owner.
+const owner = "airlock"
 
 // Options is what a Host needs to know.
 type Options struct {
-	// Owner marks our compute systems; empty means DefaultOwner. One executor on a host has one owner: at its start it
-	// ends every system of that owner.
-	Owner string
 	// Dir keeps what is known of sandboxes and the trash of scratch layers, on the volume where job scratches are:
 	// the trash is filled by renaming. Made when missing.
 	Dir string
@@ -82,9 +79,6 @@ var errClosed = errors.New("the runtime was closed")
 
 // open prepares the directories. It changes nothing else: see Sweep.
 func open(opts Options, service compute, timing timing) (*Host, error) {
-	if opts.Owner == "" {
-		opts.Owner = DefaultOwner
-	}
 	if opts.MaxStuck == 0 {
 		opts.MaxStuck = 3
 	}

@@ -29,7 +29,7 @@ func (h *Host) mount(ctx context.Context, layer string, chain []string) (volume 
 	freed := false
 	for try := 1; ; try++ {
 		if volume, err = h.mountOnce(layer, chain); err == nil {
-			return volume, nil
+			return strings.TrimSuffix(volume, `\`), nil
 		}
 		if ctx.Err() != nil {
 			return "", context.Cause(ctx)
@@ -64,7 +64,7 @@ func (h *Host) mountOnce(layer string, chain []string) (volume string, err error
 		h.unmount(layer)
 		return "", err
 	}
-	return strings.TrimSuffix(volume, `\`), nil
+	return volume, nil
 }
 
 // unmount is mount's reverse. Layers that are not mounted, or only half, refuse parts of it; that it worked shows

@@ -112,7 +112,7 @@ func (m machine) environment(t testing.TB, level isolation.Level) conformance.Wi
 	env.Leftovers = func(t testing.TB, id string) []string {
 		t.Helper()
 		var left []string
-		names, err := (service{}).Systems(DefaultOwner)
+		names, err := (service{}).Systems(owner)
 		require.NoError(t, err)
 		for _, name := range names {
 			if idOf(name) == id {

@@ -68,24 +68,20 @@ func (h *Host) recall(id string) (r record, ok bool, err error) {
 	return r, true, nil
 }
 
-// records lists the ids that have one, at this level or at any when level is 0.
-func (h *Host) records(level isolation.Level) ([]string, error) {
+// records returns all sandboxes that have one, with their levels: 0 for one that cannot be read.
+func (h *Host) records() (map[string]isolation.Level, error) {
 	entries, err := os.ReadDir(h.recordDir())
 	if err != nil {
 		return nil, err
 	}
-	var ids []string
+	all := map[string]isolation.Level{}
 	for _, entry := range entries {
-		id, isRecord := strings.CutSuffix(entry.Name(), ".json")
-		if !isRecord || !isolation.ValidID(id) {
-			continue
+		if id, isRecord := strings.CutSuffix(entry.Name(), ".json"); isRecord && isolation.ValidID(id) {
+			r, _, _ := h.recall(id) // whoever removes it is told
+			all[id] = r.Level
 		}
-		if r, _, err := h.recall(id); err == nil && r.Level != level && level != 0 && r.Level != 0 {
-			continue
-		}
-		ids = append(ids, id)
 	}
-	return ids, nil
+	return all, nil
 }
 
 func (h *Host) forget(id string) error {

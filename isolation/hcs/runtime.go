@@ -47,20 +47,23 @@ func (r *Runtime) Close() error { return r.host.Close() }
 // record speaks of. It also gives what is in the trash another try.
 func (r *Runtime) List(context.Context) ([]string, error) {
 	h := r.host
-	ids, err := h.records(r.level)
+	recorded, err := h.records()
 	if err != nil {
 		return nil, fault.Systemf("listing sandboxes: %w", err)
 	}
-	all, err := h.records(0)
-	if err != nil {
-		return nil, fault.Systemf("listing sandboxes: %w", err)
+	var ids []string
+	for id, level := range recorded {
+		if level == r.level || level == 0 {
+			ids = append(ids, id)
+		}
 	}
 	names, err := h.systems()
 	if err != nil {
 		return nil, fault.Systemf("listing compute systems: %w", err)
 	}
 	for _, name := range names {
-		if id := idOf(name); id != "" && !slices.Contains(all, id) {
+		id := idOf(name)
+		if _, known := recorded[id]; id != "" && !known {
 			ids = append(ids, id)
 		}
 	}
@@ -72,7 +75,7 @@ func (r *Runtime) List(context.Context) ([]string, error) {
 // systems returns the names of our compute systems.
 func (h *Host) systems() ([]string, error) {
 	return bounded(h, h.timing.call, "listing compute systems", func() ([]string, error) {
-		return h.compute.Systems(h.opts.Owner)
+		return h.compute.Systems(owner)
 	}, nil)
 }
 

@@ -195,6 +195,7 @@ func TestEndThatIsNeverTold(t *testing.T) {
 	require.ErrorContains(t, made.Destroy(t.Context()), "does not end")
 	require.Contains(t, r.Stuck(), spec.ID+".1")
 	close(hang)
+	require.Eventually(t, func() bool { return len(r.Stuck()) == 0 }, time.Second, time.Millisecond, "the end came after all")
 	require.NoError(t, made.Destroy(t.Context()))
 	r.requireNothing(spec)
 }
@@ -225,7 +226,7 @@ func TestSweepAfterCrash(t *testing.T) {
 			require.NoError(t, r.fake.Activate(filepath.Join(half.ScratchDir, half.ID+".1")))
 		}
 		require.NoError(t, os.Mkdir(trash, 0o700))
-		_, err = r.fake.Create("stray", Document{Owner: DefaultOwner})
+		_, err = r.fake.Create("stray", Document{Owner: owner})
 		require.NoError(t, err)
 		_, err = r.fake.Create("docker-1", Document{Owner: "docker"})
 		require.NoError(t, err)

@@ -17,7 +17,6 @@ type Version struct {
 
 // Builds of releases that the rules name.
 const (
-	build2019 = 17763
 	build2022 = 20348
 	build2025 = 26100
 )

@@ -59,9 +59,9 @@ type service interface {
 
 type network struct{ ID, Name, Type, Subnet string }
 
+// endpoint is one to be made; of those that there are, only ID and Name are told.
 type endpoint struct {
 	ID, Name, Network string
-	Address           string
 	DNS, Search       string // comma separated
 	Rules             []rule
 }
@@ -84,8 +84,7 @@ type Networks struct {
 	service service
 	rules   []rule
 
-	mu sync.Mutex
-	id string // of the network; empty until it is there
+	mu sync.Mutex // held while something is made or removed
 }
 
 func open(opts Options, s service) *Networks {
@@ -133,13 +132,15 @@ func rules(opts Options) []rule {
 func (n *Networks) Prepare(context.Context) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.prepare()
+	_, err := n.prepare()
+	return err
 }
 
-func (n *Networks) prepare() error {
+// prepare returns the network's id.
+func (n *Networks) prepare() (id string, err error) {
 	all, err := n.service.Networks()
 	if err != nil {
-		return fault.Systemf("listing networks: %w", err)
+		return "", fault.Systemf("listing networks: %w", err)
 	}
 	subnet := n.opts.Subnet.String()
 	for _, found := range all {
@@ -147,20 +148,18 @@ func (n *Networks) prepare() error {
 			continue
 		}
 		if !strings.EqualFold(found.Type, "nat") || found.Subnet != subnet {
-			return fault.WithRemedy(fault.Adminf("there is a network %s of type %s with %s, not a NAT with %s", found.Name, found.Type, found.Subnet, subnet),
+			return "", fault.WithRemedy(fault.Adminf("there is a network %s of type %s with %s, not a NAT with %s", found.Name, found.Type, found.Subnet, subnet),
 				"remove it (Get-HnsNetwork | ? Name -eq "+n.opts.Name+" | Remove-HnsNetwork), or set another bridge in [network]")
 		}
-		n.id = found.ID
-		return nil
+		return found.ID, nil
 	}
 	made, err := n.service.CreateNetwork(n.opts.Name, subnet, n.opts.Subnet.Addr().Next().String())
 	if err != nil {
-		return fault.WithRemedy(fault.Systemf("making the network %s with %s: %w", n.opts.Name, subnet, err),
+		return "", fault.WithRemedy(fault.Systemf("making the network %s with %s: %w", n.opts.Name, subnet, err),
 			"see whether another NAT network has an overlapping subnet (Get-NetNat), and set another subnet in [network]")
 	}
-	n.id = made.ID
 	n.opts.Logger.Info().Str("network", n.opts.Name).Str("subnet", subnet).Msg("network made")
-	return nil
+	return made.ID, nil
 }
 
 // Attach makes a sandbox's endpoint and returns its id. When it fails, nothing is left.
@@ -171,7 +170,8 @@ func (n *Networks) Attach(ctx context.Context, id string) (endpointID string, er
 		return "", fault.Systemf("attaching sandbox %s: %w", id, context.Cause(ctx))
 	}
 	// Each time: the network goes when the networking service is restarted.
-	if err := n.prepare(); err != nil {
+	network, err := n.prepare()
+	if err != nil {
 		return "", err
 	}
 	existing, err := n.named(prefix + id)
@@ -186,7 +186,7 @@ func (n *Networks) Attach(ctx context.Context, id string) (endpointID string, er
 		servers[i] = server.String()
 	}
 	made, err := n.service.CreateEndpoint(endpoint{
-		Name: prefix + id, Network: n.id, DNS: strings.Join(servers, ","), Search: strings.Join(n.opts.Search, ","), Rules: n.rules,
+		Name: prefix + id, Network: network, DNS: strings.Join(servers, ","), Search: strings.Join(n.opts.Search, ","), Rules: n.rules,
 	})
 	if err != nil {
 		// What the service made before it failed has the name.
@@ -259,6 +259,5 @@ func (n *Networks) Remove(ctx context.Context) error {
 			return fmt.Errorf("removing the network %s: %w", found.Name, err)
 		}
 	}
-	n.id = ""
 	return nil
 }

@@ -69,13 +69,7 @@ func (networking) Endpoints() ([]endpoint, error) {
 	return all, nil
 }
 
-func fromEndpoint(e *hcsshim.HNSEndpoint) endpoint {
-	found := endpoint{ID: e.Id, Name: e.Name, Network: e.VirtualNetwork}
-	if e.IPAddress != nil {
-		found.Address = e.IPAddress.String()
-	}
-	return found
-}
+func fromEndpoint(e *hcsshim.HNSEndpoint) endpoint { return endpoint{ID: e.Id, Name: e.Name} }
 
 func (networking) CreateEndpoint(e endpoint) (endpoint, error) {
 	wanted := &hcsshim.HNSEndpoint{
