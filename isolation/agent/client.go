@@ -39,6 +39,15 @@ type Setup struct {
 	Helper *isolation.ImageConfig
 }
 
+// SetupOf is what the agent of a sandbox must know.
+func SetupOf(spec isolation.Spec) Setup {
+	setup := Setup{Image: spec.Image.Config}
+	if spec.Helper != nil {
+		setup.Helper = &spec.Helper.Config
+	}
+	return setup
+}
+
 // Client is the executor's end of the connection to one agent. Its methods may be called concurrently.
 type Client struct {
 	session *yamux.Session

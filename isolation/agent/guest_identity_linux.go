@@ -13,12 +13,6 @@ import (
 	"github.com/airlock-ci/airlock/isolation/layout"
 )
 
-// Requests of random(4).
-const (
-	addEntropy = 0x40085203 // RNDADDENTROPY
-	reseedNow  = 0x5207     // RNDRESEEDCRNG
-)
-
 // reseed makes this machine's random numbers differ from those of every other that was restored from the same
 // template.
 func (s GuestSetup) reseed() error {
@@ -31,13 +25,10 @@ func (s GuestSetup) reseed() error {
 	pool := binary.NativeEndian.AppendUint32(nil, uint32(8*len(s.Entropy)))
 	pool = binary.NativeEndian.AppendUint32(pool, uint32(len(s.Entropy)))
 	pool = append(pool, s.Entropy...)
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, random.Fd(), addEntropy, uintptr(unsafe.Pointer(&pool[0]))); errno != 0 {
-		return fmt.Errorf("adding entropy: %w", errno)
+	if err := ioctl(int(random.Fd()), unix.RNDADDENTROPY, unsafe.Pointer(&pool[0])); err != nil { // see random(4)
+		return fmt.Errorf("adding entropy: %w", err)
 	}
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, random.Fd(), reseedNow, 0); errno != 0 {
-		return errno
-	}
-	return nil
+	return ioctl(int(random.Fd()), unix.RNDRESEEDCRNG, nil)
 }
 
 func (s GuestSetup) setClock() error {

@@ -78,29 +78,12 @@ func makeMountPoint(path string, file bool) error {
 	return os.Mkdir(path, 0o755)
 }
 
-// makeDevices makes the device nodes and links that the OCI runtime specification promises.
+// makeDevices makes what the OCI runtime specification promises in /dev.
 func makeDevices(dir string) error {
-	for name, number := range map[string]uint64{
-		"null": unix.Mkdev(1, 3), "zero": unix.Mkdev(1, 5), "full": unix.Mkdev(1, 7),
-		"random": unix.Mkdev(1, 8), "urandom": unix.Mkdev(1, 9), "tty": unix.Mkdev(5, 0),
-	} {
-		path := filepath.Join(dir, name)
-		if err := unix.Mknod(path, unix.S_IFCHR|0o666, int(number)); err != nil {
-			return fmt.Errorf("making /dev/%s: %w", name, err)
-		}
-		if err := os.Chmod(path, 0o666); err != nil {
-			return err
-		}
-	}
-	for name, target := range map[string]string{
-		"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
-		"core": "/proc/kcore", "ptmx": "pts/ptmx",
-	} {
-		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
-			return err
-		}
-	}
-	return nil
+	return errors.Join(
+		layout.MakeDevices(dir),
+		os.Symlink("/proc/kcore", filepath.Join(dir, "core")),
+		os.Symlink("pts/ptmx", filepath.Join(dir, "ptmx")))
 }
 
 // cover hides the masked paths of the image's root and makes others read-only; those that this kernel does not have

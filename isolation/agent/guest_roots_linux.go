@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -113,7 +112,7 @@ func (g *guest) findDisks() error {
 			return err
 		}
 		device := filepath.Join("/dev", filepath.Base(filepath.Dir(path)))
-		if err := forget(device); err != nil {
+		if err := forget(device, 0); err != nil {
 			return err
 		}
 		g.disks[strings.TrimSpace(string(serial))] = device
@@ -121,9 +120,9 @@ func (g *guest) findDisks() error {
 	return nil
 }
 
-// forget drops what the kernel has read of a disk.
-func forget(device string) error {
-	fd, err := unix.Open(device, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+// forget drops what the kernel has read of a disk. With the flag O_EXCL it fails while the disk is mounted.
+func forget(device string, flags int) error {
+	fd, err := unix.Open(device, unix.O_RDONLY|unix.O_CLOEXEC|flags, 0)
 	if err != nil {
 		return fmt.Errorf("opening %s: %w", device, err)
 	}
@@ -165,15 +164,7 @@ func (s GuestSetup) replaceMachineID() error {
 		return err
 	}
 	defer func() { _ = root.Close() }()
-	const name = "etc/machine-id"
-	info, err := root.Lstat(name)
-	if err == nil && !info.Mode().IsRegular() {
-		err = root.RemoveAll(name)
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return root.WriteFile(name, []byte(s.MachineID+"\n"), 0o444)
+	return layout.ReplaceFile(root, "etc/machine-id", s.MachineID+"\n", 0o444)
 }
 
 // mountHelper mounts the helper root: see layout.MakeHelperShell for its layers.

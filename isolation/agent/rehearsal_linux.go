@@ -86,25 +86,17 @@ func startRehearsal() (pid int, conn *os.File, err error) {
 // read of them is forgotten.
 func (g *guest) awaitDisks() error {
 	for began := time.Now(); ; time.Sleep(time.Millisecond) {
-		err := g.claimDisks()
-		if err == nil || time.Since(began) > rehearsalTimeout {
-			return err
+		var err error
+		for _, device := range g.disks {
+			err = errors.Join(err, forget(device, unix.O_EXCL))
+		}
+		if err == nil {
+			return nil
+		}
+		if time.Since(began) > rehearsalTimeout {
+			return fmt.Errorf("the disks after a rehearsal: %w", err)
 		}
 	}
-}
-
-func (g *guest) claimDisks() error {
-	for serial, device := range g.disks {
-		fd, err := unix.Open(device, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return fmt.Errorf("the disk %s after a rehearsal: %w", serial, err)
-		}
-		err = unix.IoctlSetInt(fd, unix.BLKFLSBUF, 0)
-		if err := errors.Join(err, unix.Close(fd)); err != nil {
-			return fmt.Errorf("dropping what was read of the disk %s: %w", serial, err)
-		}
-	}
-	return nil
 }
 
 // RehearseGuest is the child's part: what InitGuest does once it has a setup. It returns when the executor has ended it.

@@ -22,7 +22,7 @@ import (
 // Root is where hosts mount their cgroups.
 const Root = "/sys/fs/cgroup"
 
-// Tree knows where the cgroups of sandboxes are. The OCI runtime makes them; reading, emptying and removing
+// Tree knows where the cgroups of sandboxes are. An OCI runtime makes them, or Make; reading, emptying and removing
 // them is done here, by files, because it must work on what a runtime left half-made and by id alone.
 type Tree struct {
 	// parent is the cgroup above all sandboxes', absolute, as seen from the root of each hierarchy.
@@ -152,13 +152,17 @@ func (t Tree) either(version2, version1 string) string {
 	return version1
 }
 
+// file is a file of a sandbox's cgroup.
+func (t Tree) file(id, controller, name string) string {
+	if t.Unified {
+		return filepath.Join(Root, t.parent, id, name)
+	}
+	return filepath.Join(t.controllers[controller], t.parent, id, name)
+}
+
 // number reads a number from a file of a sandbox's cgroup: its only one, or the one after key.
 func (t Tree) number(id, controller, name, key string) (int64, error) {
-	mount := Root
-	if !t.Unified {
-		mount = t.controllers[controller]
-	}
-	path := filepath.Join(mount, t.parent, id, name)
+	path := t.file(id, controller, name)
 	content, err := os.ReadFile(path)
 	if err != nil {
 		return 0, err

@@ -16,9 +16,6 @@ import (
 	"github.com/airlock-ci/airlock/isolation"
 )
 
-// period is the kernel's default of the CPU controller, in microseconds.
-const period = 100_000
-
 // Make makes the cgroup of a sandbox with limits; zero is no limit. Whoever uses an OCI runtime leaves this to it.
 func (t Tree) Make(id string, limits isolation.Limits) error {
 	if t.Unified {
@@ -44,17 +41,23 @@ func (t Tree) Make(id string, limits isolation.Limits) error {
 	return t.LimitCPUs(id, limits.CPUs)
 }
 
+// Quota is how long a cgroup with so many CPUs' worth of time may run in each period, both in microseconds.
+func Quota(cpus float64) (quota int64, period uint64) {
+	const usual, least = 100_000, 1000 // the kernel's
+	return max(least, int64(math.Round(cpus*usual))), usual
+}
+
 // LimitCPUs sets how many CPUs' worth of time the sandbox may use; zero is no limit.
 func (t Tree) LimitCPUs(id string, cpus float64) error {
 	if cpus <= 0 {
 		return nil
 	}
-	quota := max(1000, int64(math.Round(cpus*period))) // the kernel's least is 1 ms
+	quota, period := Quota(cpus)
 	if t.Unified {
 		return t.write(id, "cpu", "cpu.max", fmt.Sprintf("%d %d", quota, period))
 	}
 	return errors.Join(
-		t.write(id, "cpu", "cpu.cfs_period_us", strconv.Itoa(period)),
+		t.write(id, "cpu", "cpu.cfs_period_us", strconv.FormatUint(period, 10)),
 		t.write(id, "cpu", "cpu.cfs_quota_us", strconv.FormatInt(quota, 10)))
 }
 
@@ -114,11 +117,7 @@ func (t Tree) delegate() error {
 
 // write writes a file of a sandbox's cgroup.
 func (t Tree) write(id, controller, name, value string) error {
-	mount := Root
-	if !t.Unified {
-		mount = t.controllers[controller]
-	}
-	path := filepath.Join(mount, t.parent, id, name)
+	path := t.file(id, controller, name)
 	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("opening %s: %w", path, err)

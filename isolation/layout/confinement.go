@@ -1,7 +1,7 @@
 package layout
 
 // Capabilities are what the agent and its stages have. They are Docker's defaults less three, which leaves what Podman grants:
-//   - NET_RAW forges packets on the bridge; ping works without it (see sysctls);
+//   - NET_RAW forges packets on the bridge; ping works without it (see Sysctls);
 //   - MKNOD makes device nodes, which the device cgroup would not let anyone open; builds that need nodes in
 //     an archive use fakeroot, and overlay whiteouts need no capability since Linux 5.8;
 //   - AUDIT_WRITE writes to the host's audit log.

@@ -32,16 +32,35 @@ var helperMountPoints = map[string]fs.FileMode{
 	"/dev":              0o755,
 }
 
-// helperDevices are the device nodes of the shell, by their minor numbers of major 1, as in the kernel's
-// Documentation/admin-guide/devices.txt, and the controlling terminal's.
-var helperDevices = map[string]uint64{
-	"/dev/null": unix.Mkdev(1, 3), "/dev/zero": unix.Mkdev(1, 5), "/dev/full": unix.Mkdev(1, 7),
-	"/dev/random": unix.Mkdev(1, 8), "/dev/urandom": unix.Mkdev(1, 9), "/dev/tty": unix.Mkdev(5, 0),
+// devices are the device nodes of every root: their numbers are those of the kernel's
+// Documentation/admin-guide/devices.txt.
+var devices = map[string]uint64{
+	"null": unix.Mkdev(1, 3), "zero": unix.Mkdev(1, 5), "full": unix.Mkdev(1, 7),
+	"random": unix.Mkdev(1, 8), "urandom": unix.Mkdev(1, 9), "tty": unix.Mkdev(5, 0),
 }
 
-// helperLinks are the links of the shell.
-var helperLinks = map[string]string{
-	"/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0", "/dev/stdout": "/proc/self/fd/1", "/dev/stderr": "/proc/self/fd/2",
+// deviceLinks are the links beside them.
+var deviceLinks = map[string]string{
+	"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
+}
+
+// MakeDevices makes the device nodes and links of a /dev in dir. They are the same always, so some may be there already.
+func MakeDevices(dir string) error {
+	for name, device := range devices {
+		path := filepath.Join(dir, name)
+		if err := unix.Mknod(path, unix.S_IFCHR|0o666, int(device)); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("making the device node %s: %w", path, err)
+		}
+		if err := os.Chmod(path, 0o666); err != nil {
+			return err
+		}
+	}
+	for name, target := range deviceLinks {
+		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // MakeHelperShell makes the shell in dir. It is the same always, so an existing one is completed.
@@ -54,21 +73,7 @@ func MakeHelperShell(dir string) error {
 			return err
 		}
 	}
-	for name, device := range helperDevices {
-		path := filepath.Join(dir, name)
-		if err := unix.Mknod(path, unix.S_IFCHR|0o666, int(device)); err != nil && !errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("making the device node %s: %w", path, err)
-		}
-		if err := os.Chmod(path, 0o666); err != nil {
-			return err
-		}
-	}
-	for name, target := range helperLinks {
-		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-	}
-	return nil
+	return MakeDevices(filepath.Join(dir, "dev"))
 }
 
 // MakeHelperAlias makes the alias in dir. In images without gitlab-runner-helper it leads nowhere, and counts as

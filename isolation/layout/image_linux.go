@@ -43,7 +43,7 @@ func PrepareImage(rootfs string, files map[string]string) error {
 		}
 	}
 	for name, content := range files {
-		if err := replaceFile(root, name, content); err != nil {
+		if err := ReplaceFile(root, name, content, 0o644); err != nil {
 			return fault.Authorf("writing /%s in the image: %w", name, err)
 		}
 	}
@@ -70,15 +70,15 @@ func ensureDir(root *os.Root, name string, mode fs.FileMode) error {
 	return root.Chmod(name, mode) // whatever the umask
 }
 
-// replaceFile makes name a regular file with the content, whatever it was.
-func replaceFile(root *os.Root, name, content string) error {
+// ReplaceFile makes name a regular file with the content, whatever it was; a new one has the mode.
+func ReplaceFile(root *os.Root, name, content string, mode fs.FileMode) error {
 	info, err := root.Lstat(name)
 	if err == nil && !info.Mode().IsRegular() {
 		if err := root.RemoveAll(name); err != nil {
 			return err
 		}
 	}
-	return root.WriteFile(name, []byte(content), 0o644)
+	return root.WriteFile(name, []byte(content), mode)
 }
 
 // MakeDirs makes directories of exactly this mode; those that exist get it.

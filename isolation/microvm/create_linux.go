@@ -112,12 +112,8 @@ func (v *vm) connect(ctx context.Context, spec isolation.Spec) (*agent.Client, e
 	defer cancel()
 	err := agent.AwaitSetup(waiting, v.agent)
 	if err == nil {
-		setup := agent.Setup{Image: spec.Image.Config}
-		if spec.Helper != nil {
-			setup.Helper = &spec.Helper.Config
-		}
 		var client *agent.Client
-		if client, err = agent.Connect(ctx, v.agent, setup); err == nil {
+		if client, err = agent.Connect(ctx, v.agent, agent.SetupOf(spec)); err == nil {
 			return client, nil
 		}
 	}

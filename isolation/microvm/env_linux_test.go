@@ -43,10 +43,7 @@ func newBench(t testing.TB) *bench {
 		dir: t.TempDir(), parent: runtimetest.Cgroup(testParent, counter.Add(1)),
 		sandboxes: map[string]isolation.Sandbox{},
 	}
-	before := runtimetest.TakeTraces(t, testParent)
-	t.Cleanup(func() {
-		require.Equal(t, before, runtimetest.TakeTraces(t, testParent), "the test leaves something on the host")
-	})
+	runtimetest.LeaveNothing(t, testParent)
 	return b
 }
 

@@ -23,18 +23,14 @@ const (
 
 // qmpMessage is any message of QEMU's: https://www.qemu.org/docs/master/interop/qmp-spec.html.
 type qmpMessage struct {
-	QMP    json.RawMessage `json:"QMP"`
 	Return json.RawMessage `json:"return"`
 	Error  *struct {
-		Class string `json:"class"`
-		Desc  string `json:"desc"`
+		Desc string `json:"desc"`
 	} `json:"error"`
 	Event string `json:"event"`
 	Data  struct {
 		Reason  string `json:"reason"`
-		Status  string `json:"status"`
 		NoSpace bool   `json:"nospace"`
-		Device  string `json:"device"`
 	} `json:"data"`
 }
 

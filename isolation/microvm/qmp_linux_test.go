@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/airlock-ci/airlock/isolation/agent"
 )
 
 // FuzzMonitor: whatever a QEMU says that a guest has taken over, the monitor ends or waits for more.
@@ -13,7 +15,7 @@ func FuzzMonitor(f *testing.F) {
 	f.Add([]byte(`{"error":{"class":"GenericError","desc":"no"}}` + "\n"))
 	f.Add([]byte(`{"return":[` + "\n"))
 	f.Fuzz(func(t *testing.T, said []byte) {
-		ours, theirs, err := socketPair()
+		ours, theirs, err := agent.SocketPair()
 		require.NoError(t, err)
 		events := 0
 		q := newQMP(ours, func(qmpMessage) { events++ })
@@ -30,14 +32,18 @@ func FuzzMonitor(f *testing.F) {
 }
 
 func TestMonitorBounds(t *testing.T) {
-	ours, theirs, err := socketPair()
+	ours, theirs, err := agent.SocketPair()
 	require.NoError(t, err)
 	q := newQMP(ours, func(qmpMessage) {})
 	endless := make([]byte, 2*maxQMP)
 	for i := range endless {
 		endless[i] = 'x'
 	}
-	go func() { _, _ = theirs.Write(endless) }()
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		_, _ = theirs.Write(endless)
+	}()
 	select {
 	case <-q.done:
 	case <-time.After(10 * time.Second):
@@ -45,6 +51,7 @@ func TestMonitorBounds(t *testing.T) {
 	}
 	_, err = q.run(capabilitiesCommand)
 	require.Error(t, err)
+	<-written
 	require.NoError(t, theirs.Close())
 
 	var kept tail

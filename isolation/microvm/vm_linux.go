@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash/fnv"
 	"net"
-	"os"
 	"os/exec"
 	"regexp"
 	"strings"
@@ -18,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/isolation/agent"
 )
 
 // Every machine's QEMU has a user of its own, out of a range that neither distributions, systemd nor user namespaces
@@ -55,17 +55,17 @@ type vm struct {
 func startVM(j *jail, program, id string, m machine, files *descriptors) (*vm, error) {
 	defer files.close()
 	v := &vm{console: &tail{}, errors: &tail{}, exited: make(chan struct{})}
-	agentConn, agentEnd, err := socketPair()
+	agentConn, agentEnd, err := agent.SocketPair()
 	if err != nil {
 		return nil, err
 	}
 	m.agent = files.add(agentEnd)
-	monitorConn, monitorEnd, err := socketPair()
+	monitorConn, monitorEnd, err := agent.SocketPair()
 	if err != nil {
 		return nil, errors.Join(err, agentConn.Close())
 	}
 	m.monitor = files.add(monitorEnd)
-	consoleConn, consoleEnd, err := socketPair()
+	consoleConn, consoleEnd, err := agent.SocketPair()
 	if err != nil {
 		return nil, errors.Join(err, agentConn.Close(), monitorConn.Close())
 	}
@@ -97,21 +97,6 @@ func confined(id string) *syscall.SysProcAttr {
 		Setsid: true, Credential: &syscall.Credential{Uid: user, Gid: user}, Pdeathsig: syscall.SIGKILL,
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP,
 	}
-}
-
-// socketPair returns a connection and its other end as a file for a child.
-func socketPair() (*net.UnixConn, *os.File, error) {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("making a connection: %w", err)
-	}
-	ours, theirs := os.NewFile(uintptr(pair[0]), "executor"), os.NewFile(uintptr(pair[1]), "qemu")
-	defer func() { _ = ours.Close() }() // FileConn has its own descriptor
-	conn, err := net.FileConn(ours)
-	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("making a connection: %w", err), theirs.Close())
-	}
-	return conn.(*net.UnixConn), theirs, nil
 }
 
 // kill ends the process and waits for it, as its parent, which no other process's id can be mistaken by.

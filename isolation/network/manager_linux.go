@@ -146,7 +146,6 @@ func (m *Manager) attachNAT(ctx context.Context, a *attachment, level isolation.
 		MAC:     macOf(a.addr).String(),
 		Address: netip.PrefixFrom(a.addr, m.subnet.Bits()).String(),
 		Gateway: m.gateway.String(),
-		MTU:     m.mtuNow(),
 		Search:  dns.search,
 		Options: dns.options,
 		Hosts:   m.hosts,
@@ -163,13 +162,6 @@ func (m *Manager) attachNAT(ctx context.Context, a *attachment, level isolation.
 		return isolation.Network{}, fault.Systemf("attaching sandbox %s: %w", a.id, err)
 	}
 	return network, nil
-}
-
-// mtuNow is the MTU of the bridge's ports.
-func (m *Manager) mtuNow() int {
-	m.host.RLock()
-	defer m.host.RUnlock()
-	return m.mtu
 }
 
 // admit enters a sandbox and its name servers into the rules, made again if necessary.

@@ -37,7 +37,7 @@ func (m *Manager) plugVeth(ctx context.Context, a *attachment, network *isolatio
 	defer m.host.RUnlock()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = portName(m.bridge, a.id)
-	attrs.MTU = m.mtu
+	attrs.MTU, network.MTU = m.mtu, m.mtu
 	attrs.MasterIndex = m.bridgeIndex
 	veth := netlink.NewVeth(attrs)
 	veth.PeerName = guestLink

@@ -22,7 +22,7 @@ func (m *Manager) plugTap(ctx context.Context, a *attachment, network *isolation
 	if err != nil {
 		return fmt.Errorf("making tap %s: %w", name, err)
 	}
-	a.tap, network.Tap, network.TapFile = file, name, file
+	a.tap, network.Tap, network.TapFile, network.MTU = file, name, file, m.mtu
 	link, err := netlink.LinkByName(name)
 	if err != nil {
 		return fmt.Errorf("finding tap %s: %w", name, err)

@@ -1,16 +1,11 @@
 package oci
 
 import (
-	"math"
-
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/isolation/cgroup"
 )
-
-// cpuPeriod is the kernel's default, in microseconds.
-const cpuPeriod = 100_000
 
 // resources are the limits as the OCI runtime wants them. All devices are denied; the OCI runtime itself adds the
 // harmless ones (null, zero, full, random, urandom, tty, ptys).
@@ -23,7 +18,7 @@ func resources(groups cgroup.Tree, limits isolation.Limits) *specs.LinuxResource
 		}
 	}
 	if limits.CPUs > 0 {
-		period, quota := uint64(cpuPeriod), max(1000, int64(math.Round(limits.CPUs*cpuPeriod))) // the kernel's least is 1 ms
+		quota, period := cgroup.Quota(limits.CPUs)
 		resources.CPU = &specs.LinuxCPU{Period: &period, Quota: &quota}
 	}
 	if limits.PIDs > 0 {

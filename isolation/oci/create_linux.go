@@ -8,13 +8,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"time"
 
 	runc "github.com/containerd/go-runc"
-	"golang.org/x/sys/unix"
 
 	"github.com/airlock-ci/airlock/executor/api/failpoint"
 	"github.com/airlock-ci/airlock/executor/api/fault"
@@ -108,18 +106,14 @@ func (r *Runtime) build(ctx context.Context, bundle string, spec isolation.Spec)
 	if err := failpoint.Hit("sandbox/launched"); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	setup := agent.Setup{Image: spec.Image.Config}
-	if spec.Helper != nil {
-		setup.Helper = &spec.Helper.Config
-	}
-	return agent.Connect(ctx, conn, setup)
+	return agent.Connect(ctx, conn, agent.SetupOf(spec))
 }
 
 // launch runs the OCI runtime once. What it starts inherits descriptor 3, one end of the returned connection, and
 // /dev/null three times, and nothing else of this process. A caller who gives up does not interrupt it: half a
 // container is harder to remove than a whole one, and it takes milliseconds.
 func (r *Runtime) launch(ctx context.Context, bundle, id string) (io.ReadWriteCloser, error) {
-	ours, theirs, err := socketPair()
+	ours, theirs, err := agent.SocketPair()
 	if err != nil {
 		return nil, err
 	}
@@ -140,21 +134,6 @@ func (r *Runtime) launch(ctx context.Context, bundle, id string) (io.ReadWriteCl
 	}
 	r.filter.keep(filepath.Join(r.stateDir, id))
 	return ours, nil
-}
-
-// socketPair returns a connection and its other end as a file for a child.
-func socketPair() (net.Conn, *os.File, error) {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("making the agent's connection: %w", err)
-	}
-	ours, theirs := os.NewFile(uintptr(pair[0]), "agent"), os.NewFile(uintptr(pair[1]), "executor")
-	defer func() { _ = ours.Close() }() // FileConn has its own descriptor
-	conn, err := net.FileConn(ours)
-	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("making the agent's connection: %w", err), theirs.Close())
-	}
-	return conn, theirs, nil
 }
 
 // readRuntimeLog returns the messages of an OCI runtime's JSON log, joined; what is no JSON stays as it is.

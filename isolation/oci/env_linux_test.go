@@ -28,10 +28,7 @@ var counter atomic.Int64
 func newBench(t testing.TB, runtime string) *bench {
 	t.Helper()
 	b := &bench{runtime: runtime, dir: t.TempDir(), parent: runtimetest.Cgroup(testParent, counter.Add(1))}
-	before := runtimetest.TakeTraces(t, testParent)
-	t.Cleanup(func() {
-		require.Equal(t, before, runtimetest.TakeTraces(t, testParent), "the test leaves something on the host")
-	})
+	runtimetest.LeaveNothing(t, testParent)
 	return b
 }
 

@@ -15,19 +15,46 @@ import (
 	"github.com/airlock-ci/airlock/isolation/cgroup"
 )
 
-// Traces is what of a host's state sandboxes may leave behind, as far as it is this process's.
-type Traces struct {
-	Mounts, Cgroups, Children, Files []string
+// LeaveNothing checks, when the test ends, that the host has nothing on it which was not there before; parent is Main's.
+// What has gone meanwhile, such as a file that an earlier test's goroutine held for a moment longer, is nobody's leak.
+func LeaveNothing(t testing.TB, parent string) {
+	t.Helper()
+	before := takeTraces(t, parent)
+	t.Cleanup(func() {
+		now := takeTraces(t, parent)
+		require.Empty(t, slices.Concat(
+			added("mount", before.mounts, now.mounts), added("cgroup", before.cgroups, now.cgroups),
+			added("child", before.children, now.children), added("open file", before.files, now.files),
+		), "the test leaves something on the host")
+	})
 }
 
-// TakeTraces writes down what there is now; parent is Main's.
-func TakeTraces(t testing.TB, parent string) Traces {
+// added lists what is in now more often than before.
+func added(kind string, before, now []string) (more []string) {
+	had := map[string]int{}
+	for _, name := range before {
+		had[name]++
+	}
+	for _, name := range now {
+		if had[name]--; had[name] < 0 {
+			more = append(more, kind+" "+name)
+		}
+	}
+	return more
+}
+
+// traces is what of a host's state sandboxes may leave behind, as far as it is this process's.
+type traces struct {
+	mounts, cgroups, children, files []string
+}
+
+func takeTraces(t testing.TB, parent string) traces {
 	t.Helper()
-	var now Traces
+	var now traces
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	require.NoError(t, err)
 	for line := range strings.Lines(string(mounts)) {
-		now.Mounts = append(now.Mounts, strings.Fields(line)[4])
+		now.mounts = append(now.mounts, strings.Fields(line)[4])
 	}
 	groups, err := cgroup.New(parent)
 	require.NoError(t, err)
@@ -36,7 +63,7 @@ func TakeTraces(t testing.TB, parent string) Traces {
 			entries, _ := os.ReadDir(own)
 			for _, entry := range entries {
 				if entry.IsDir() {
-					now.Cgroups = append(now.Cgroups, filepath.Join(own, entry.Name()))
+					now.cgroups = append(now.cgroups, filepath.Join(own, entry.Name()))
 				}
 			}
 		}
@@ -45,21 +72,20 @@ func TakeTraces(t testing.TB, parent string) Traces {
 	require.NoError(t, err)
 	for _, task := range tasks {
 		if children, err := os.ReadFile(task); err == nil {
-			now.Children = append(now.Children, strings.Fields(string(children))...)
+			now.children = append(now.children, strings.Fields(string(children))...)
 		}
 	}
 	descriptors, err := os.ReadDir("/proc/self/fd")
 	require.NoError(t, err)
 	for _, d := range descriptors {
 		if target, err := os.Readlink("/proc/self/fd/" + d.Name()); err == nil && !strings.Contains(target, "/proc/") {
-			now.Files = append(now.Files, strings.TrimRight(target, "0123456789[]"))
+			now.files = append(now.files, strings.TrimRight(target, "0123456789[]"))
 		}
 	}
-	slices.Sort(now.Files)
 	return now
 }
 
-// Leftovers are the traces of one sandbox: in the runtime's directory, among Traces, and of any process.
+// Leftovers are the traces of one sandbox: in the runtime's directory, among its traces, and of any process.
 func Leftovers(t testing.TB, parent, runDir, id string) []string {
 	t.Helper()
 	var found []string
@@ -69,8 +95,8 @@ func Leftovers(t testing.TB, parent, runDir, id string) []string {
 		}
 		return err
 	}))
-	now := TakeTraces(t, parent)
-	for _, line := range append(now.Mounts, now.Cgroups...) {
+	now := takeTraces(t, parent)
+	for _, line := range append(now.mounts, now.cgroups...) {
 		if strings.Contains(line, id) {
 			found = append(found, line)
 		}
