@@ -4,12 +4,12 @@ import (
 	"context"
 	"net"
 
-	"github.com/Microsoft/go-winio"
+	"github.com/airlock-ci/airlock/executor/api/private"
 )
 
 // DefaultSocket is the pipe on which the service listens for administrators, unless its run_dir says otherwise.
 const DefaultSocket = `\\.\pipe\airlock-host`
 
 func connectTo(ctx context.Context, pipe string) (net.Conn, error) {
-	return winio.DialPipeContext(ctx, pipe)
+	return private.DialPipe(ctx, pipe)
 }

@@ -5,8 +5,9 @@ import (
 	"errors"
 	"net"
 
-	"github.com/Microsoft/go-winio"
 	"golang.org/x/sys/windows"
+
+	"github.com/airlock-ci/airlock/executor/api/private"
 )
 
 // DefaultSocket is the pipe on which the host listens for drivers.
@@ -25,7 +26,7 @@ const DefaultShell = "powershell"
 var shells = []string{DefaultShell, "pwsh", "cmd"}
 
 func dial(ctx context.Context, pipe string) (net.Conn, error) {
-	return winio.DialPipeContext(ctx, pipe)
+	return private.DialPipe(ctx, pipe)
 }
 
 func runnersUser() string { return "user" }

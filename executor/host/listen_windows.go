@@ -20,10 +20,11 @@ import (
 // There are two pipes, and which one a caller could open says what it may do: the access list of a pipe is enforced by
 // Windows before we see a byte, whereas asking who is at the other end would need the caller's leave.
 const (
-	// administratorsOnly lets the system and administrators in and nobody else, callers over the network included.
-	administratorsOnly = "D:P(D;;GA;;;NU)(A;;GA;;;SY)(A;;GA;;;BA)"
-	// member adds one more, who may connect, read and write.
-	member = "(A;;GRGW;;;%s)"
+	// administratorsOnly lets the system and administrators in and nobody else, callers over the network included. The
+	// owner is said because callers ask for it (private.DialPipe), and what it is by default depends on the host.
+	administratorsOnly = "O:BAD:P(D;;GA;;;NU)(A;;GA;;;SY)(A;;GA;;;BA)"
+	// member adds one more, who may talk, and not make another end of the pipe for others to talk to.
+	member = "(A;;%#x;;;%s)"
 	// jobsSuffix is added to the administrators' pipe's name to make the drivers'.
 	jobsSuffix = "-jobs"
 )
@@ -50,7 +51,7 @@ func listen(path, _, group string) (net.Listener, error) {
 		if err != nil {
 			return nil, fmt.Errorf("the configured group %q: %w", group, err)
 		}
-		drivers += fmt.Sprintf(member, sid)
+		drivers += fmt.Sprintf(member, private.UsePipe, sid)
 	}
 	all, err := winio.ListenPipe(path, &winio.PipeConfig{SecurityDescriptor: administratorsOnly})
 	if err != nil {

@@ -5,8 +5,9 @@ import (
 	"net"
 	"testing"
 
-	"github.com/Microsoft/go-winio"
 	"github.com/stretchr/testify/require"
+
+	"github.com/airlock-ci/airlock/executor/api/private"
 )
 
 // TestPipesTellRights connects to both pipes. That Windows keeps strangers out is its own promise.
@@ -16,7 +17,7 @@ func TestPipesTellRights(t *testing.T) {
 	listener, err := listen(path, "", "")
 	require.NoError(t, err)
 	for pipe, want := range map[string]rights{path: rightsAll, path + jobsSuffix: rightsJobs} {
-		client, err := winio.DialPipe(pipe, nil)
+		client, err := private.DialPipe(t.Context(), pipe)
 		require.NoError(t, err)
 		conn, err := listener.Accept()
 		require.NoError(t, err)

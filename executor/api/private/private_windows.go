@@ -56,12 +56,8 @@ func claim(dir string, descriptor *windows.SECURITY_DESCRIPTOR) error {
 	if err != nil {
 		return fmt.Errorf("asking who owns %s: %w", dir, err)
 	}
-	owner, _, err := found.Owner()
-	if err != nil {
-		return fmt.Errorf("asking who owns %s: %w", dir, err)
-	}
-	if trusted, err := isTrusted(owner); err != nil || !trusted {
-		return errors.Join(fmt.Errorf("%s belongs to %s, who is neither the system nor an administrator: remove it", dir, owner), err)
+	if err := mustBeTrusted(dir, found); err != nil {
+		return fmt.Errorf("%w: remove it", err)
 	}
 	list, _, err := descriptor.DACL()
 	if err != nil {
@@ -71,6 +67,22 @@ func claim(dir string, descriptor *windows.SECURITY_DESCRIPTOR) error {
 		windows.DACL_SECURITY_INFORMATION|windows.PROTECTED_DACL_SECURITY_INFORMATION, nil, nil, list, nil)
 	if err != nil {
 		return fmt.Errorf("closing %s to others: %w", dir, err)
+	}
+	return nil
+}
+
+// mustBeTrusted refuses what belongs to somebody else.
+func mustBeTrusted(name string, found *windows.SECURITY_DESCRIPTOR) error {
+	owner, _, err := found.Owner()
+	if err != nil {
+		return fmt.Errorf("asking who owns %s: %w", name, err)
+	}
+	trusted, err := isTrusted(owner)
+	if err != nil {
+		return fmt.Errorf("asking who owns %s: %w", name, err)
+	}
+	if !trusted {
+		return fmt.Errorf("%s belongs to %s, who is neither the system nor an administrator", name, owner)
 	}
 	return nil
 }

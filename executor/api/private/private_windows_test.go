@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/Microsoft/go-winio"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/windows"
 )
@@ -26,4 +27,36 @@ func TestMakeDir(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, want, trusted, text)
 	}
+}
+
+// TestDialPipe: whoever took the pipe's name first is asked who he is before he is told anything.
+func TestDialPipe(t *testing.T) {
+	listen := func(name, owner string) {
+		t.Helper()
+		// Only who may restore files may make things for others: an administrator, once he asks for it.
+		require.NoError(t, winio.RunWithPrivilege("SeRestorePrivilege", func() error {
+			listener, err := winio.ListenPipe(name, &winio.PipeConfig{SecurityDescriptor: owner + "D:(A;;GA;;;WD)"})
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { require.NoError(t, listener.Close()) })
+			go func() {
+				for conn, err := listener.Accept(); err == nil; conn, err = listener.Accept() {
+					_ = conn.Close()
+				}
+			}()
+			return nil
+		}))
+	}
+	const ours, theirs = `\\.\pipe\airlock-private-ours`, `\\.\pipe\airlock-private-theirs`
+	listen(ours, "O:BA")
+	conn, err := DialPipe(t.Context(), ours)
+	require.NoError(t, err)
+	require.NoError(t, conn.Close())
+	listen(theirs, "O:BU")
+	_, err = DialPipe(t.Context(), theirs)
+	require.ErrorContains(t, err, theirs+" belongs to S-1-5-32-545")
+	_, err = DialPipe(t.Context(), `\\.\pipe\airlock-private-none`)
+	require.ErrorIs(t, err, os.ErrNotExist)
+	require.EqualValues(t, 0x12019b, UsePipe)
 }
