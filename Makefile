@@ -74,19 +74,26 @@ uninstall: ## remove the installed programs; configuration, images and caches st
 		{ echo 'make uninstall: the service is installed: run airlock service uninstall first' >&2; exit 1; }
 	rm -f $(PROGRAMS:%=$(DESTDIR)$(PREFIX)/bin/%)
 
+# First the packages that share the host, then, beside each other, those that keep a ledger of it and those of simulated
+# Windows, whose mounts and devices nobody else sees: both wait more than they compute.
 .PHONY: test
 test: build windows ## run all tests (needs root); PKG=./cache/... limits them
 	@[ "$$(id -u)" = 0 ] || { echo 'make test: the tests make real sandboxes: run it as root' >&2; exit 1; }
-	@# Those that keep a ledger of the whole host run last, and alone; those of test-windows do not run.
-	@windows=$$(go list $(WINDOWS_TESTS)); packages=$$(go list $(PKG) | grep -vxF "$$windows" || true); \
-	alone=$$(grep -E '$(LEDGER)' <<<"$$packages" || true); others=$$(grep -vE '$(LEDGER)' <<<"$$packages" || true); \
-	set -x; \
-	$${others:+go test -count=1 -p $(TEST_PARALLEL) -timeout $(TEST_TIMEOUT) $$others}; \
-	$${alone:+go test -count=1 -p 1 -timeout $(TEST_TIMEOUT) $$alone}
+	@windows=$$(go list $(WINDOWS_TESTS)); others=$$(go list $(PKG) | grep -vxF "$$windows" | grep -vE '$(LEDGER)' || true); \
+	set -x; $${others:+go test -count=1 -p $(TEST_PARALLEL) -timeout $(TEST_TIMEOUT) $$others}
 	@scripts/check-coverage
-	@# Of Windows, the scenarios of the compute service's pitfalls; the rest, minutes more, is test-windows.
-	@[ '$(PKG)' != ./... ] || { set -x; go vet -tags wine $(SIMULATED); \
-		go test -tags wine -count=1 -run TestScenariosOnSimulatedWindows ./isolation/hcs; }
+	@$(MAKE) --no-print-directory -j 2 --output-sync=target test-host $(if $(filter ./...,$(PKG)),test-simulated)
+
+.PHONY: test-host
+test-host:
+	@alone=$$(go list $(PKG) | grep -E '$(LEDGER)' || true); \
+	set -x; $${alone:+go test -count=1 -p 1 -timeout $(TEST_TIMEOUT) $$alone}
+
+.PHONY: test-simulated
+test-simulated:
+	go vet -tags wine $(SIMULATED)
+	unshare --mount go test -count=1 -timeout $(TEST_TIMEOUT) $(WINDOWS_TESTS)
+	unshare --mount go test -tags wine -count=1 -p $(TEST_PARALLEL) -timeout $(TEST_TIMEOUT) -run OnSimulatedWindows $(SIMULATED)
 
 # Not part of `make test`: it takes minutes, and a mirror of Debian.
 .PHONY: test-systemd
@@ -102,11 +109,7 @@ windows: ## check that everything compiles for Windows, tests too
 
 # What it shows is simulated: docs/windows.md and docs/windows-simulator.md say what that proves.
 .PHONY: test-windows
-test-windows: windows ## run Windows containers on a simulator, under Wine (needs root)
-	@[ "$$(id -u)" = 0 ] || { echo 'make test-windows: the tests mount file systems: run it as root' >&2; exit 1; }
-	go vet -tags wine $(SIMULATED)
-	go test -count=1 -p 1 -timeout $(TEST_TIMEOUT) $(WINDOWS_TESTS)
-	go test -tags wine -count=1 -p $(TEST_PARALLEL) -timeout $(TEST_TIMEOUT) -run OnSimulatedWindows $(SIMULATED)
+test-windows: windows test-simulated ## of all tests, only those of Windows containers, on a simulator under Wine (needs root)
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) ## check style and the import rules
