@@ -45,6 +45,10 @@ func serve(ctx context.Context, c *cli.Command) error {
 	if _, err := arguments(ctx, c, 0, 0); err != nil {
 		return err
 	}
+	// Before anything in it is believed: on Windows, anyone may put files there until then.
+	if err := private.Seal(filepath.Dir(config.DefaultPath)); err != nil {
+		return fault.Adminf("closing Airlock's directory to others: %w", err)
+	}
 	path, cfg, err := loadConfig(c)
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/executor/api/private"
 	"github.com/airlock-ci/airlock/isolation"
 )
 
@@ -27,6 +28,9 @@ func Load(path string) (*Config, error) {
 	if err != nil {
 		return nil, fault.WithRemedy(fault.Adminf("reading the configuration: %w", err),
 			"make the file readable for the service's user, or name another one with --config")
+	}
+	if err := private.CheckOwner(path); err != nil {
+		return nil, fault.Adminf("the configuration is not believed: %w", err)
 	}
 	return Parse(data, path)
 }

@@ -11,15 +11,24 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// access lets the system and administrators do everything, in all that is made below, too, and takes nothing over from
-// the directory above: everybody may read, and make directories, in ProgramData.
-const access = "D:P(A;OICI;FA;;;SY)(A;OICI;FA;;;BA)"
+// Both let the system and administrators do everything, in all that is made below, too, and take nothing over from the
+// directory above: in ProgramData, everybody may read, and make files and directories at any depth.
+const (
+	secret = "D:P(A;OICI;FA;;;SY)(A;OICI;FA;;;BA)"
+	// sealed lets everybody read (FILE_GENERIC_READ and FILE_EXECUTE), the users of containers included.
+	sealed = secret + "(A;OICI;0x1200a9;;;WD)"
+)
+
+// Seal makes a directory that everybody may read and nobody but the system and administrators may change, or closes one
+// that is there, with all that is in it. One that belongs to somebody else is refused.
+func Seal(dir string) error { return makeDir(dir, sealed) }
 
 // MakeDir makes a directory that nobody but the system and administrators may enter; those above it are made with what
-// the system gives them, if they are missing. One that is
-// there gets the same access, unless somebody else owns it: anyone may make a directory in ProgramData, and its owner
-// could give himself any access again.
-func MakeDir(dir string) error {
+// the system gives them, if they are missing. One that is there gets the same access, unless somebody else owns it: anyone
+// may make a directory in ProgramData, and its owner could give himself any access again.
+func MakeDir(dir string) error { return makeDir(dir, secret) }
+
+func makeDir(dir, access string) error {
 	descriptor, err := windows.SecurityDescriptorFromString(access)
 	if err != nil {
 		return fmt.Errorf("making %s: %w", dir, err)
@@ -52,12 +61,8 @@ func claim(dir string, descriptor *windows.SECURITY_DESCRIPTOR) error {
 	if !info.IsDir() {
 		return fmt.Errorf("%s is no directory", dir)
 	}
-	found, err := windows.GetNamedSecurityInfo(dir, windows.SE_FILE_OBJECT, windows.OWNER_SECURITY_INFORMATION)
-	if err != nil {
-		return fmt.Errorf("asking who owns %s: %w", dir, err)
-	}
-	if err := mustBeTrusted(dir, found); err != nil {
-		return fmt.Errorf("%w: remove it", err)
+	if err := CheckOwner(dir); err != nil {
+		return err
 	}
 	list, _, err := descriptor.DACL()
 	if err != nil {
@@ -67,6 +72,18 @@ func claim(dir string, descriptor *windows.SECURITY_DESCRIPTOR) error {
 		windows.DACL_SECURITY_INFORMATION|windows.PROTECTED_DACL_SECURITY_INFORMATION, nil, nil, list, nil)
 	if err != nil {
 		return fmt.Errorf("closing %s to others: %w", dir, err)
+	}
+	return nil
+}
+
+// CheckOwner refuses a file or directory that belongs to neither the system, an administrator nor this process's user.
+func CheckOwner(path string) error {
+	found, err := windows.GetNamedSecurityInfo(path, windows.SE_FILE_OBJECT, windows.OWNER_SECURITY_INFORMATION)
+	if err != nil {
+		return fmt.Errorf("asking who owns %s: %w", path, err)
+	}
+	if err := mustBeTrusted(path, found); err != nil {
+		return fmt.Errorf("%w: remove it, or make it an administrator's: takeown /a /f \"%s\"", err, path)
 	}
 	return nil
 }

@@ -18,6 +18,12 @@ func TestMakeDir(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
 	require.Error(t, MakeDir(file))
+	open := filepath.Join(t.TempDir(), "open")
+	require.NoError(t, Seal(open))
+	require.NoError(t, os.WriteFile(filepath.Join(open, "config.toml"), nil, 0o600))
+	require.NoError(t, Seal(open), "once more, with something in it")
+	require.NoError(t, CheckOwner(filepath.Join(open, "config.toml")))
+	require.ErrorIs(t, CheckOwner(filepath.Join(open, "none")), os.ErrNotExist)
 	for text, want := range map[string]bool{"SY": true, "BA": true, "BU": false, "WD": false} {
 		descriptor, err := windows.SecurityDescriptorFromString("O:" + text)
 		require.NoError(t, err)
