@@ -152,7 +152,7 @@ type Network struct {
 	// Endpoints are the ids of the sandbox's endpoints in the Host Networking Service (Windows, both levels). Name
 	// servers come with them there.
 	Endpoints []string
-	// Nameservers, Search and Options make the sandbox's resolv.conf; all empty writes an empty one.
+	// Nameservers, Search and Options make the sandbox's resolv.conf; all empty writes an empty one. Windows takes Search.
 	Nameservers, Search, Options []string
 	// Hosts are extra lines of /etc/hosts, "address name...".
 	Hosts []string

@@ -12,8 +12,8 @@ import (
 // Manager makes and removes the networks of sandboxes: endpoints of one NAT network, which has Options.Bridge as its
 // name, at both levels alike. Package hns does the work.
 type Manager struct {
-	networks *hns.Networks
-	hosts    []string
+	networks      *hns.Networks
+	hosts, search []string
 }
 
 // New checks the options. It changes nothing: the network is made by Prepare.
@@ -23,12 +23,15 @@ func New(options Options) (*Manager, error) {
 		return nil, err
 	}
 	opts := hns.Options{
-		Name: s.bridge, Subnet: s.subnet, DNS: append([]netip.Addr{}, s.servers...), Search: s.search, Logger: options.Logger,
+		Name: s.bridge, Subnet: s.subnet, DNS: append([]netip.Addr{}, s.servers...), Logger: options.Logger,
+	}
+	if len(s.search) > 0 {
+		opts.Suffix = s.search[0]
 	}
 	for _, e := range s.exceptions {
 		opts.Allow = append(opts.Allow, hns.Destination{Prefix: e.Prefix, Port: e.Port})
 	}
-	return &Manager{networks: hns.Open(opts), hosts: s.hosts}, nil
+	return &Manager{networks: hns.Open(opts), hosts: s.hosts, search: s.search}, nil
 }
 
 // Prepare makes the network when it is missing.
@@ -48,7 +51,7 @@ func (m *Manager) Attach(ctx context.Context, id, mode string, _ isolation.Level
 	if err != nil {
 		return isolation.Network{}, err
 	}
-	network.Endpoints = []string{endpoint}
+	network.Endpoints, network.Search = []string{endpoint}, m.search
 	return network, nil
 }
 

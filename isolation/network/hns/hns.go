@@ -34,9 +34,10 @@ type Options struct {
 	Subnet netip.Prefix
 	// Allow are destinations that sandboxes may reach although they are not the public internet.
 	Allow []Destination
-	// DNS are name servers; none: those that the network gives. Search are search domains.
-	DNS    []netip.Addr
-	Search []string
+	// DNS are name servers; none: those that the network gives.
+	DNS []netip.Addr
+	// Suffix is the endpoints' own domain, of which an endpoint has one; the list of search domains is the container's.
+	Suffix string
 	Logger zerolog.Logger
 }
 
@@ -62,7 +63,8 @@ type network struct{ ID, Name, Type, Subnet string }
 // endpoint is one to be made; of those that there are, only ID and Name are told.
 type endpoint struct {
 	ID, Name, Network string
-	DNS, Search       string // comma separated
+	DNS               string // comma separated
+	Suffix            string
 	Rules             []rule
 }
 
@@ -186,7 +188,7 @@ func (n *Networks) Attach(ctx context.Context, id string) (endpointID string, er
 		servers[i] = server.String()
 	}
 	made, err := n.service.CreateEndpoint(endpoint{
-		Name: prefix + id, Network: network, DNS: strings.Join(servers, ","), Search: strings.Join(n.opts.Search, ","), Rules: n.rules,
+		Name: prefix + id, Network: network, DNS: strings.Join(servers, ","), Suffix: n.opts.Suffix, Rules: n.rules,
 	})
 	if err != nil {
 		// What the service made before it failed has the name.

@@ -80,7 +80,7 @@ func options() Options {
 func TestLifeOfAnEndpoint(t *testing.T) {
 	f := newFake()
 	opts := options()
-	opts.DNS, opts.Search = []netip.Addr{netip.MustParseAddr("192.0.2.53"), netip.MustParseAddr("10.0.0.53")}, []string{"a.example", "b.example"}
+	opts.DNS, opts.Suffix = []netip.Addr{netip.MustParseAddr("192.0.2.53"), netip.MustParseAddr("10.0.0.53")}, "a.example"
 	n := open(opts, f)
 	require.NoError(t, n.Prepare(t.Context()))
 	require.NoError(t, n.Prepare(t.Context()))
@@ -90,7 +90,7 @@ func TestLifeOfAnEndpoint(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "airlock-al-1", f.endpoints[id].Name)
 	require.Equal(t, "192.0.2.53,10.0.0.53", f.endpoints[id].DNS)
-	require.Equal(t, "a.example,b.example", f.endpoints[id].Search)
+	require.Equal(t, "a.example", f.endpoints[id].Suffix)
 	_, err = n.Attach(t.Context(), "al-1")
 	require.ErrorContains(t, err, "already")
 

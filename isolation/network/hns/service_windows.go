@@ -73,7 +73,7 @@ func fromEndpoint(e *hcsshim.HNSEndpoint) endpoint { return endpoint{ID: e.Id, N
 
 func (networking) CreateEndpoint(e endpoint) (endpoint, error) {
 	wanted := &hcsshim.HNSEndpoint{
-		Name: e.Name, VirtualNetwork: e.Network, DNSServerList: e.DNS, DNSSuffix: e.Search,
+		Name: e.Name, VirtualNetwork: e.Network, DNSServerList: e.DNS, DNSSuffix: e.Suffix,
 		DisableICC: true, // no way to other sandboxes
 	}
 	for _, r := range e.Rules {
