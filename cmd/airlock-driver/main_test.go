@@ -17,6 +17,7 @@ var allowed = []string{
 	"github.com/airlock-ci/airlock/executor/api/fault",
 	"github.com/airlock-ci/airlock/executor/api/flow",
 	"github.com/airlock-ci/airlock/executor/api/hostpb",
+	"github.com/airlock-ci/airlock/executor/api/private", // Windows only
 	"github.com/airlock-ci/airlock/executor/api/wire",
 	"github.com/airlock-ci/airlock/executor/driver",
 	"github.com/airlock-ci/airlock/executor/gitlab",

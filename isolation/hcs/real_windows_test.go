@@ -101,11 +101,11 @@ func (m machine) spec(t testing.TB) isolation.Spec {
 	}
 }
 
-func (m machine) environment(t testing.TB, level isolation.Level) conformance.WindowsEnv {
+func (m machine) environment(t testing.TB, level isolation.Level) conformance.RuntimeEnv {
 	t.Helper()
-	env := conformance.WindowsEnv{Separate: os.Getenv("AIRLOCK_TEST_GUEST") != "shared"}
+	env := conformance.RuntimeEnv{Windows: &conformance.Windows{Separate: os.Getenv("AIRLOCK_TEST_GUEST") != "shared"}}
 	if os.Getenv("AIRLOCK_WINDOWS_LAYERS") == "" {
-		env.ImageFile = `C:\image\base.txt`
+		env.Windows.ImageFile = `C:\image\base.txt`
 	}
 	env.New = func(t testing.TB) isolation.Runtime { return m.open(t).Runtime(level) }
 	env.Spec = m.spec
@@ -149,12 +149,12 @@ func (m machine) environment(t testing.TB, level isolation.Level) conformance.Wi
 
 func TestRealProcessLevel(t *testing.T) {
 	m := newMachine(t)
-	conformance.TestWindowsRuntime(t, func(t testing.TB) conformance.WindowsEnv { return m.environment(t, isolation.ProcessLevel) })
+	conformance.TestRuntime(t, func(t testing.TB) conformance.RuntimeEnv { return m.environment(t, isolation.ProcessLevel) })
 }
 
 func TestRealHypervisorLevel(t *testing.T) {
 	m := newMachine(t)
-	conformance.TestWindowsRuntime(t, func(t testing.TB) conformance.WindowsEnv { return m.environment(t, isolation.HypervisorLevel) })
+	conformance.TestRuntime(t, func(t testing.TB) conformance.RuntimeEnv { return m.environment(t, isolation.HypervisorLevel) })
 }
 
 // TestRealLife makes one sandbox at a level, runs a stage and destroys it: what the fault scenarios run.

@@ -22,9 +22,9 @@ import (
 
 func runOnWindows(t *testing.T, s *hcssim.Sim, binary, test string, env ...string) (string, error) {
 	t.Helper()
-	command := s.Command(binary, "-test.v", "-test.timeout=2m", "-test.run="+test)
+	command := s.Command(binary, "-test.v", "-test.timeout=4m", "-test.run="+test)
 	command.Env = append(command.Env, env...)
-	overdue := time.AfterFunc(150*time.Second, func() { _ = command.Process.Kill() })
+	overdue := time.AfterFunc(5*time.Minute, func() { _ = command.Process.Kill() })
 	defer overdue.Stop()
 	out, err := command.CombinedOutput()
 	return strings.ReplaceAll(string(out), "\r\n", "\n"), err
@@ -52,9 +52,16 @@ func keep(t *testing.T, out string) {
 	require.NoError(t, errors.Join(err, file.Close()))
 }
 
-// tail keeps a failure readable.
+// tail keeps a failure readable: the end of it, without the trace of calls.
 func tail(text string) string {
 	const most = 12000
+	var said strings.Builder
+	for line := range strings.Lines(text) {
+		if !strings.Contains(line, `"message":"compute service"`) {
+			said.WriteString(line)
+		}
+	}
+	text = said.String()
 	if len(text) > most {
 		return "..." + text[len(text)-most:]
 	}

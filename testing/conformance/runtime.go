@@ -12,11 +12,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/testing/syncbuf"
 )
 
-// RuntimeEnv is one runtime with what the suite needs around it. The roots are those of testing/rootfs: the image's
-// configuration sets PATH and GREETING=image, and no user; the helper root's sets PATH and GREETING=helper, and
-// only the helper root has the file HelperMarker.
+// RuntimeEnv is one runtime with what the suite needs around it.
+//
+// On Linux the roots are those of testing/rootfs: the image's configuration sets PATH and GREETING=image, and no user; the
+// helper root's sets PATH and GREETING=helper, and only the helper root has the file HelperMarker. On Windows the image is
+// a Windows one with GREETING=image, and the helper directory holds the test's own program as tool.exe (WindowsTool).
 type RuntimeEnv struct {
 	// New returns another instance over the same state, as an executor gets one after its restart.
 	New func(t testing.TB) isolation.Runtime
@@ -25,10 +28,12 @@ type RuntimeEnv struct {
 	Spec func(t testing.TB) isolation.Spec
 	// BaseFingerprint changes when anything in the shared base changes: content, owners, modes, names.
 	BaseFingerprint func(t testing.TB) string
-	// ScratchHas says whether what a sandbox wrote to a path of its image is in its scratch.
+	// ScratchHas says whether what a sandbox wrote to a path of its image is in its scratch (Linux).
 	ScratchHas func(t testing.TB, spec isolation.Spec, path string) bool
 	// Leftovers lists what the host still has of a sandbox, one line for each thing.
 	Leftovers func(t testing.TB, id string) []string
+	// Windows says that sandboxes are Windows containers, and what of them differs from host to host; nil: Linux.
+	Windows *Windows
 	// Core runs only the subtests in which the runtime has a part, and not those that the agent passes alone: for the
 	// second OCI runtime behind one implementation.
 	Core bool
@@ -43,55 +48,54 @@ const HelperMarker = "/helper-marker"
 // runtimeTimeout bounds each step of the suite; slow runtimes (emulated machines) need most of it.
 const runtimeTimeout = time.Minute
 
-// TestRuntime checks that a runtime keeps the promises of isolation.Runtime, Sandbox and Process. newEnv is called
-// once for each subtest.
+// promise is one subtest. Core ones are those in which a runtime has a part, and not its agent alone.
+type promise struct {
+	name string
+	core bool
+	run  func(t testing.TB, env RuntimeEnv)
+}
+
+// The promises that mean the same on every system; what they make sandboxes do is said by system.
+var promises = []promise{
+	{"life cycle", true, testLifeCycle},
+	{"destroy beside a running process", true, testDestroyRunning},
+	{"destroy by id in a new instance", true, testDestroyByID},
+	{"create leaves nothing when it fails", true, testCreateFails},
+	{"an id is used once", true, testIDTaken},
+	{"exit codes", true, testExitCodes},
+	{"arguments", false, testArguments},
+	{"environment", false, testEnvironment},
+	{"working directory", false, testDirectory},
+	{"scripts", false, testScripts},
+	{"stdin", false, testStdin},
+	{"output apart and exact", false, testOutput},
+	{"output that nobody takes", false, testOutputRefused},
+	{"kill ends one stage", false, testKill},
+	{"background processes end with their stage", false, testBackground},
+	{"writes go to the scratch", true, testScratch},
+}
+
+// TestRuntime checks that a runtime keeps the promises of isolation.Runtime, Sandbox and Process: those above, and those
+// of the sandboxes' system alone. newEnv is called once for each subtest.
 func TestRuntime(t *testing.T, newEnv func(t testing.TB) RuntimeEnv) {
-	tests := []struct {
-		name string
-		core bool
-		run  func(t testing.TB, env RuntimeEnv)
-	}{
-		{"life cycle", true, testLifeCycle},
-		{"destroy beside a running process", true, testDestroyRunning},
-		{"destroy by id in a new instance", true, testDestroyByID},
-		{"create leaves nothing when it fails", true, testCreateFails},
-		{"an id is used once", true, testIDTaken},
-		{"exit codes", true, testExitCodes},
-		{"arguments and look-up", false, testArguments},
-		{"environment", false, testEnvironment},
-		{"working directory", false, testDirectory},
-		{"users", false, testUsers},
-		{"scripts", false, testScripts},
-		{"stdin", false, testStdin},
-		{"output apart and exact", false, testOutput},
-		{"output that nobody takes", false, testOutputRefused},
-		{"signal reaches the whole tree", false, testSignalTree},
-		{"kill ends the whole tree", false, testKillTree},
-		{"background processes end with their stage", false, testBackground},
-		{"interactive processes outlive a stage", false, testInteractive},
-		{"terminal", false, testTerminal},
-		{"helper stages", true, testHelper},
-		{"without a helper root", false, testNoHelper},
-		{"writes go to the scratch", true, testScratch},
-		{"names", true, testNames},
-		{"no network", true, testNoNetwork},
-		{"sandboxes do not see each other", true, testNeighbours},
-		{"memory limit", true, testMemoryLimit},
-		{"process limit", true, testProcessLimit},
-		{"cpu limit", true, testCPULimit},
-	}
 	var subtests []subtest
 	deviations := map[string]string{}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
+	test := func(p promise) {
+		t.Run(p.name, func(t *testing.T) {
 			env := newEnv(t)
-			if env.Core && !test.core {
+			if env.Core && !p.core {
 				return
 			}
 			maps.Copy(deviations, env.Deviations)
-			subtest{test.name, func(t testing.TB) { test.run(t, env) }}.attempt(t, env.Deviations)
+			subtest{p.name, func(t testing.TB) { p.run(t, env) }}.attempt(t, env.Deviations)
 		})
-		subtests = append(subtests, subtest{name: test.name})
+		subtests = append(subtests, subtest{name: p.name})
+	}
+	for _, p := range promises {
+		test(p)
+	}
+	for _, p := range newEnv(t).system().promises() {
+		test(p)
 	}
 	checkDeviations(t, subtests, deviations)
 }
@@ -100,6 +104,7 @@ func TestRuntime(t *testing.T, newEnv func(t testing.TB) RuntimeEnv) {
 type box struct {
 	isolation.Sandbox
 	spec isolation.Spec
+	system
 }
 
 // newBox makes a sandbox and, at the end of the test, destroys it and checks that nothing of it is left.
@@ -115,7 +120,7 @@ func newBox(t testing.TB, env RuntimeEnv, edit ...func(*isolation.Spec)) box {
 		require.NoError(t, sandbox.Destroy(context.Background()))
 		require.Empty(t, env.Leftovers(t, spec.ID))
 	})
-	return box{sandbox, spec}
+	return box{sandbox, spec, env.system()}
 }
 
 func deadline(t testing.TB) context.Context {
@@ -131,6 +136,9 @@ type result struct {
 	stdout, stderr string
 }
 
+// lines is the output with line ends as Linux has them.
+func (r result) lines() string { return strings.ReplaceAll(r.stdout, "\r\n", "\n") }
+
 // run runs a process to its end.
 func (b box) run(t testing.TB, spec isolation.ProcessSpec) result {
 	t.Helper()
@@ -141,12 +149,15 @@ func (b box) run(t testing.TB, spec isolation.ProcessSpec) result {
 	return result{exit, stdout.String(), stderr.String()}
 }
 
-// shell runs a line of shell and returns its output, which must come with status 0.
-func (b box) shell(t testing.TB, line string) string {
+// living starts a process that does not end by itself, nor when it is asked to.
+func (b box) living(t testing.TB) isolation.Process {
 	t.Helper()
-	r := b.run(t, isolation.ProcessSpec{Args: []string{"sh", "-c", line}})
-	require.Zero(t, r.Code, "%s\nstdout: %s\nstderr: %s", line, r.stdout, r.stderr)
-	return r.stdout
+	var stdout syncbuf.Buffer
+	spec := b.live()
+	spec.Stdout = &stdout
+	p := b.start(t, spec)
+	require.Eventually(t, func() bool { return strings.TrimSpace(stdout.String()) == "up" }, runtimeTimeout, time.Millisecond)
+	return p
 }
 
 func (b box) start(t testing.TB, spec isolation.ProcessSpec) isolation.Process {
@@ -175,11 +186,4 @@ func wait(t testing.TB, p isolation.Process) (isolation.Exit, error) {
 		require.FailNow(t, "the process does not end")
 		return isolation.Exit{}, nil
 	}
-}
-
-// running says whether a process with this word in its command line lives in the sandbox.
-func (b box) running(t testing.TB, word string) bool {
-	t.Helper()
-	// The word is split in two so that the search does not find itself.
-	return strings.TrimSpace(b.shell(t, fmt.Sprintf("ps -o args | grep -c '[%c]%s' || true", word[0], word[1:]))) != "0"
 }

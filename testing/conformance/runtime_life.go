@@ -3,13 +3,13 @@ package conformance
 import (
 	"context"
 	"errors"
+	"maps"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/airlock-ci/airlock/isolation"
-	"github.com/airlock-ci/airlock/testing/syncbuf"
 )
 
 func testLifeCycle(t testing.TB, env RuntimeEnv) {
@@ -29,8 +29,9 @@ func testLifeCycle(t testing.TB, env RuntimeEnv) {
 		require.Fail(t, "a living sandbox says that it has ended")
 	default:
 	}
-	b := box{sandbox, spec}
-	require.Equal(t, "hello\n", b.shell(t, "echo hello"))
+	b := box{sandbox, spec, env.system()}
+	require.Equal(t, "hello\n", b.run(t, b.say("hello")).lines())
+	p := b.living(t)
 	stats, err := sandbox.Stats(deadline(t))
 	require.NoError(t, err)
 	require.Positive(t, stats.Memory)
@@ -46,11 +47,13 @@ func testLifeCycle(t testing.TB, env RuntimeEnv) {
 	require.NoError(t, <-errs)
 	require.NoError(t, sandbox.Destroy(deadline(t)))
 	<-sandbox.Done()
+	_, err = wait(t, p)
+	require.ErrorIs(t, err, isolation.ErrSandboxGone)
 	require.Empty(t, env.Leftovers(t, spec.ID))
 	ids, err = runtime.List(deadline(t))
 	require.NoError(t, err)
 	require.NotContains(t, ids, spec.ID)
-	_, err = sandbox.Start(deadline(t), isolation.ProcessSpec{Args: []string{"true"}})
+	_, err = sandbox.Start(deadline(t), b.exit(0))
 	require.ErrorIs(t, err, isolation.ErrSandboxGone)
 	_, err = sandbox.Stats(deadline(t))
 	require.ErrorIs(t, err, isolation.ErrSandboxGone)
@@ -58,12 +61,7 @@ func testLifeCycle(t testing.TB, env RuntimeEnv) {
 
 func testDestroyRunning(t testing.TB, env RuntimeEnv) {
 	b := newBox(t, env)
-	var stdout syncbuf.Buffer
-	p := b.start(t, isolation.ProcessSpec{
-		Args:   []string{"sh", "-c", "trap '' TERM INT HUP; setsid sleep 1001 & echo up; while :; do sleep 1; done"},
-		Stdout: &stdout,
-	})
-	require.Eventually(t, func() bool { return stdout.String() == "up\n" }, runtimeTimeout, time.Millisecond)
+	p := b.living(t)
 	require.NoError(t, b.Destroy(deadline(t)))
 	require.Empty(t, env.Leftovers(t, b.spec.ID))
 	_, err := wait(t, p)
@@ -72,7 +70,7 @@ func testDestroyRunning(t testing.TB, env RuntimeEnv) {
 
 func testDestroyByID(t testing.TB, env RuntimeEnv) {
 	b := newBox(t, env)
-	p := b.start(t, isolation.ProcessSpec{Args: []string{"sleep", "1002"}})
+	p := b.living(t)
 
 	successor := env.New(t)
 	ids, err := successor.List(deadline(t))
@@ -93,14 +91,14 @@ func testDestroyByID(t testing.TB, env RuntimeEnv) {
 }
 
 func testCreateFails(t testing.TB, env RuntimeEnv) {
-	for name, edit := range map[string]func(*isolation.Spec){
-		"bad id":        func(s *isolation.Spec) { s.ID = "../x" },
-		"missing layer": func(s *isolation.Spec) { s.Image.Layers, s.Image.Disk = []string{"/does/not/exist"}, "/does/not/exist" },
-		"missing scratch": func(s *isolation.Spec) {
-			s.ScratchDir, s.ScratchDisk = "/does/not/exist", "/does/not/exist"
-		},
-		"unknown user": func(s *isolation.Spec) { s.Image.Config.User = "nobody-of-that-name" },
-	} {
+	absent := env.system().places().absent
+	specs := map[string]func(*isolation.Spec){
+		"bad id":          func(s *isolation.Spec) { s.ID = "../x" },
+		"missing layer":   func(s *isolation.Spec) { s.Image.Layers, s.Image.Disk = []string{absent}, absent },
+		"missing scratch": func(s *isolation.Spec) { s.ScratchDir, s.ScratchDisk = absent, absent },
+	}
+	maps.Copy(specs, env.system().refused())
+	for name, edit := range specs {
 		spec := env.Spec(t)
 		edit(&spec)
 		_, err := env.New(t).Create(deadline(t), spec)
@@ -122,5 +120,29 @@ func testIDTaken(t testing.TB, env RuntimeEnv) {
 	again.ID = b.spec.ID
 	_, err := env.New(t).Create(deadline(t), again)
 	require.Error(t, err)
-	require.Equal(t, "alive\n", b.shell(t, "echo alive"))
+	require.Equal(t, "alive\n", b.run(t, b.say("alive")).lines())
+}
+
+// testScratch: what a sandbox writes is seen in it, and neither in the base nor in the next sandbox.
+func testScratch(t testing.TB, env RuntimeEnv) {
+	if env.Windows != nil && !env.Windows.Separate {
+		return // all share one C:, whose writes are nobody's
+	}
+	before := env.BaseFingerprint(t)
+	b := newBox(t, env)
+	where := b.places()
+	require.Zero(t, b.run(t, b.write(where.own, "mine")).Code)
+	require.Equal(t, "mine", b.run(t, b.read(where.own)).stdout)
+	if where.image != "" {
+		require.Equal(t, where.imageText, b.run(t, b.read(where.image)).stdout)
+		require.Zero(t, b.run(t, b.write(where.image, "changed")).Code)
+		require.Equal(t, "changed", b.run(t, b.read(where.image)).stdout)
+	}
+	require.Equal(t, before, env.BaseFingerprint(t))
+
+	other := newBox(t, env)
+	require.NotZero(t, other.run(t, other.read(where.own)).Code)
+	if where.image != "" {
+		require.Equal(t, where.imageText, other.run(t, other.read(where.image)).stdout)
+	}
 }

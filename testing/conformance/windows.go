@@ -2,8 +2,6 @@ package conformance
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,18 +13,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/isolation"
-	"github.com/airlock-ci/airlock/testing/syncbuf"
 )
 
-// WindowsEnv is a runtime of Windows containers with what its suite needs: RuntimeEnv, whose image is a Windows one with
-// GREETING=image in its environment and whose helper directory holds the test's own program as tool.exe.
-//
-// The suite is a second one, and not TestRuntime in another shell, because most of what TestRuntime asks (users, signals,
-// terminals, a second root) means something else on Windows. It is meant to pass on a real one too.
-type WindowsEnv struct {
-	RuntimeEnv
+// Windows is Windows containers: what differs from host to host. It is meant to pass on a real one, too.
+type Windows struct {
 	// Separate says that sandboxes have a C: of their own. The simulator's shared guests have not.
 	Separate bool
 	// ImageFile is a file of the image with the text "base"; empty for images that have none, Microsoft's own.
@@ -40,28 +31,39 @@ const tool = `C:\airlock\helper\tool.exe`
 // argument is "tool".
 func WindowsTool(args []string) int {
 	switch args[0] {
+	case "say":
+		fmt.Println(args[1])
+	case "show":
+		fmt.Printf("<%s>", strings.Join(args[1:], "><"))
 	case "cat":
 		_, _ = io.Copy(os.Stdout, os.Stdin)
-	case "args":
-		fmt.Printf("%q", args[1:])
 	case "exit":
 		n, _ := strconv.ParseUint(args[1], 10, 32)
 		os.Exit(int(uint32(n)))
 	case "live":
 		fmt.Println("up")
 		time.Sleep(time.Hour)
-	case "spill": // bytes to both streams
+	case "hold":
+		time.Sleep(time.Hour)
+	case "count":
 		n, _ := strconv.Atoi(args[1])
-		_, _ = os.Stdout.Write(bytes.Repeat([]byte("o"), n))
-		_, _ = os.Stderr.Write(bytes.Repeat([]byte("e"), n))
+		var all bytes.Buffer
+		for i := range n {
+			fmt.Fprintln(&all, i+1)
+		}
+		errs := make(chan struct{})
+		go func() { defer close(errs); _, _ = os.Stderr.Write(all.Bytes()) }()
+		_, _ = os.Stdout.Write(all.Bytes())
+		<-errs
 	case "leave": // a child that holds the output, and lives
-		child := exec.Command(os.Args[0], "tool", "live")
+		child := exec.Command(os.Args[0], "tool", "hold")
 		child.Stdout, child.Stderr = os.Stdout, os.Stderr
 		if err := child.Start(); err != nil {
 			fmt.Println(err)
 			return 1
 		}
-		fmt.Println("left")
+		fmt.Println("main")
+		return 4
 	case "write":
 		if err := os.WriteFile(args[1], []byte(args[2]), 0o666); err != nil {
 			fmt.Println(err)
@@ -70,7 +72,7 @@ func WindowsTool(args []string) int {
 	case "read":
 		text, err := os.ReadFile(args[1])
 		if err != nil {
-			fmt.Print("missing")
+			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 		_, _ = os.Stdout.Write(text)
@@ -78,259 +80,128 @@ func WindowsTool(args []string) int {
 	return 0
 }
 
-// TestWindowsRuntime checks that a runtime of Windows containers keeps the promises of isolation.Runtime, Sandbox and
-// Process, as far as Windows has a meaning for them.
-func TestWindowsRuntime(t *testing.T, newEnv func(t testing.TB) WindowsEnv) {
-	for _, test := range []struct {
-		name string
-		run  func(t testing.TB, env WindowsEnv)
-	}{
-		{"life cycle", windowsLife},
-		{"destroy beside a running process", windowsDestroyRunning},
-		{"destroy by id in a new instance", windowsDestroyByID},
-		{"create leaves nothing when it fails", windowsCreateFails},
-		{"an id is used once", windowsIDTaken},
-		{"exit codes", windowsExitCodes},
-		{"arguments and environment", windowsArguments},
-		{"working directory", windowsDirectory},
-		{"scripts", windowsScripts},
-		{"stdin", windowsStdin},
-		{"output apart and exact", windowsOutput},
-		{"output that nobody takes", windowsOutputRefused},
-		{"a signal ends a stage", windowsSignal},
-		{"what a stage leaves holds nothing up", windowsLeft},
-		{"helper stages", windowsHelper},
-		{"the helper directory is read-only", windowsHelperReadOnly},
-		{"writes go to the scratch", windowsScratch},
-		{"limits are accepted", windowsLimits},
-	} {
-		t.Run(test.name, func(t *testing.T) { test.run(t, newEnv(t)) })
+func runTool(args ...string) isolation.ProcessSpec {
+	return isolation.ProcessSpec{Args: append([]string{tool, "tool"}, args...)}
+}
+
+func cmd(line string) isolation.ProcessSpec {
+	return isolation.ProcessSpec{Args: []string{"cmd", "/c", line}}
+}
+
+func batch(script string) isolation.ProcessSpec {
+	return isolation.ProcessSpec{Script: []byte("@echo off\r\n" + script), Shell: "cmd"}
+}
+
+func (Windows) say(text string) isolation.ProcessSpec { return runTool("say", text) }
+
+func (Windows) exit(code int) isolation.ProcessSpec { return runTool("exit", strconv.Itoa(code)) }
+
+func (Windows) live() isolation.ProcessSpec { return runTool("live") }
+
+func (Windows) cat() isolation.ProcessSpec { return runTool("cat") }
+
+func (Windows) show(args ...string) isolation.ProcessSpec {
+	return runTool(append([]string{"show"}, args...)...)
+}
+
+func (Windows) variables(names ...string) isolation.ProcessSpec {
+	return cmd("echo %" + strings.Join(names, "% %") + "%")
+}
+
+func (Windows) directory() isolation.ProcessSpec { return cmd("cd") }
+
+func (Windows) list(dir string) isolation.ProcessSpec { return cmd("dir /b " + dir) }
+
+func (Windows) write(path, text string) isolation.ProcessSpec { return runTool("write", path, text) }
+
+func (Windows) read(path string) isolation.ProcessSpec { return runTool("read", path) }
+
+func (Windows) count(numbers int) isolation.ProcessSpec {
+	return runTool("count", strconv.Itoa(numbers))
+}
+
+func (Windows) script() isolation.ProcessSpec {
+	return batch("set A=1\r\necho line %A%\r\necho err>&2\r\nexit 42\r\n")
+}
+
+func (Windows) longScript() isolation.ProcessSpec { // 200 KB
+	return batch("echo start\r\n" + strings.Repeat("rem padding of a long script, as runners generate them\r\n", 4000) + "echo end\r\n")
+}
+
+func (Windows) leaving() []isolation.ProcessSpec { return []isolation.ProcessSpec{runTool("leave")} }
+
+// left cannot be told: Windows containers have no list of processes for a process in them.
+func (Windows) left(testing.TB, box) bool { return false }
+
+func (w Windows) places() places {
+	return places{
+		absent: `C:\does\not\exist`, own: `C:\builds\mine`, image: w.ImageFile, imageText: "base", scripts: `C:\airlock\scripts`,
+		dirs: map[string]string{
+			`C:\windows`: `c:\windows`, "C:/windows/system32": `c:\windows\system32`, "": `c:\builds`, `C:\no\such`: `c:\builds`,
+		},
 	}
 }
 
-// tool runs a tool's command to its end.
-func (b box) tool(t testing.TB, args ...string) result {
-	t.Helper()
-	return b.run(t, isolation.ProcessSpec{Args: append([]string{tool, "tool"}, args...)})
-}
-
-func lines(text string) string { return strings.ReplaceAll(text, "\r\n", "\n") }
-
-func windowsLife(t testing.TB, env WindowsEnv) {
-	runtime, spec := env.New(t), env.Spec(t)
-	sandbox, err := runtime.Create(deadline(t), spec)
-	require.NoError(t, err)
-	require.Equal(t, spec.ID, sandbox.ID())
-	ids, err := runtime.List(deadline(t))
-	require.NoError(t, err)
-	require.Contains(t, ids, spec.ID)
-	b := box{sandbox, spec}
-	stats, err := sandbox.Stats(deadline(t))
-	require.NoError(t, err)
-	require.Positive(t, stats.Memory)
-	require.Equal(t, result{stdout: "hello\r\n"}, b.run(t, isolation.ProcessSpec{Args: []string{"cmd", "/c", "echo hello"}}))
-	errs := make(chan error, 2)
-	for range 2 {
-		go func() { errs <- sandbox.Destroy(context.Background()) }()
+func (Windows) otherExits() map[string]ended {
+	return map[string]ended{
+		"more than a byte": {runTool("exit", "256"), isolation.Exit{Code: 256}},
+		"an exception":     {runTool("exit", "3221225477"), isolation.Exit{Code: -1073741819}}, // STATUS_ACCESS_VIOLATION
+		"cmd":              {cmd("exit 3"), isolation.Exit{Code: 3}},
 	}
-	require.NoError(t, <-errs)
-	require.NoError(t, <-errs)
-	<-sandbox.Done()
-	require.Empty(t, env.Leftovers(t, spec.ID))
-	ids, err = runtime.List(deadline(t))
-	require.NoError(t, err)
-	require.NotContains(t, ids, spec.ID)
-	_, err = sandbox.Start(deadline(t), isolation.ProcessSpec{Args: []string{"cmd", "/c", "echo"}})
-	require.ErrorIs(t, err, isolation.ErrSandboxGone)
-	_, err = sandbox.Stats(deadline(t))
-	require.ErrorIs(t, err, isolation.ErrSandboxGone)
 }
 
-// living starts a process that lives until it is ended.
-func (b box) living(t testing.TB) isolation.Process {
-	t.Helper()
-	var stdout syncbuf.Buffer
-	p := b.start(t, isolation.ProcessSpec{Args: []string{tool, "tool", "live"}, Stdout: &stdout})
-	require.Eventually(t, func() bool { return lines(stdout.String()) == "up\n" }, runtimeTimeout, 5*time.Millisecond)
-	return p
+func (Windows) refused() map[string]func(*isolation.Spec) {
+	return map[string]func(*isolation.Spec){
+		"newer than the host": func(s *isolation.Spec) { s.Image.Config.OSVersion = "10.0.65000.1" },
+	}
 }
 
-func windowsDestroyRunning(t testing.TB, env WindowsEnv) {
-	b := newBox(t, env.RuntimeEnv)
+func (Windows) promises() []promise {
+	return []promise{
+		{"any signal ends a stage", false, windowsSignal},
+		{"one script is seen", false, windowsScripts},
+		{"helper stages", true, windowsHelper},
+		{"the helper directory is read-only", true, windowsHelperReadOnly},
+		{"limits are accepted", true, windowsLimits},
+	}
+}
+
+func windowsSignal(t testing.TB, env RuntimeEnv) {
+	b := newBox(t, env)
 	p := b.living(t)
-	require.NoError(t, b.Destroy(deadline(t)))
-	_, err := wait(t, p)
-	require.ErrorIs(t, err, isolation.ErrSandboxGone)
-	require.Empty(t, env.Leftovers(t, b.spec.ID))
-}
-
-func windowsDestroyByID(t testing.TB, env WindowsEnv) {
-	b := newBox(t, env.RuntimeEnv)
-	p := b.living(t)
-	successor := env.New(t)
-	require.NoError(t, successor.Destroy(deadline(t), b.spec.ID))
-	require.Empty(t, env.Leftovers(t, b.spec.ID))
-	_, err := wait(t, p)
-	require.ErrorIs(t, err, isolation.ErrSandboxGone)
-	<-b.Done()
-	require.NoError(t, successor.Destroy(deadline(t), b.spec.ID), "once more")
-	require.Error(t, successor.Destroy(deadline(t), "../etc"))
-}
-
-func windowsCreateFails(t testing.TB, env WindowsEnv) {
-	for name, edit := range map[string]func(*isolation.Spec){
-		"bad id":          func(s *isolation.Spec) { s.ID = "../x" },
-		"missing layer":   func(s *isolation.Spec) { s.Image.Layers = []string{`C:\does\not\exist`} },
-		"missing scratch": func(s *isolation.Spec) { s.ScratchDir = `C:\does\not\exist` },
-		"foreign build":   func(s *isolation.Spec) { s.Image.Config.OSVersion = "10.0.65000.1" },
-	} {
-		spec := env.Spec(t)
-		edit(&spec)
-		_, err := env.New(t).Create(deadline(t), spec)
-		require.Error(t, err, name)
-		require.Empty(t, env.Leftovers(t, spec.ID), name)
-	}
-	spec, why := env.Spec(t), errors.New("the caller gave up")
-	ctx, cancel := context.WithCancelCause(t.Context())
-	cancel(why)
-	_, err := env.New(t).Create(ctx, spec)
-	require.ErrorIs(t, err, why)
-	require.Empty(t, env.Leftovers(t, spec.ID))
-}
-
-func windowsIDTaken(t testing.TB, env WindowsEnv) {
-	b := newBox(t, env.RuntimeEnv)
-	again := env.Spec(t)
-	again.ID = b.spec.ID
-	_, err := env.New(t).Create(deadline(t), again)
-	require.Error(t, err)
-	require.Zero(t, b.tool(t, "exit", "0").Code)
-}
-
-func windowsExitCodes(t testing.TB, env WindowsEnv) {
-	b := newBox(t, env.RuntimeEnv)
-	for argument, want := range map[string]int{"0": 0, "1": 1, "77": 77, "256": 256, "3221225477": -1073741819} {
-		require.Equal(t, isolation.Exit{Code: want}, b.tool(t, "exit", argument).Exit, argument)
-	}
-	require.Equal(t, 3, b.run(t, isolation.ProcessSpec{Args: []string{"cmd", "/c", "exit 3"}}).Code)
-	_, err := b.Start(deadline(t), isolation.ProcessSpec{Args: []string{"no-such-program.exe"}})
-	require.ErrorContains(t, err, "no-such-program.exe")
-	require.Equal(t, fault.Author, fault.ClassOf(err))
-}
-
-func windowsArguments(t testing.TB, env WindowsEnv) {
-	b := newBox(t, env.RuntimeEnv)
-	args := []string{"", "a b", `say "x"`, `C:\dir with space\`, `\\`, "%PATH%", "ä€"}
-	require.Equal(t, fmt.Sprintf("%q", args), b.tool(t, append([]string{"args"}, args...)...).stdout)
-	r := b.run(t, isolation.ProcessSpec{Args: []string{"cmd", "/c", "echo %GREETING% %EXTRA%"}, Env: []string{"EXTRA=one", "EXTRA=two"}})
-	require.Equal(t, "image two\n", lines(r.stdout))
-}
-
-func windowsDirectory(t testing.TB, env WindowsEnv) {
-	b := newBox(t, env.RuntimeEnv)
-	for dir, want := range map[string]string{`C:\windows`: `c:\windows`, "C:/windows/system32": `c:\windows\system32`, "": `c:\builds`, `C:\no\such`: `c:\builds`} {
-		r := b.run(t, isolation.ProcessSpec{Args: []string{"cmd", "/c", "cd"}, Dir: dir})
-		require.Equal(t, want+"\n", strings.ToLower(lines(r.stdout)), "%q", dir)
-	}
-}
-
-func windowsScripts(t testing.TB, env WindowsEnv) {
-	b := newBox(t, env.RuntimeEnv)
-	script := func(text string) result {
-		t.Helper()
-		return b.run(t, isolation.ProcessSpec{Script: []byte(text), Shell: "cmd"})
-	}
-	r := script("@echo off\r\nset A=1\r\necho line %A%\r\necho err>&2\r\nexit 42\r\n")
-	require.Equal(t, result{isolation.Exit{Code: 42}, "line 1\n", "err\n"}, result{r.Exit, lines(r.stdout), lines(r.stderr)})
-	require.Zero(t, script("").Code, "an empty script")
-	r = script(`@dir /b C:\airlock\scripts` + "\r\n")
-	require.Len(t, strings.Fields(r.stdout), 1, "the running stage's script and no other: %q", r.stdout)
-}
-
-func windowsStdin(t testing.TB, env WindowsEnv) {
-	b := newBox(t, env.RuntimeEnv)
-	input := strings.Repeat("0123456789abcdef", 1<<14)
-	r := b.run(t, isolation.ProcessSpec{Args: []string{tool, "tool", "cat"}, Stdin: strings.NewReader(input)})
-	require.True(t, r.stdout == input, "%d bytes came back of %d", len(r.stdout), len(input))
-	require.Empty(t, b.tool(t, "cat").stdout)
-}
-
-func windowsOutput(t testing.TB, env WindowsEnv) {
-	const size = 1 << 20
-	r := newBox(t, env.RuntimeEnv).tool(t, "spill", strconv.Itoa(size))
-	require.Zero(t, r.Code)
-	require.True(t, r.stdout == strings.Repeat("o", size), "%d bytes", len(r.stdout))
-	require.True(t, r.stderr == strings.Repeat("e", size), "%d bytes", len(r.stderr))
-}
-
-func windowsOutputRefused(t testing.TB, env WindowsEnv) {
-	p := newBox(t, env.RuntimeEnv).start(t, isolation.ProcessSpec{Args: []string{tool, "tool", "spill", "1000000"}, Stdout: brokenWriter{}})
+	require.NoError(t, p.Signal(deadline(t), 15))
 	exit, err := wait(t, p)
 	require.NoError(t, err)
-	require.Equal(t, isolation.Exit{}, exit)
+	require.Equal(t, isolation.Exit{Code: 143, Signal: 15}, exit)
 }
 
-func windowsSignal(t testing.TB, env WindowsEnv) {
-	b := newBox(t, env.RuntimeEnv)
-	for _, signal := range []int{15, 9} {
-		p := b.living(t)
-		require.NoError(t, p.Signal(deadline(t), signal))
-		exit, err := wait(t, p)
-		require.NoError(t, err)
-		require.Equal(t, isolation.Exit{Code: 128 + signal, Signal: signal}, exit)
-	}
-	require.Zero(t, b.tool(t, "exit", "0").Code, "only that stage ends")
+func windowsScripts(t testing.TB, env RuntimeEnv) {
+	b := newBox(t, env)
+	r := b.run(t, batch("dir /b C:\\airlock\\scripts\r\n"))
+	require.Len(t, strings.Fields(r.stdout), 1, "the running stage's and no other: %q", r.stdout)
 }
 
-func windowsLeft(t testing.TB, env WindowsEnv) {
-	b := newBox(t, env.RuntimeEnv)
-	began := time.Now()
-	r := b.tool(t, "leave")
-	require.Zero(t, r.Code)
-	require.Contains(t, lines(r.stdout), "left\n")
-	require.Less(t, time.Since(began), runtimeTimeout/2)
-	require.Zero(t, b.tool(t, "exit", "0").Code)
+func windowsHelper(t testing.TB, env RuntimeEnv) {
+	b := newBox(t, env)
+	stage := batch("tool.exe tool say found\r\n")
+	require.NotZero(t, b.run(t, stage).Code, "it is in the PATH of the runner's own stages alone")
+	stage.Helper = true
+	r := b.run(t, stage)
+	require.Equal(t, "found\n", r.lines(), r.stderr)
 }
 
-func windowsHelper(t testing.TB, env WindowsEnv) {
-	b := newBox(t, env.RuntimeEnv)
-	r := b.run(t, isolation.ProcessSpec{Helper: true, Script: []byte("@tool.exe tool args found\r\n"), Shell: "cmd"})
-	require.Equal(t, `["found"]`, r.stdout, r.stderr)
-	r = b.run(t, isolation.ProcessSpec{Script: []byte("@tool.exe tool args found\r\n"), Shell: "cmd"})
-	require.NotZero(t, r.Code, "it is in the PATH of the runner's own stages alone")
-}
-
-func windowsHelperReadOnly(t testing.TB, env WindowsEnv) {
-	if !env.Separate {
+func windowsHelperReadOnly(t testing.TB, env RuntimeEnv) {
+	if !env.Windows.Separate {
 		return // the simulator's shared guests see links
 	}
-	b := newBox(t, env.RuntimeEnv)
-	require.NotZero(t, b.tool(t, "write", `C:\airlock\helper\x`, "x").Code)
-	require.NotZero(t, b.tool(t, "write", `C:\airlock\scripts\x`, "x").Code)
+	b := newBox(t, env)
+	require.NotZero(t, b.run(t, b.write(`C:\airlock\helper\x`, "x")).Code)
+	require.NotZero(t, b.run(t, b.write(`C:\airlock\scripts\x`, "x")).Code)
 }
 
-func windowsScratch(t testing.TB, env WindowsEnv) {
-	if !env.Separate {
-		return
-	}
-	before := env.BaseFingerprint(t)
-	b := newBox(t, env.RuntimeEnv)
-	require.Zero(t, b.tool(t, "write", `C:\builds\mine`, "mine").Code)
-	if env.ImageFile != "" {
-		require.Zero(t, b.tool(t, "write", env.ImageFile, "changed").Code)
-	}
-	require.Equal(t, "mine", b.tool(t, "read", `C:\builds\mine`).stdout)
-	other := newBox(t, env.RuntimeEnv)
-	require.Equal(t, "missing", other.tool(t, "read", `C:\builds\mine`).stdout)
-	if env.ImageFile != "" {
-		require.Equal(t, "base", other.tool(t, "read", env.ImageFile).stdout)
-	}
-	require.Equal(t, before, env.BaseFingerprint(t))
-}
-
-func windowsLimits(t testing.TB, env WindowsEnv) {
-	b := newBox(t, env.RuntimeEnv, func(s *isolation.Spec) {
+func windowsLimits(t testing.TB, env RuntimeEnv) {
+	b := newBox(t, env, func(s *isolation.Spec) {
 		s.Limits = isolation.Limits{Memory: 512 << 20, CPUs: 0.5, PIDs: 100, Scratch: 21 << 30}
 	})
-	require.Zero(t, b.tool(t, "exit", "0").Code)
+	require.Zero(t, b.run(t, b.exit(0)).Code)
 }

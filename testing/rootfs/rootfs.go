@@ -47,12 +47,15 @@ var directories = []struct {
 	{"usr/bin", 0o755}, {"usr/sbin", 0o755}, {"var", 0o755},
 }
 
+// OSRelease is what stands in /etc/os-release.
+const OSRelease = "ID=busybox\nPRETTY_NAME=\"Airlock's test root\"\n"
+
 // The files of /etc.
 var files = map[string]string{
 	"etc/passwd": fmt.Sprintf("root:x:0:0:root:/root:/bin/sh\n%s:x:%d:%d::/home/%[1]s:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
 		Builder, BuilderID, BuilderID),
 	"etc/group":      fmt.Sprintf("root:x:0:\n%s:x:%d:\nextra:x:2000:%[1]s\nnogroup:x:65534:\n", Builder, BuilderID),
-	"etc/os-release": "ID=busybox\nPRETTY_NAME=\"Airlock's test root\"\n",
+	"etc/os-release": OSRelease,
 }
 
 // Busybox makes the root in dir, which is created when missing and must be empty otherwise.

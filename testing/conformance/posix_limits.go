@@ -12,7 +12,7 @@ import (
 // memoryLimit is what the memory test allows, in bytes; the agent's own use is part of it.
 const memoryLimit = 128 << 20
 
-func testMemoryLimit(t testing.TB, env RuntimeEnv) {
+func posixMemoryLimit(t testing.TB, env RuntimeEnv) {
 	b := newBox(t, env, func(s *isolation.Spec) { s.Limits.Memory = memoryLimit })
 	// tail keeps what it reads when it finds no line in it.
 	r := b.run(t, isolation.ProcessSpec{Args: []string{"sh", "-c", "head -c 600000000 /dev/zero | tail -n 1 > /dev/null; exit $?"}})
@@ -27,7 +27,7 @@ func testMemoryLimit(t testing.TB, env RuntimeEnv) {
 	require.Equal(t, isolation.Exit{}, calm.Exit, "the next stage is not blamed for it")
 }
 
-func testProcessLimit(t testing.TB, env RuntimeEnv) {
+func posixProcessLimit(t testing.TB, env RuntimeEnv) {
 	const limit = 60
 	b := newBox(t, env, func(s *isolation.Spec) { s.Limits.PIDs = limit })
 	r := b.run(t, isolation.ProcessSpec{Args: []string{"sh", "-c", "i=0; while [ $i -lt 200 ]; do sleep 1004 & i=$((i+1)); done; echo all"}})
@@ -39,7 +39,7 @@ func testProcessLimit(t testing.TB, env RuntimeEnv) {
 	require.LessOrEqual(t, stats.PIDs, int64(limit))
 }
 
-func testCPULimit(t testing.TB, env RuntimeEnv) {
+func posixCPULimit(t testing.TB, env RuntimeEnv) {
 	const cores = 0.25
 	b := newBox(t, env, func(s *isolation.Spec) { s.Limits.CPUs = cores })
 	before, err := b.Stats(deadline(t))
