@@ -72,10 +72,16 @@ func (s *Service) destroy(ctx context.Context, sess *session) error {
 	if !patient {
 		go detach()
 	}
+	var alive error
 	if sess.sandbox != nil {
-		try("ending the sandbox", sess.sandbox.Destroy(ctx))
+		alive = sess.sandbox.Destroy(ctx)
+		try("ending the sandbox", alive)
 	}
 	if patient {
+		if alive != nil {
+			// It still has its network, scratch and base: the reaper goes on from here once it has let go.
+			return s.leave(sess, errs, start)
+		}
 		go detach()
 	}
 	try("cleanup", failpoint.Hit("cleanup/sandbox-gone"))
@@ -83,10 +89,17 @@ func (s *Service) destroy(ctx context.Context, sess *session) error {
 	try("cleanup", failpoint.Hit("cleanup/scratch-gone"))
 	try("detaching the network", <-detached)
 	try("cleanup", failpoint.Hit("cleanup/network-gone"))
-	s.layers.Release(sess.id)
+	if alive == nil {
+		s.layers.Release(sess.id) // else the reaper does
+	}
 	if len(errs) == 0 {
 		try("forgetting the job", s.journal.End(ctx, sess.id))
 	}
+	return s.leave(sess, errs, start)
+}
+
+// leave forgets an ended session, with what went wrong.
+func (s *Service) leave(sess *session, errs []error, start time.Time) error {
 	sess.mu.Lock()
 	sess.runner.close()
 	sess.runner = nil

@@ -91,6 +91,37 @@ func TestPatientNetworksAreDetachedAfterTheSandbox(t *testing.T) {
 	require.False(t, networks.tooSoon)
 }
 
+// TestASandboxThatDoesNotEndKeepsWhatItHas: its network cannot be given back, its base must not be collected.
+func TestASandboxThatDoesNotEndKeepsWhatItHas(t *testing.T) {
+	for _, patient := range []bool{true, false} {
+		f := newFixture(t, func(o *jobs.Options) {
+			if patient {
+				o.Networks = &patientNetworks{Networks: o.Networks, runtime: o.Runtimes[0]}
+			}
+		})
+		require.NoError(t, f.prepare())
+		f.world.Fail["destroy"] = errors.New("it hangs")
+		require.ErrorContains(t, f.cleanup(), "ending the sandbox: it hangs")
+		records, err := f.journal.Records(context.Background())
+		require.NoError(t, err)
+		require.Len(t, records, 1)
+		id := records[0].ID
+		want := []string{"lease " + id, "network " + id, "sandbox " + id, "scratch " + id}
+		if !patient {
+			want = []string{"lease " + id, "sandbox " + id}
+		}
+		require.Equal(t, want, f.world.Leftovers())
+		require.Empty(t, f.Live(), "it is the reaper's")
+
+		delete(f.world.Fail, "destroy") // what the reaper will do
+		require.NoError(t, f.world.Runtime(isolation.ProcessLevel).Destroy(context.Background(), id))
+		require.NoError(t, f.world.Detach(context.Background(), id))
+		require.NoError(t, f.world.DestroyScratch(context.Background(), id))
+		f.world.Release(id)
+		require.NoError(t, f.journal.End(context.Background(), id))
+	}
+}
+
 func (f *fixture) prepare() error {
 	return f.Prepare(context.Background(), &api.Prepare{Handle: string(f.handle), RunnerPid: int64(os.Getpid())}, []byte(response), &f.log)
 }
