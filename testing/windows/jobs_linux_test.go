@@ -50,7 +50,7 @@ func newHost(t *testing.T, configuration string, env ...string) *host {
 		require.NoError(t, os.WriteFile(filepath.Join(h.native, name+".exe"), program, 0o755))
 	}
 	writeImage(t, filepath.Join(h.native, "image"), "10.0.20348.2700")
-	text := "isolation = \"process\"\nimage = 'oci:" + home + "\\image'\nlog_level = \"debug\"\n" + configuration +
+	text := "isolation = \"process\"\nimage = 'oci:" + home + "\\image'\nlog_level = \"debug\"\ndns = [\"192.0.2.53\"]\n" + configuration +
 		"\n[windows]\nhelper_dir = '" + home + "\\helper'\n"
 	require.NoError(t, os.WriteFile(filepath.Join(h.native, "config.toml"), []byte(text), 0o644))
 	h.start(env...)

@@ -34,7 +34,7 @@ type Options struct {
 	Subnet netip.Prefix
 	// Allow are destinations that sandboxes may reach although they are not the public internet.
 	Allow []Destination
-	// DNS are name servers; none: those that the network gives.
+	// DNS are name servers; none: those of the host, asked for each endpoint.
 	DNS []netip.Addr
 	// Suffix is the endpoints' own domain, of which an endpoint has one; the list of search domains is the container's.
 	Suffix string
@@ -69,11 +69,11 @@ type endpoint struct {
 }
 
 // rule is one entry of an endpoint's access list, for what goes out. The lower the priority's number, the sooner it
-// is looked at.
+// is looked at; what no entry is about is refused, as soon as there is one (Windows-Containers#616).
 type rule struct {
 	Block    bool
-	To       string // networks, comma separated
-	Protocol uint16 // of IP; 0: any
+	To       string // networks, comma separated; empty: everywhere
+	Protocol uint16 // of IP; 0: that of no port
 	Port     uint16
 	Priority uint16
 }
@@ -82,30 +82,31 @@ var errNotFound = errors.New("there is none")
 
 // Networks is the network with its endpoints. Its methods may be called concurrently.
 type Networks struct {
-	opts    Options
-	service service
-	rules   []rule
+	opts        Options
+	service     service
+	hostServers func() ([]netip.Addr, error)
 
 	mu sync.Mutex // held while something is made or removed
 }
 
-func open(opts Options, s service) *Networks {
-	return &Networks{opts: opts, service: s, rules: rules(opts)}
+func open(opts Options, s service, hostServers func() ([]netip.Addr, error)) *Networks {
+	return &Networks{opts: opts, service: &bounded{service: s, patience: patience}, hostServers: hostServers}
 }
 
 // refused are the networks that are not the public internet, as on Linux: private, shared, link-local with the cloud
 // metadata service, loopback, multicast and reserved ones.
 const refused = "0.0.0.0/8,10.0.0.0/8,100.64.0.0/10,127.0.0.0/8,169.254.0.0/16,172.16.0.0/12,192.0.0.0/24,192.168.0.0/16,198.18.0.0/15,224.0.0.0/4,240.0.0.0/4"
 
-// The protocols of IP that have ports.
+// The protocols of IP that have ports, and what the service takes for all protocols where no network is named either
+// (hcsshim#1059).
 const (
-	tcp = 6
-	udp = 17
+	tcp         = 6
+	udp         = 17
+	anyProtocol = 256
 )
 
-// rules is the access list of every endpoint: what is allowed, the name servers and the gateway (who answers for names
-// when none is configured) on port 53, then what is refused, then the rest.
-func rules(opts Options) []rule {
+// rules is an endpoint's access list: what is allowed, the name servers on port 53, then what is refused, then the rest.
+func rules(opts Options, servers []netip.Addr) []rule {
 	var list []rule
 	allow := func(to string, port uint16) {
 		protocols := []uint16{0}
@@ -119,15 +120,27 @@ func rules(opts Options) []rule {
 	for _, d := range opts.Allow {
 		allow(d.Prefix.String(), d.Port)
 	}
-	servers := slices.Clone(opts.DNS)
-	if len(servers) == 0 {
-		servers = append(servers, opts.Subnet.Addr().Next())
-	}
 	for _, server := range servers {
 		allow(netip.PrefixFrom(server, server.BitLen()).String(), 53)
 	}
 	list = append(list, rule{Block: true, To: refused, Priority: 200})
-	return append(list, rule{To: "0.0.0.0/0", Priority: 300})
+	return append(list, rule{Protocol: anyProtocol, Priority: 300})
+}
+
+// servers are the name servers of an endpoint that is made now.
+func (n *Networks) servers() ([]netip.Addr, error) {
+	if len(n.opts.DNS) > 0 {
+		return n.opts.DNS, nil
+	}
+	servers, err := n.hostServers()
+	if err != nil {
+		return nil, fault.Systemf("asking for this host's name servers: %w", err)
+	}
+	if len(servers) == 0 {
+		return nil, fault.WithRemedy(fault.Adminf("no network adapter of this host has a name server that a sandbox can reach (IPv4, not loopback)"),
+			"name some: dns")
+	}
+	return servers, nil
 }
 
 // Prepare makes the network when it is missing. One of that name with another subnet is an administrator's to remove.
@@ -183,12 +196,16 @@ func (n *Networks) Attach(ctx context.Context, id string) (endpointID string, er
 	if len(existing) > 0 {
 		return "", fault.WithRemedy(fault.Systemf("sandbox %s has a network already", id), "detach it first")
 	}
-	servers := make([]string, len(n.opts.DNS))
-	for i, server := range n.opts.DNS {
-		servers[i] = server.String()
+	servers, err := n.servers()
+	if err != nil {
+		return "", err
+	}
+	names := make([]string, len(servers))
+	for i, server := range servers {
+		names[i] = server.String()
 	}
 	made, err := n.service.CreateEndpoint(endpoint{
-		Name: prefix + id, Network: network, DNS: strings.Join(servers, ","), Suffix: n.opts.Suffix, Rules: n.rules,
+		Name: prefix + id, Network: network, DNS: strings.Join(names, ","), Suffix: n.opts.Suffix, Rules: rules(n.opts, servers),
 	})
 	if err != nil {
 		// What the service made before it failed has the name.

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
@@ -73,6 +75,9 @@ func (f *fake) DeleteEndpoint(id string) error {
 	return nil
 }
 
+// ownServers are the host's.
+func ownServers() ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr("10.9.0.53")}, nil }
+
 func options() Options {
 	return Options{Name: "airlock0", Subnet: netip.MustParsePrefix("172.29.0.0/16"), Logger: zerolog.Nop()}
 }
@@ -81,7 +86,7 @@ func TestLifeOfAnEndpoint(t *testing.T) {
 	f := newFake()
 	opts := options()
 	opts.DNS, opts.Suffix = []netip.Addr{netip.MustParseAddr("192.0.2.53"), netip.MustParseAddr("10.0.0.53")}, "a.example"
-	n := open(opts, f)
+	n := open(opts, f, ownServers)
 	require.NoError(t, n.Prepare(t.Context()))
 	require.NoError(t, n.Prepare(t.Context()))
 	require.Len(t, f.networks, 1, "made when it is missing, and only then")
@@ -95,7 +100,7 @@ func TestLifeOfAnEndpoint(t *testing.T) {
 	require.ErrorContains(t, err, "already")
 
 	f.endpoints["docker"] = endpoint{ID: "docker", Name: "nat-endpoint"}
-	successor := open(opts, f)
+	successor := open(opts, f, ownServers)
 	ids, err := successor.Attached(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []string{"al-1"}, ids, "those of earlier processes, and not those of others")
@@ -111,7 +116,7 @@ func TestLifeOfAnEndpoint(t *testing.T) {
 // network-gone-after-reboot: NAT networks do not survive one.
 func TestNetworkIsMadeAgain(t *testing.T) {
 	f := newFake()
-	n := open(options(), f)
+	n := open(options(), f, ownServers)
 	require.NoError(t, n.Prepare(t.Context()))
 	clear(f.networks)
 	_, err := n.Attach(t.Context(), "al-1")
@@ -121,17 +126,17 @@ func TestNetworkIsMadeAgain(t *testing.T) {
 func TestForeignNetworkIsLeftAlone(t *testing.T) {
 	f := newFake()
 	f.networks["x"] = network{ID: "x", Name: "airlock0", Type: "l2bridge", Subnet: "172.29.0.0/16"}
-	_, err := open(options(), f).Attach(t.Context(), "al-1")
+	_, err := open(options(), f, ownServers).Attach(t.Context(), "al-1")
 	require.Equal(t, fault.Admin, fault.ClassOf(err))
 	f.networks["x"] = network{ID: "x", Name: "airlock0", Type: "nat", Subnet: "172.30.0.0/16"}
-	require.Equal(t, fault.Admin, fault.ClassOf(open(options(), f).Prepare(t.Context())))
+	require.Equal(t, fault.Admin, fault.ClassOf(open(options(), f, ownServers).Prepare(t.Context())))
 	require.Len(t, f.networks, 1)
 }
 
 // endpoint-half-made: what the service made before it failed does not stay.
 func TestFailedAttachLeavesNothing(t *testing.T) {
 	f := newFake()
-	n := open(options(), f)
+	n := open(options(), f, ownServers)
 	f.fail["CreateEndpoint"] = errors.New("injected")
 	_, err := n.Attach(t.Context(), "al-1")
 	require.ErrorContains(t, err, "injected")
@@ -156,8 +161,55 @@ func TestRules(t *testing.T) {
 	require.Equal(t, []rule{
 		{To: "10.1.2.3/32", Protocol: tcp, Port: 443, Priority: 100}, {To: "10.1.2.3/32", Protocol: udp, Port: 443, Priority: 100},
 		{To: "10.8.0.0/16", Priority: 100},
-		{To: "172.29.0.1/32", Protocol: tcp, Port: 53, Priority: 100}, {To: "172.29.0.1/32", Protocol: udp, Port: 53, Priority: 100},
+		{To: "10.9.0.53/32", Protocol: tcp, Port: 53, Priority: 100}, {To: "10.9.0.53/32", Protocol: udp, Port: 53, Priority: 100},
 		{Block: true, To: refused, Priority: 200},
-		{To: "0.0.0.0/0", Priority: 300},
-	}, rules(opts))
+		{Protocol: anyProtocol, Priority: 300},
+	}, rules(opts, []netip.Addr{netip.MustParseAddr("10.9.0.53")}))
+}
+
+// TestNameServers: what endpoints are given is what their access lists let through.
+func TestNameServers(t *testing.T) {
+	f := newFake()
+	id, err := open(options(), f, ownServers).Attach(t.Context(), "al-1")
+	require.NoError(t, err)
+	require.Equal(t, "10.9.0.53", f.endpoints[id].DNS)
+	require.Contains(t, f.endpoints[id].Rules, rule{To: "10.9.0.53/32", Protocol: udp, Port: 53, Priority: 100})
+	_, err = open(options(), f, func() ([]netip.Addr, error) { return nil, nil }).Attach(t.Context(), "al-2")
+	require.Equal(t, fault.Admin, fault.ClassOf(err))
+	require.ErrorContains(t, err, "name some: dns")
+	require.Len(t, f.endpoints, 1)
+}
+
+// hanging is a service that keeps its callers waiting.
+type hanging struct {
+	service
+	until chan struct{}
+	mu    sync.Mutex
+}
+
+func (h *hanging) DeleteEndpoint(id string) error {
+	<-h.until
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.service.DeleteEndpoint(id)
+}
+
+// endpoint-in-use-hangs: other jobs go on, up to a point.
+func TestAServiceThatHangsIsNotWaitedFor(t *testing.T) {
+	f := newFake()
+	n := open(options(), f, ownServers)
+	_, err := n.Attach(t.Context(), "al-1")
+	require.NoError(t, err)
+	until := make(chan struct{})
+	slow := &bounded{service: &hanging{service: f, until: until}, patience: 50 * time.Millisecond}
+	n.service = slow
+	for range mostHanging {
+		require.ErrorContains(t, n.Detach(t.Context(), "al-1"), "does not answer")
+	}
+	require.ErrorContains(t, n.Detach(t.Context(), "al-1"), "restart this host")
+	require.Contains(t, f.endpoints, "2")
+	close(until)
+	require.Eventually(t, func() bool { return slow.hanging.Load() == 0 }, 10*time.Second, time.Millisecond)
+	require.NoError(t, n.Detach(t.Context(), "al-1"))
+	require.Empty(t, f.endpoints)
 }

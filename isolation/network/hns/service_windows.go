@@ -4,14 +4,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
+	"unsafe"
 
 	"github.com/Microsoft/hcsshim"
+	"golang.org/x/sys/windows"
 )
 
 // Open returns the host's network of that name. It changes nothing: see Prepare.
-func Open(opts Options) *Networks { return open(opts, networking{}) }
+func Open(opts Options) *Networks { return open(opts, networking{}, hostServers) }
 
 // networking is the Host Networking Service.
 type networking struct{}
@@ -84,8 +88,11 @@ func (networking) CreateEndpoint(e endpoint) (endpoint, error) {
 		if r.Block {
 			policy.Action = hcsshim.Block
 		}
-		if r.Protocol != 0 {
+		switch {
+		case r.Port != 0:
 			policy.Protocols, policy.RemotePorts = strconv.Itoa(int(r.Protocol)), strconv.Itoa(int(r.Port))
+		case r.Protocol != 0:
+			policy.Protocol = r.Protocol
 		}
 		document, err := json.Marshal(policy)
 		if err != nil {
@@ -118,4 +125,33 @@ func classify(err error) error {
 		return errors.Join(errNotFound, err)
 	}
 	return fmt.Errorf("the networking service: %w", err)
+}
+
+// hostServers are the name servers of the adapters that are up, in their order.
+func hostServers() ([]netip.Addr, error) {
+	size := uint32(16 << 10) // as GetAdaptersAddresses' documentation advises; it says when that is too little
+	for {
+		buffer := make([]byte, size)
+		first := (*windows.IpAdapterAddresses)(unsafe.Pointer(&buffer[0]))
+		err := windows.GetAdaptersAddresses(windows.AF_INET, windows.GAA_FLAG_SKIP_ANYCAST|windows.GAA_FLAG_SKIP_MULTICAST, 0, first, &size)
+		if errors.Is(err, windows.ERROR_BUFFER_OVERFLOW) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		var servers []netip.Addr
+		for adapter := first; adapter != nil; adapter = adapter.Next {
+			if adapter.OperStatus != windows.IfOperStatusUp {
+				continue
+			}
+			for s := adapter.FirstDnsServerAddress; s != nil; s = s.Next {
+				server, ok := netip.AddrFromSlice(s.Address.IP().To4())
+				if ok && !server.IsLoopback() && !slices.Contains(servers, server) {
+					servers = append(servers, server)
+				}
+			}
+		}
+		return servers, nil
+	}
 }
