@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/Microsoft/hcsshim"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -50,7 +51,10 @@ func layerIDs(diffIDs []v1.Hash) []string {
 // layerRoot is what of a layer is handed out: its directory itself, whose name is its identity. completeMark is
 // written last.
 func layerRoot(dir, id string) string    { return layerDir(dir, id) }
-func completeMark(dir, id string) string { return filepath.Join(layerDir(dir, id), "complete") }
+func completeMark(dir, id string) string { return filepath.Join(layerDir(dir, id), completeName) }
+
+// completeName is the mark's name beside what the importer writes.
+const completeName = "complete"
 
 // checkFileSystem refuses ReFS: the compute service cannot make layers there (moby and containerd refuse it, too).
 func checkFileSystem(dir string) error {
@@ -88,12 +92,13 @@ func (c *Cache) storeLayer(ctx context.Context, p *pull, l wantedLayer, left *bu
 		below = append(below, layerDir(c.opts.Dir, id))
 	}
 	err = readLayer(ctx, p, l, left, func(content io.Reader) (err error) {
-		size, err = c.runImporter(ctx, content, dir, below)
+		checked := newGuard(content, left)
+		size, err = c.runImporter(ctx, checked, dir, below)
+		if checked.err != nil && !errors.Is(checked.err, io.EOF) {
+			return checked.err // the importer only saw its input end
+		}
 		return err
 	})
-	if err == nil {
-		err = left.take(size, 0)
-	}
 	if err != nil {
 		return 0, fmt.Errorf("layer %s: %w", l.diffID, err)
 	}
@@ -107,7 +112,8 @@ func (c *Cache) storeLayer(ctx context.Context, p *pull, l wantedLayer, left *bu
 }
 
 // runImporter imports in a process of its own: it alone has the privileges to write any owner and any access list, and
-// what hcsshim leaves open goes with it. Its temporary files lie where the next start empties.
+// what hcsshim leaves open goes with it. Its temporary files lie where the next start empties. It fails as the system:
+// what can be wrong with the tar itself is found by the guard, or by the digests.
 func (c *Cache) runImporter(ctx context.Context, content io.Reader, dir string, below []string) (int64, error) {
 	temp, err := os.MkdirTemp(filepath.Join(c.opts.Dir, "ingest"), "hcs")
 	if err != nil {
@@ -129,7 +135,7 @@ func (c *Cache) runImporter(ctx context.Context, content io.Reader, dir string, 
 		if ctx.Err() != nil {
 			return 0, fault.Systemf("interrupted: %w", context.Cause(ctx))
 		}
-		return 0, fmt.Errorf("importing: %w: %s", err, printable(strings.TrimSpace(stderr.String()), 500))
+		return 0, fault.Systemf("importing: %w: %s", err, printable(strings.TrimSpace(stderr.String()), 500))
 	}
 	size, err := strconv.ParseInt(strings.TrimSpace(stdout.String()), 10, 64)
 	if err != nil {
@@ -155,7 +161,13 @@ func (c *Cache) beginWriting(id string) error {
 	}
 	c.writing[id] = true
 	c.writingLock.Unlock() // what removes a discarded layer sees the mark; other layers need not wait
-	if err := removeLayer(layerDir(c.opts.Dir, id)); err != nil {
+	dir := layerDir(c.opts.Dir, id)
+	if _, err := os.Lstat(dir); err == nil {
+		if err := endTemplates(dir); err != nil {
+			c.log.Warn().Err(err).Str("layer", id).Msg("ending the machines that the compute service cloned from a layer")
+		}
+	}
+	if err := removeLayer(dir); err != nil {
 		c.endWriting(id)
 		return err
 	}
@@ -200,8 +212,19 @@ func (c *Cache) discardLayer(id string) {
 }
 
 // endTemplates ends the machines from which the compute service clones Hyper-V containers of this layer: they keep it
-// in use long after the last container.
+// in use long after the last container. A service that does not answer is not waited for longer than twice that long.
 func endTemplates(layer string) error {
+	ended := make(chan error, 1)
+	go func() { ended <- endTemplatesOf(layer) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(2 * templateTimeout):
+		return errors.New("the compute service does not answer")
+	}
+}
+
+func endTemplatesOf(layer string) error {
 	systems, err := hcsshim.GetContainers(hcsshim.ComputeSystemQuery{})
 	if err != nil {
 		return err
@@ -246,9 +269,11 @@ func removeLayer(dir string) error {
 // deleteAll deletes what is in the trash: layers by the compute service, which alone may delete all that is in them.
 func deleteAll(path string) error {
 	layer := filepath.Join(path, "it")
-	if _, err := os.Lstat(filepath.Join(layer, "Files")); err == nil {
-		if err := removeLayer(layer); err != nil {
-			return err
+	for _, part := range []string{"Files", "UtilityVM", "Hives"} { // an import makes them in no order of ours
+		if _, err := os.Lstat(filepath.Join(layer, part)); err == nil {
+			if err := removeLayer(layer); err != nil {
+				return err
+			}
 		}
 	}
 	return os.RemoveAll(path)

@@ -18,6 +18,7 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
+	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/testing/hcssim/layertar"
 )
 
@@ -145,7 +146,7 @@ func TestRealBrokenLayers(t *testing.T) {
 		"newer":  writeLayout(t, "newer", "10.0.65000.1", base),
 	} {
 		_, err := c.Base(t.Context(), request(image), io.Discard)
-		require.Error(t, err, name)
+		require.Equal(t, fault.Author, fault.ClassOf(err), "%s: %v", name, err)
 		_, err = c.Collect(t.Context())
 		require.NoError(t, err)
 	}

@@ -26,12 +26,14 @@ func (s *scratches) create(_ context.Context, req ScratchRequest) (Scratch, erro
 // how hosts are broken.
 func (s *scratches) destroy(_ context.Context, id string) error {
 	dir := s.cache.scratchDir(id)
-	layers, err := filepath.Glob(filepath.Join(dir, "*", "sandbox.vhdx"))
-	if err != nil {
+	entries, err := os.ReadDir(dir) // and no pattern, which the directory's own name may look like
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if len(layers) > 0 {
-		return fault.Systemf("it still holds %d layers that the sandbox has not let go", len(layers))
+	for _, entry := range entries {
+		if _, err := os.Lstat(filepath.Join(dir, entry.Name(), "sandbox.vhdx")); !errors.Is(err, fs.ErrNotExist) {
+			return errors.Join(fault.Systemf("it still holds the layer %s, which the sandbox has not let go", entry.Name()), err)
+		}
 	}
 	return os.RemoveAll(dir)
 }
