@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -49,22 +50,39 @@ func serve(ctx context.Context, c *cli.Command) error {
 	if err := private.Seal(filepath.Dir(config.DefaultPath)); err != nil {
 		return fault.Adminf("closing Airlock's directory to others: %w", err)
 	}
-	path, cfg, err := loadConfig(c)
-	if err != nil {
-		return err
-	}
-	executor, err := executorPath(c.String("executor"))
-	if err != nil {
-		return err
-	}
 	output, err := logOutput(c.Root().ErrWriter)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = output.Close() }()
+	tell := func(err error) error {
+		if err != nil && service.LogFile() != "" { // a service of Windows has no stderr for main to say it on
+			_, _ = fmt.Fprintf(output, "airlock: %s\n", printable(err.Error()))
+		}
+		return err
+	}
+	options, err := hostOptions(c, output)
+	if err != nil {
+		return tell(err)
+	}
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return service.Run(ctx, func(ctx context.Context) error { return tell(host.Run(ctx, options)) })
+}
+
+// hostOptions is what the command line and the configuration ask for.
+func hostOptions(c *cli.Command, output io.Writer) (host.Options, error) {
+	path, cfg, err := loadConfig(c)
+	if err != nil {
+		return host.Options{}, err
+	}
+	executor, err := executorPath(c.String("executor"))
+	if err != nil {
+		return host.Options{}, err
+	}
 	log, err := serviceLogger(cfg, output)
 	if err != nil {
-		return err
+		return host.Options{}, err
 	}
 	options := host.Options{
 		ConfigPath: path, ExecutorPath: executor, RunDir: cfg.RunDir, Group: cfg.Group,
@@ -79,9 +97,7 @@ func serve(ctx context.Context, c *cli.Command) error {
 	if c.IsSet("socket") {
 		options.SocketPath = c.String("socket")
 	}
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	return service.Run(ctx, func(ctx context.Context) error { return host.Run(ctx, options) })
+	return options, nil
 }
 
 // loadConfig loads the configuration that --config names; its path is made absolute for other processes.

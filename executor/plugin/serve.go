@@ -4,8 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"os/signal"
-	"syscall"
 	"time"
 
 	goplugin "github.com/hashicorp/go-plugin"
@@ -56,7 +54,7 @@ func Serve(ctx context.Context, opts Options) error {
 	if err != nil {
 		return err
 	}
-	ctx, release := signal.NotifyContext(ctx, syscall.SIGTERM)
+	ctx, release := untilTerminated(ctx)
 	defer release()
 
 	asked, err := identity.AwaitStop(ctx)

@@ -59,8 +59,14 @@ func (idle) Stop(kardianos.Service) error  { return nil }
 // Start starts the service.
 func (s *Service) Start() error { return explain("starting", s.system.Start()) }
 
-// Stop stops the service. An executor with living sandboxes goes on; stopping it too is the caller's next step.
-func (s *Service) Stop() error { return explain("stopping", s.system.Stop()) }
+// Stop stops the service, if it runs. An executor with living sandboxes goes on; stopping it too is the caller's next step.
+func (s *Service) Stop() error {
+	err := s.system.Stop()
+	if notRunning(err) {
+		return nil
+	}
+	return explain("stopping", err)
+}
 
 // Status is "running", "stopped" or "not installed".
 func (s *Service) Status() (string, error) {

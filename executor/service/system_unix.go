@@ -45,6 +45,9 @@ func (s *Service) Install() error {
 	return nil
 }
 
+// notRunning is never an error of systemd's.
+func notRunning(error) bool { return false }
+
 // Run runs serve, until ctx ends: systemd needs nothing but a process.
 func Run(ctx context.Context, serve func(context.Context) error) error { return serve(ctx) }
 

@@ -47,12 +47,16 @@ func (s *Service) Install() error {
 	return explain("installing", s.system.Install())
 }
 
+// notRunning tells that there was nothing to stop.
+func notRunning(err error) bool { return errors.Is(err, windows.ERROR_SERVICE_NOT_ACTIVE) }
+
 // Run runs serve until ctx ends, or until the service control manager, when that started this process, says so.
 func Run(ctx context.Context, serve func(context.Context) error) error {
 	if kardianos.Interactive() {
 		return serve(ctx)
 	}
-	p := &program{ctx: ctx, serve: serve, ended: make(chan struct{})}
+	// Nothing but the service control manager ends a service: Go makes SIGTERM of the news that some user logs off.
+	p := &program{ctx: context.WithoutCancel(ctx), serve: serve, ended: make(chan struct{})}
 	system, err := kardianos.New(p, &kardianos.Config{Name: Name})
 	if err != nil {
 		return fault.Systemf("running as a service: %w", err)

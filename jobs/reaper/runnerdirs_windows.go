@@ -19,8 +19,7 @@ const runnerPatience = 10 * time.Minute
 // RunnerDirs is the Resource for runners' temporary directories. They hold the job response with its token, and a runner
 // that is killed leaves them behind for ever.
 //
-// Only recorded ones are removed, and of those only a real directory of that name that nobody stands in: Windows refuses
-// to remove the working directory of a living process. A recorded path of any other name is left alone: whoever may
+// Only recorded ones are removed, and of those only a real directory of that name that nobody stands in. A recorded path of any other name is left alone: whoever may
 // drive jobs chooses it.
 type RunnerDirs struct {
 	patience time.Duration
@@ -43,10 +42,11 @@ func (r *RunnerDirs) Destroy(_ context.Context, path string) error {
 	if !filepath.IsAbs(path) || !strings.HasPrefix(filepath.Base(path), runnerDirPrefix) {
 		return nil
 	}
+	gone := path + ".gone"
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		r.seen.forget(path)
-		return nil
+		return os.RemoveAll(gone)
 	}
 	if err != nil {
 		return fmt.Errorf("looking at a runner's directory: %w", err)
@@ -57,7 +57,11 @@ func (r *RunnerDirs) Destroy(_ context.Context, path string) error {
 	if time.Since(r.seen.of(path, time.Now())) < r.patience {
 		return fmt.Errorf("%w: its runner may still clean up in %s", ErrNotYet, path)
 	}
-	if err := os.RemoveAll(path); err != nil {
+	// Windows does not move a directory that somebody stands in, whereas removing would begin with what is in it.
+	if err := os.Rename(path, gone); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotYet, err)
+	}
+	if err := os.RemoveAll(gone); err != nil {
 		return fmt.Errorf("removing a runner's directory: %w", err)
 	}
 	r.seen.forget(path)

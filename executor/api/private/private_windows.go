@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/windows"
@@ -64,6 +65,14 @@ func claim(dir string, descriptor *windows.SECURITY_DESCRIPTOR) error {
 	if err := CheckOwner(dir); err != nil {
 		return err
 	}
+	// Windows writes a list into all that is below, one by one, even if nothing changes: that is done once.
+	now, err := windows.GetNamedSecurityInfo(dir, windows.SE_FILE_OBJECT, windows.DACL_SECURITY_INFORMATION)
+	if err == nil && strings.Replace(now.String(), "D:PAI(", "D:P(", 1) == descriptor.String() {
+		return nil
+	}
+	if err := checkContent(dir); err != nil {
+		return err
+	}
 	list, _, err := descriptor.DACL()
 	if err != nil {
 		return err
@@ -72,6 +81,20 @@ func claim(dir string, descriptor *windows.SECURITY_DESCRIPTOR) error {
 		windows.DACL_SECURITY_INFORMATION|windows.PROTECTED_DACL_SECURITY_INFORMATION, nil, nil, list, nil)
 	if err != nil {
 		return fmt.Errorf("closing %s to others: %w", dir, err)
+	}
+	return nil
+}
+
+// checkContent refuses what a stranger put into a directory before it was closed: it stays his, whatever is above it.
+func checkContent(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if err := CheckOwner(filepath.Join(dir, entry.Name())); err != nil {
+			return err
+		}
 	}
 	return nil
 }

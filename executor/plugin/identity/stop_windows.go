@@ -2,6 +2,7 @@ package identity
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"unsafe"
 
@@ -33,6 +34,11 @@ func AwaitStop(ctx context.Context) (<-chan struct{}, error) {
 	attributes := &windows.SecurityAttributes{SecurityDescriptor: descriptor}
 	attributes.Length = uint32(unsafe.Sizeof(*attributes))
 	event, err := windows.CreateEvent(attributes, 1, 0, name)
+	if errors.Is(err, windows.ERROR_ALREADY_EXISTS) {
+		// Anyone may make an event of any name. A stranger's keeps us from being asked, not from serving: who asks in vain
+		// ends this process after a while.
+		return nil, windows.CloseHandle(event)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("making the event that asks this process to end: %w", err)
 	}
