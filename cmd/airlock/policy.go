@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v3"
 
@@ -212,9 +213,13 @@ func describeDecision(e policy.Explanation) string {
 		}
 		return strings.Join(list, ", ")
 	}
-	return fmt.Sprintf("Decision: %s isolation, because %s; memory %s, cpus %s, pids %s, scratch %s, network %s, cache %s, images %s, pull policies %s",
-		d.Isolation, e.Reason, limitOf(d.Memory, bytesize.Format(d.Memory)), limitOf(d.CPUs, fmt.Sprint(d.CPUs)), limitOf(d.PIDs, fmt.Sprint(d.PIDs)),
-		limitOf(d.Scratch, bytesize.Format(d.Scratch)), d.Network, d.Cache, all(d.Images), strings.Join(d.PullPolicies, ", "))
+	limits := strings.Join([]string{
+		"memory " + limitOf(d.Memory, bytesize.Format(d.Memory)), "cpus " + limitOf(d.CPUs, fmt.Sprint(d.CPUs)),
+		"pids " + limitOf(d.PIDs, fmt.Sprint(d.PIDs)), "scratch " + limitOf(d.Scratch, bytesize.Format(d.Scratch)),
+		"timeout " + limitOf(d.Timeout, time.Duration(d.Timeout*float64(time.Second)).String()),
+	}, ", ")
+	return fmt.Sprintf("Decision: %s isolation, because %s; %s, network %s, cache %s, images %s, services %s, pull policies %s",
+		d.Isolation, e.Reason, limits, d.Network, d.Cache, all(d.Images), all(d.Services), strings.Join(d.PullPolicies, ", "))
 }
 
 func limitOf[T int64 | float64](n T, text string) string {
