@@ -530,11 +530,9 @@ func TestSignalWhileTheHostIsAway(t *testing.T) {
 	d := newRunnerDir(t, `{"id":1000}`)
 	cmd := d.command("prepare", "--socket", "/nowhere/host.sock")
 	time.AfterFunc(300*time.Millisecond, func() { _ = cmd.Process.Signal(syscall.SIGTERM) })
-	started := time.Now()
 	end := run(t, cmd)
 	require.Equal(t, 42, end.code)
-	require.Less(t, time.Since(started), 3*time.Second)
-	require.Contains(t, end.stderr, "the runner ended the call")
+	require.Contains(t, end.stderr, "the runner ended the call", "and not, later, that there is no host")
 }
 
 func TestForbiddenSocket(t *testing.T) {

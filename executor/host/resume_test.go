@@ -297,5 +297,5 @@ func TestAFullStopTellsTheDriverWhy(t *testing.T) {
 	require.NoError(t, h.wait())
 	require.Equal(t, systemFailure, j.code(ended))
 	require.Contains(t, j.errs.String(), "the Airlock service is stopping")
-	require.Less(t, time.Since(started), 3*time.Second)
+	require.Less(t, time.Since(started), 15*time.Second, "nobody waits for the stage, which hangs")
 }

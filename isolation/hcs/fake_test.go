@@ -516,7 +516,7 @@ type rig struct {
 
 func quickTiming() timing {
 	return timing{
-		call: 2 * time.Second, create: 50 * time.Millisecond, start: 50 * time.Millisecond, end: 50 * time.Millisecond,
+		call: 2 * time.Second, create: 500 * time.Millisecond, start: 500 * time.Millisecond, end: 500 * time.Millisecond,
 		setup: 2 * time.Second, pause: time.Millisecond, dispose: []time.Duration{time.Millisecond, time.Millisecond, time.Millisecond},
 		drain: 50 * time.Millisecond, settling: 20 * time.Millisecond,
 	}

@@ -164,7 +164,7 @@ func TestSystemThatDoesNotEnd(t *testing.T) {
 		began := time.Now()
 		err := b.Destroy(t.Context())
 		require.ErrorContains(t, err, "terminating the container")
-		require.Less(t, time.Since(began), time.Second)
+		require.Less(t, time.Since(began), 10*time.Second)
 		require.DirExists(t, filepath.Join(specs[i].ScratchDir, specs[i].ID+".1"))
 		require.Zero(t, r.fake.count("Unprepare "+specs[i].ID))
 	}
