@@ -115,7 +115,7 @@ func TestStartThatHangs(t *testing.T) {
 // until it returns.
 func TestMountThatHangs(t *testing.T) {
 	r := newRig(t)
-	r.timing.call = 50 * time.Millisecond
+	r.timing.call = 500 * time.Millisecond
 	hang := make(chan struct{})
 	r.fake.fail(fakeFault{call: "Prepare", times: 2, hang: hang})
 	for range 2 {
@@ -128,7 +128,7 @@ func TestMountThatHangs(t *testing.T) {
 	_, err := r.Runtime(isolation.ProcessLevel).Create(t.Context(), r.spec())
 	require.ErrorContains(t, err, "takes no more jobs")
 	close(hang)
-	require.Eventually(t, func() bool { return len(r.Stuck()) == 0 }, time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(r.Stuck()) == 0 }, 10*time.Second, time.Millisecond)
 	r.create(isolation.ProcessLevel, r.spec())
 }
 
