@@ -643,7 +643,7 @@ func TestAStoppedHostLeavesNothingInItsProcess(t *testing.T) {
 	})
 	require.NoError(t, <-ended)
 	goleak.VerifyNone(t, ignored)
-	require.Eventually(t, func() bool { return descriptors(t) <= before }, 2*time.Second, 10*time.Millisecond,
+	require.Eventually(t, func() bool { return descriptors(t) <= before }, 10*time.Second, 10*time.Millisecond,
 		"file descriptors are left")
 }
 

@@ -357,7 +357,7 @@ func TestAResultWaitsForItsDriver(t *testing.T) {
 	})
 	id := b.newID()
 	first := b.open(t, id, "echo")
-	require.Eventually(t, func() bool { return b.timesBegun("echo") == 1 }, time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return b.timesBegun("echo") == 1 }, 10*time.Second, time.Millisecond)
 	first.vanish()
 	for range 2 { // the first answer may be lost too
 		stream := b.resume(t, &api.Resume{CallId: id})

@@ -602,5 +602,5 @@ func (r *rig) requireEmptyTrash() {
 	require.Eventually(r.t, func() bool {
 		entries, err := os.ReadDir(r.trashDir())
 		return err == nil && len(entries) == 0
-	}, 2*time.Second, time.Millisecond)
+	}, 10*time.Second, time.Millisecond)
 }

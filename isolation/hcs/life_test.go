@@ -162,7 +162,7 @@ func TestKillEndsTheWholeTree(t *testing.T) {
 	for _, signal := range []int{15, 9} {
 		p, err := b.Start(t.Context(), isolation.ProcessSpec{Script: []byte("spawn child.exe\nspawn svchost.exe\nlive"), Stdout: io.Discard})
 		require.NoError(t, err)
-		require.Eventually(t, func() bool { return len(b.system.(*fakeContainer).all()) >= 4 }, time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return len(b.system.(*fakeContainer).all()) >= 4 }, 10*time.Second, time.Millisecond)
 		require.NoError(t, p.Signal(t.Context(), signal))
 		exit, err := p.Wait()
 		require.NoError(t, err)

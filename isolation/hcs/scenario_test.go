@@ -145,7 +145,7 @@ func TestCreateThatIsLate(t *testing.T) {
 		defer r.fake.mu.Unlock()
 		s := r.fake.systems[spec.ID+".1"]
 		return s != nil && s.isDone()
-	}, 2*time.Second, time.Millisecond)
+	}, 10*time.Second, time.Millisecond)
 }
 
 // terminate-refused: containers that cannot be ended go into quarantine, and their scratches stay untouched.
@@ -195,7 +195,7 @@ func TestEndThatIsNeverTold(t *testing.T) {
 	require.ErrorContains(t, made.Destroy(t.Context()), "does not end")
 	require.Contains(t, r.Stuck(), spec.ID+".1")
 	close(hang)
-	require.Eventually(t, func() bool { return len(r.Stuck()) == 0 }, time.Second, time.Millisecond, "the end came after all")
+	require.Eventually(t, func() bool { return len(r.Stuck()) == 0 }, 10*time.Second, time.Millisecond, "the end came after all")
 	require.NoError(t, made.Destroy(t.Context()))
 	r.requireNothing(spec)
 }
