@@ -120,7 +120,7 @@ func TestScratchWhoseDeviceIsHeldOpen(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, err := os.Stat(fmt.Sprintf("/sys/dev/block/7:%d/loop/backing_file", unix.Minor(st.Dev)))
 		return os.IsNotExist(err)
-	}, 5*time.Second, 5*time.Millisecond)
+	}, 20*time.Second, 5*time.Millisecond)
 }
 
 func BenchmarkScratch(b *testing.B) {

@@ -366,7 +366,7 @@ func TestAStoppedExecutorThatDoesNotAnswerIsReplaced(t *testing.T) {
 	h = r.up()
 	require.Equal(t, "x", run(t, r.socket, "echo", "x").stdout.String())
 	// Its lock, which the next one waits for, goes a moment before the process.
-	require.Eventually(t, func() bool { return !alive(first.Process) }, 5*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return !alive(first.Process) }, 20*time.Second, 5*time.Millisecond)
 	require.Contains(t, h.log.String(), errNoAnswer.Error())
 }
 

@@ -231,7 +231,7 @@ func TestASignalWhileTheHostIsAway(t *testing.T) {
 	var out syncbuf.Buffer
 	j := r.job("", &out)
 	ended := j.run("signal", nil)
-	require.Eventually(t, func() bool { return out.String() == "waiting" }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return out.String() == "waiting" }, 20*time.Second, time.Millisecond)
 	h.kill()
 	j.signals <- syscall.SIGTERM
 	r.up()
@@ -254,7 +254,7 @@ func TestAKilledDriverEndsItsStageBeforeAndAfterARestart(t *testing.T) {
 			var out syncbuf.Buffer
 			driver.Stdout, driver.Stderr = &out, &out
 			require.NoError(t, driver.Start())
-			require.Eventually(t, func() bool { return out.String() == "hanging" }, 5*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { return out.String() == "hanging" }, 20*time.Second, time.Millisecond)
 			if restart {
 				h.kill()
 				h = r.up()
@@ -275,7 +275,7 @@ func TestAnExecutorThatDiedTooIsASystemFailure(t *testing.T) {
 	var out syncbuf.Buffer
 	j := r.job("", &out)
 	ended := j.run("hang", nil)
-	require.Eventually(t, func() bool { return out.String() == "hanging" }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return out.String() == "hanging" }, 20*time.Second, time.Millisecond)
 	h.kill()
 	require.NoError(t, syscall.Kill(r.executor().Process.PID, syscall.SIGKILL))
 	r.up()
@@ -291,7 +291,7 @@ func TestAFullStopTellsTheDriverWhy(t *testing.T) {
 	var out syncbuf.Buffer
 	j := r.job("", &out)
 	ended := j.run("hang", nil)
-	require.Eventually(t, func() bool { return out.String() == "hanging" }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return out.String() == "hanging" }, 20*time.Second, time.Millisecond)
 	started := time.Now()
 	h.signal(syscall.SIGTERM)
 	require.NoError(t, h.wait())

@@ -71,7 +71,7 @@ func (r *rig) tearDown() {
 		h.kill()
 	}
 	require.NoError(r.t, StopExecutor(r.opts.RunDir, zerologTo(io.Discard)))
-	require.Eventually(r.t, func() bool { return len(r.processes()) == 0 }, 5*time.Second, 20*time.Millisecond,
+	require.Eventually(r.t, func() bool { return len(r.processes()) == 0 }, 20*time.Second, 20*time.Millisecond,
 		"processes are left: %v", r.processes())
 	require.NoError(r.t, os.RemoveAll(r.opts.RunDir))
 }

@@ -75,7 +75,7 @@ func TestEventLogFollowersGetEverythingAndNobodyWaits(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		return len(got) > 0 && strings.HasSuffix(got[len(got)-1], "x199")
-	}, 5*time.Second, time.Millisecond, "a stuck tee holds nobody back")
+	}, 20*time.Second, time.Millisecond, "a stuck tee holds nobody back")
 	require.Len(t, got, 201)
 	cancel()
 	require.NoError(t, <-ended)

@@ -169,7 +169,7 @@ func TestTerminal(t *testing.T) {
 			})
 			shows := func(text string) {
 				t.Helper()
-				require.Eventually(t, func() bool { return strings.Contains(out.String(), text) }, 5*time.Second, 2*time.Millisecond,
+				require.Eventually(t, func() bool { return strings.Contains(out.String(), text) }, 20*time.Second, 2*time.Millisecond,
 					"the terminal shows %q", text)
 			}
 			keys := func(text string) {

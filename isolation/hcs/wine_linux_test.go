@@ -133,7 +133,7 @@ func requireNoLeaks(t *testing.T, s *hcssim.Sim, binary string) {
 func requireNothingLeft(t *testing.T, s *hcssim.Sim) {
 	t.Helper()
 	var left []string
-	require.Eventually(t, func() bool { s.Forgive(); left = s.Leaks(); return len(left) == 0 }, 5*time.Second, 50*time.Millisecond, "%v", &left)
+	require.Eventually(t, func() bool { s.Forgive(); left = s.Leaks(); return len(left) == 0 }, 20*time.Second, 50*time.Millisecond, "%v", &left)
 }
 
 func TestCrashOnSimulatedWindows(t *testing.T) {
