@@ -54,7 +54,8 @@ func TestAStalledConsumerHoldsTheSenderBack(t *testing.T) {
 			time.Sleep(2500 * time.Millisecond)
 			waiting := conn.nowWaiting()
 			require.Greater(t, waiting, highWater, "there was nothing to hold back")
-			require.Less(t, waiting, 3*highWater, "memory is not bounded")
+			// ttrpc reads on until its own queue of 64 frames, which are not counted there, is full.
+			require.Less(t, waiting, highWater+64*api.MaxChunk, "memory is not bounded")
 		}
 		got += len(frame.GetStdout())
 		result = frame.GetResult()
