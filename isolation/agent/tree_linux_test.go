@@ -157,8 +157,7 @@ func TestRabbits(t *testing.T) {
 				want = 1
 			}
 			p := s.begin(isolation.ProcessSpec{Script: []byte("for i in $(seq 20); do /tmp/rabbit & done; sleep 1000")})
-			time.Sleep(200 * time.Millisecond)
-			require.Greater(t, len(s.others()), 5)
+			s.eventually("they are many", func() bool { return len(s.others()) > 5 })
 			require.NoError(t, p.Signal(soon(t), 9))
 			require.Equal(t, 137, s.wait(p).Code)
 			require.Len(t, s.others(), want)
