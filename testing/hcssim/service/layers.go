@@ -2,6 +2,7 @@ package service
 
 import (
 	"crypto/sha256"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -120,18 +121,78 @@ func (s *Service) scratchAt(windows string) (*scratch, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := os.ReadFile(filepath.Join(path, diskFile))
-	if err != nil {
+	found := s.layers.scratches[diskIdentity(path)]
+	if found == nil {
 		return nil, nil
 	}
-	found := s.layers.scratches[strings.TrimSpace(string(text))]
-	if found != nil {
-		if found.path != path && found.active {
-			s.broken = append(s.broken, broken(RuleMoved, AccessDenied, "%s went to %s", found.path, path))
-		}
-		found.path, found.name = path, windows
+	if found.path != path && found.active && !sameFile(found.path, path) {
+		s.broken = append(s.broken, broken(RuleMoved, AccessDenied, "%s went to %s", found.path, path))
 	}
+	found.path, found.name = path, windows
 	return found, nil
+}
+
+// diskIdentity returns the identity of the scratch whose folder this is, "" when it is none's.
+func diskIdentity(dir string) string {
+	text, err := os.ReadFile(filepath.Join(dir, diskFile))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(text))
+}
+
+// sameFile says whether two paths lead to the same: one of them may go through a link.
+func sameFile(a, b string) bool {
+	first, errA := os.Stat(a)
+	second, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(first, second)
+}
+
+// present returns the scratches whose folders are there. Clients rename the folders, which no call tells: one that is not
+// where it was seen last is looked for by its identity.
+func (s *Service) present() []*scratch {
+	var there []*scratch
+	var elsewhere map[string]string
+	for id, found := range s.layers.scratches {
+		if diskIdentity(found.path) != id {
+			if elsewhere == nil {
+				elsewhere = s.findDisks()
+			}
+			name, ok := elsewhere[id]
+			if !ok {
+				continue
+			}
+			if _, err := s.scratchAt(name); err != nil {
+				s.broken = append(s.broken, err)
+			}
+		}
+		there = append(there, found)
+	}
+	return there
+}
+
+// findDisks returns the Windows paths of all folders with the disk of a scratch, by its identity. What layers, containers
+// and Windows itself have there is none.
+func (s *Service) findDisks() map[string]string {
+	found := map[string]string{}
+	drive, err := s.config.Disk.Path(`C:\`)
+	if err != nil {
+		return found
+	}
+	filepath.WalkDir(drive, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return nil
+		}
+		if entry.IsDir() && (slices.Contains([]string{filesDir, upperDir, workDir}, entry.Name()) || path == filepath.Join(drive, "windows")) {
+			return fs.SkipDir
+		}
+		if entry.Name() == diskFile {
+			dir := filepath.Dir(path)
+			found[diskIdentity(dir)] = `C:\` + strings.ReplaceAll(strings.TrimPrefix(dir, drive+"/"), "/", `\`)
+		}
+		return nil
+	})
+	return found
 }
 
 // needScratch is scratchAt for those who need one.

@@ -2,8 +2,6 @@ package service
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 )
 
@@ -14,6 +12,7 @@ func (s *Service) Leaks() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var all []string
+	there := s.present() // first: it knows their present names
 	for _, sys := range s.systems {
 		if !sys.template {
 			all = append(all, fmt.Sprintf("system %s is %s", sys.id, sys.state))
@@ -23,9 +22,9 @@ func (s *Service) Leaks() []string {
 		if found.active || found.prepared {
 			all = append(all, "scratch "+found.name+" is mounted")
 		}
-		if _, err := os.Stat(filepath.Join(found.path, diskFile)); err == nil {
-			all = append(all, "scratch "+found.name+" is there")
-		}
+	}
+	for _, found := range there {
+		all = append(all, "scratch "+found.name+" is there")
 	}
 	for _, e := range s.networks.endpoints {
 		all = append(all, fmt.Sprintf("endpoint %s (%s) is there", e.name, e.id))

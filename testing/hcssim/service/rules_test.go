@@ -185,6 +185,17 @@ func callBreaches() []struct {
 		{"destroy mounted", RuleDestroy, func(m *machine) { p, _ := m.mounted("a"); m.call("DestroyLayer", p) }},
 		{"destroy in use", RuleDestroy, func(m *machine) { doc := m.xenon("c"); m.create(doc); m.call("DestroyLayer", doc["LayerFolderPath"]) }},
 		{"destroy a parent", RuleDestroy, func(m *machine) { m.scratch("a"); m.call("DestroyLayer", `C:\l\middle`) }},
+		{"destroy a parent of a renamed scratch", RuleDestroy, func(m *machine) {
+			m.scratch("a")
+			require.NoError(m.t, os.Rename(filepath.Join(m.drive, "s/a"), filepath.Join(m.drive, "s/a-removing")))
+			m.call("DestroyLayer", `C:\l\middle`)
+		}},
+		{"rename mounted and ask for leaks", RuleMoved, func(m *machine) {
+			m.mounted("a")
+			require.NoError(m.t, os.Rename(filepath.Join(m.drive, "s/a"), filepath.Join(m.drive, "s/b")))
+			m.service.Leaks()
+			m.service.Leaks()
+		}},
 		{"rename mounted", RuleMoved, func(m *machine) {
 			m.mounted("a")
 			require.NoError(m.t, os.Rename(filepath.Join(m.drive, "s/a"), filepath.Join(m.drive, "s/b")))

@@ -200,8 +200,8 @@ func (s *Service) destroy(c *call) ([]any, error) {
 	if found != nil && (found.active || found.user != nil) {
 		return nil, broken(RuleDestroy, AccessDenied, "the scratch %s is active or in use", found.name)
 	}
-	for _, other := range s.layers.scratches {
-		if _, err := os.Stat(filepath.Join(other.path, diskFile)); err == nil && slices.Contains(other.layers, path) {
+	for _, other := range s.present() {
+		if slices.Contains(other.layers, path) {
 			return nil, broken(RuleDestroy, AccessDenied, "the scratch %s was made with %s", other.name, c.text(0))
 		}
 	}
