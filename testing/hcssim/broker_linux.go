@@ -19,7 +19,11 @@ type broker struct {
 	service *service.Service
 	clients map[uint64]*client
 	guests  map[string]chan *net.TCPConn // by token: who waits for a guest
-	open    map[net.Conn]bool
+
+	// opened guards open and nothing else: the service, which is locked then, drops connections, and under mu the service is
+	// called.
+	opened sync.Mutex
+	open   map[net.Conn]bool
 }
 
 // client is a process: each of its DLLs has a connection that stays.
@@ -51,8 +55,8 @@ func (b *broker) serve(s *service.Service) {
 
 func (b *broker) close() {
 	b.listener.Close()
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.opened.Lock()
+	defer b.opened.Unlock()
 	for conn := range b.open {
 		conn.Close()
 	}
@@ -64,9 +68,9 @@ func (b *broker) accept() {
 		if err != nil {
 			return
 		}
-		b.mu.Lock()
+		b.opened.Lock()
 		b.open[conn] = true
-		b.mu.Unlock()
+		b.opened.Unlock()
 		go b.greet(conn.(*net.TCPConn))
 	}
 }
@@ -105,9 +109,9 @@ func (b *broker) greet(conn *net.TCPConn) {
 
 func (b *broker) drop(conn net.Conn) {
 	conn.Close()
-	b.mu.Lock()
+	b.opened.Lock()
+	defer b.opened.Unlock()
 	delete(b.open, conn)
-	b.mu.Unlock()
 }
 
 // attend keeps the connection whose end is the client's.
