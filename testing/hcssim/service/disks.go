@@ -16,6 +16,9 @@ func (s *Service) attach(c *call) ([]any, error) {
 	if found.active || found.user != nil {
 		return nil, broken(RuleExpand, Sharing, "the scratch %s is active or in use", found.name)
 	}
+	if found.booted {
+		return nil, broken(RuleMountedOnHost, AccessDenied, "a Hyper-V container has used the scratch %s", found.name)
+	}
 	volume := filepath.Join(found.path, volumeFile)
 	if err := touch(volume); err != nil {
 		return nil, err

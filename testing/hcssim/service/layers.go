@@ -31,6 +31,7 @@ type scratch struct {
 	attached         bool   // by AttachVirtualDisk, until the next call that is about it
 	merged           string // where the merged view is mounted, if there is one
 	user             *system
+	booted           bool // a Hyper-V container has had it, and may have written anything at all into its file system
 }
 
 // The files of a scratch's folder. On Windows all of them are inside the disk.

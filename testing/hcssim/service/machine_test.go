@@ -215,6 +215,22 @@ func (m *machine) start(doc object) uint64 {
 	return system
 }
 
+// finish ends a system and closes its handle.
+func (m *machine) finish(system uint64) {
+	m.t.Helper()
+	m.must(Pending, "HcsTerminateComputeSystem", system, "")
+	m.until(func() bool { return strings.Contains(m.properties(system), `"Stopped"`) })
+	m.must(OK, "HcsCloseComputeSystem", system)
+}
+
+// used makes a scratch that a Hyper-V container has had.
+func (m *machine) used() string {
+	m.t.Helper()
+	doc := m.xenon("used")
+	m.finish(m.start(doc))
+	return doc["LayerFolderPath"].(string)
+}
+
 func (m *machine) properties(system uint64) string {
 	return m.must(OK, "HcsGetComputeSystemProperties", system, "{}")[0].(string)
 }

@@ -53,8 +53,8 @@ const (
 	// UtilityVM of the upper-most layer with one, or was not processed. Source: moby local_windows.go,
 	// createWindows: it searches the layers upper-most first; hcsshim internal/wclayer/processimage.go.
 	RuleHvRuntime Rule = "document: HvRuntime"
-	// RuleMountedOnHost: the scratch of a Hyper-V container is mounted on the host. Source: moby oci_windows.go, "to
-	// protect the host from the container".
+	// RuleMountedOnHost: the scratch of a Hyper-V container is mounted on the host, or was once used by one and is mounted
+	// there later. Source: moby oci_windows.go, "to protect the host from the container".
 	RuleMountedOnHost Rule = "scratch of a Hyper-V container mounted on the host"
 	// RuleProcessors: more than one of count, weight and maximum in a process container, or a value out of its range.
 	// Source: moby daemon_windows.go, verifyPlatformContainerResources; schema1.go, "Range is from 1 to 10000".

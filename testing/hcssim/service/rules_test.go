@@ -164,6 +164,8 @@ func callBreaches() []struct {
 		{"scratch twice", RuleExists, func(m *machine) { m.call("CreateSandboxLayer", m.scratch("a"), chain) }},
 		{"activate twice", RuleActivate, func(m *machine) { p, _ := m.mounted("a"); m.call("ActivateLayer", p) }},
 		{"activate in use", RuleActivate, func(m *machine) { doc := m.xenon("c"); m.create(doc); m.call("ActivateLayer", doc["LayerFolderPath"]) }},
+		{"activate after a Hyper-V container", RuleMountedOnHost, func(m *machine) { m.call("ActivateLayer", m.used()) }},
+		{"attach after a Hyper-V container", RuleMountedOnHost, func(m *machine) { m.call("AttachVirtualDisk", m.used()+`\sandbox.vhdx`, 0) }},
 		{"prepare before activate", RulePrepare, func(m *machine) { m.call("PrepareLayer", m.scratch("a"), chain) }},
 		{"prepare twice", RulePrepare, func(m *machine) { p, _ := m.mounted("a"); m.call("PrepareLayer", p, chain) }},
 		{"prepare with other layers", RulePrepare, func(m *machine) {

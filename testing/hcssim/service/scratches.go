@@ -63,6 +63,9 @@ func (s *Service) activate(c *call) ([]any, error) {
 	if found.active || found.user != nil {
 		return nil, broken(RuleActivate, Sharing, "the scratch %s is active or in use", found.name)
 	}
+	if found.booted {
+		return nil, broken(RuleMountedOnHost, AccessDenied, "a Hyper-V container has used the scratch %s", found.name)
+	}
 	if err := s.config.Disk.Publish(found.volume, filepath.Join(found.path, upperDir)); err != nil {
 		return nil, err
 	}

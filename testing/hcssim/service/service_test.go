@@ -116,19 +116,14 @@ func TestTemplates(t *testing.T) {
 	doc := m.xenon("c")
 	doc["HvRuntime"] = object{"ImagePath": `C:\l\base\UtilityVM`}
 	system := m.start(doc)
-	m.must(Pending, "HcsTerminateComputeSystem", system, "")
-	m.until(func() bool { return strings.Contains(m.properties(system), `"Stopped"`) })
-	m.must(OK, "HcsCloseComputeSystem", system)
+	m.finish(system)
 	m.must(OK, "DestroyLayer", doc["LayerFolderPath"])
 
 	list := m.must(OK, "HcsEnumerateComputeSystems", "")[0].(string)
 	require.Contains(t, list, `"IsRuntimeTemplate":true`)
 	m.must(Sharing, "DestroyLayer", `C:\l\base`)
 	for id := range m.service.systems {
-		template := m.must(OK, "HcsOpenComputeSystem", id)[0].(uint64)
-		m.must(Pending, "HcsTerminateComputeSystem", template, "")
-		m.until(func() bool { return strings.Contains(m.properties(template), `"Stopped"`) })
-		m.must(OK, "HcsCloseComputeSystem", template)
+		m.finish(m.must(OK, "HcsOpenComputeSystem", id)[0].(uint64))
 	}
 	m.must(OK, "DestroyLayer", `C:\l\base`)
 	require.Empty(t, m.service.Broken())

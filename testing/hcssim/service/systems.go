@@ -175,6 +175,7 @@ func (s *Service) mountForGuest(sys *system) error {
 	if !sys.document.HvPartition {
 		return nil
 	}
+	sys.scratch.booted = true
 	merged, err := s.config.Guests.Merge(Scratch{
 		Layers: sys.scratch.layers, Upper: filepath.Join(sys.scratch.path, upperDir), Work: filepath.Join(sys.scratch.path, workDir),
 	})
