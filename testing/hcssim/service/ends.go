@@ -56,6 +56,7 @@ func (s *Service) bury(sys *system, how exit) {
 	if sys.scratch != nil {
 		if sys.document.HvPartition {
 			s.split(sys.scratch)
+			s.config.Disk.Release(sys.scratch.path)
 		}
 		sys.scratch.user = nil
 	}

@@ -126,10 +126,12 @@ func (s *Service) scratchAt(windows string) (*scratch, error) {
 	if found == nil {
 		return nil, nil
 	}
-	if found.path != path && found.active && !sameFile(found.path, path) {
-		s.broken = append(s.broken, broken(RuleMoved, AccessDenied, "%s went to %s", found.path, path))
+	moved := found.path != path && (found.active || found.user != nil) && !sameFile(found.path, path)
+	before := found.path
+	found.path, found.name = path, windows // also when it is refused, so that it is once
+	if moved {
+		return nil, broken(RuleMoved, AccessDenied, "%s went to %s", before, path)
 	}
-	found.path, found.name = path, windows
 	return found, nil
 }
 

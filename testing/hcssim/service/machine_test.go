@@ -19,6 +19,7 @@ type machine struct {
 	service *Service
 	client  *Client
 	drive   string
+	disk    fakeDisk
 	held    privileges
 }
 
@@ -67,7 +68,11 @@ func (g *fakeGuest) Close() {
 }
 
 // fakeDisk is a directory as C:.
-type fakeDisk struct{ drive string }
+type fakeDisk struct {
+	drive string
+	mu    *sync.Mutex
+	held  map[string]bool
+}
 
 func (d fakeDisk) Path(windows string) (string, error) {
 	if !strings.HasPrefix(windows, `C:\`) || strings.Contains(windows, "..") {
@@ -77,8 +82,18 @@ func (d fakeDisk) Path(windows string) (string, error) {
 }
 func (fakeDisk) Publish(GUID, string) error { return nil }
 func (fakeDisk) Withdraw(GUID)              {}
-func (fakeDisk) Hold(string)                {}
-func (fakeDisk) Release(string)             {}
+
+func (d fakeDisk) Hold(dir string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.held[dir] = true
+}
+
+func (d fakeDisk) Release(dir string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.held, dir)
+}
 
 // newMachine has a base (C:\l\base) with a utility VM, two layers above (C:\l\middle, C:\l\top), a base of an older build
 // (C:\l\old), and a directory C:\data with a link to it, C:\link.
@@ -86,7 +101,8 @@ func newMachine(t *testing.T) *machine {
 	t.Helper()
 	drive := t.TempDir()
 	m := &machine{t: t, drive: drive, held: backupPrivilege | restorePrivilege}
-	m.service = New(Config{Build: 20348, Seed: 7, Disk: fakeDisk{drive}, Guests: fakeGuests{}, Log: t.Logf})
+	m.disk = fakeDisk{drive, &sync.Mutex{}, map[string]bool{}}
+	m.service = New(Config{Build: 20348, Seed: 7, Disk: m.disk, Guests: fakeGuests{}, Log: t.Logf})
 	t.Cleanup(m.service.Close)
 	m.client = m.service.Connect(8)
 	m.base("base", "20348")

@@ -96,7 +96,7 @@ const (
 	// RuleDestroy: destroying what is mounted, in use, or a parent of a scratch. Source: moby
 	// daemon/graphdriver/windows, Remove; moby issues 30278 and 42521.
 	RuleDestroy Rule = "destroy"
-	// RuleMoved: a scratch was renamed or removed while its disk was attached. Source: as RuleDestroy.
+	// RuleMoved: a scratch was renamed while its disk was attached, or a container had it. Source: as RuleDestroy.
 	RuleMoved Rule = "moved while mounted"
 
 	// RuleNetwork: a network document that cannot be honoured: unknown type, no or overlapping subnets, one that has

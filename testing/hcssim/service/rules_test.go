@@ -198,6 +198,11 @@ func callBreaches() []struct {
 			m.service.Leaks()
 			m.service.Leaks()
 		}},
+		{"rename in use", RuleMoved, func(m *machine) {
+			m.start(m.xenon("a"))
+			require.NoError(m.t, os.Rename(filepath.Join(m.drive, "s/a"), filepath.Join(m.drive, "s/b")))
+			m.call("DestroyLayer", `C:\s\b`)
+		}},
 		{"rename mounted", RuleMoved, func(m *machine) {
 			m.mounted("a")
 			require.NoError(m.t, os.Rename(filepath.Join(m.drive, "s/a"), filepath.Join(m.drive, "s/b")))

@@ -56,6 +56,23 @@ func TestLifeOfContainers(t *testing.T) {
 	}
 }
 
+// TestHeldWhileUsed: nobody renames or removes the scratch of a container, whoever mounted it.
+func TestHeldWhileUsed(t *testing.T) {
+	m := newMachine(t)
+	for _, doc := range []object{m.argon("c"), m.xenon("d")} {
+		system := m.start(doc)
+		folder, err := m.disk.Path(doc["LayerFolderPath"].(string))
+		require.NoError(t, err)
+		require.True(t, m.disk.held[folder])
+		m.finish(system)
+		if doc["HvPartition"] == false {
+			m.must(OK, "UnprepareLayer", doc["LayerFolderPath"])
+			m.must(OK, "DeactivateLayer", doc["LayerFolderPath"])
+		}
+		require.False(t, m.disk.held[folder])
+	}
+}
+
 func TestLastHandle(t *testing.T) {
 	m := newMachine(t)
 	tied, free := m.argon("tied"), m.argon("free")

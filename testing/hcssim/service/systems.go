@@ -176,6 +176,7 @@ func (s *Service) mountForGuest(sys *system) error {
 		return nil
 	}
 	sys.scratch.booted = true
+	s.config.Disk.Hold(sys.scratch.path)
 	merged, err := s.config.Guests.Merge(Scratch{
 		Layers: sys.scratch.layers, Upper: filepath.Join(sys.scratch.path, upperDir), Work: filepath.Join(sys.scratch.path, workDir),
 	})
