@@ -5,6 +5,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/airlock-ci/airlock/testing/hcssim/service"
 )
@@ -15,10 +16,11 @@ type broker struct {
 	listener net.Listener
 	ready    chan struct{} // closed when there is a service
 
-	mu      sync.Mutex
-	service *service.Service
-	clients map[uint64]*client
-	guests  map[string]chan *net.TCPConn // by token: who waits for a guest
+	mu       sync.Mutex
+	service  *service.Service
+	clients  map[uint64]*client
+	attended int                          // connections whose end is a client's
+	guests   map[string]chan *net.TCPConn // by token: who waits for a guest
 
 	// opened guards open and nothing else: the service, which is locked then, drops connections, and under mu the service is
 	// called.
@@ -124,6 +126,7 @@ func (b *broker) attend(pid uint64, conn net.Conn) {
 		b.clients[pid] = c
 	}
 	c.connections++
+	b.attended++
 	b.mu.Unlock()
 	service.WriteMessage(conn, pid)
 	service.ReadMessage(conn) // there is none: it returns when the process has ended
@@ -136,6 +139,22 @@ func (b *broker) attend(pid uint64, conn net.Conn) {
 	b.mu.Unlock()
 	if last {
 		b.service.Disconnect(c.Client)
+	}
+	b.mu.Lock()
+	b.attended--
+	b.mu.Unlock()
+}
+
+// settle waits until the service knows of the ends of all clients: Wine closes what a process had a moment after its
+// parent saw it end. A client that lives on makes it wait in vain.
+func (b *broker) settle(most time.Duration) {
+	for deadline := time.Now().Add(most); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		b.mu.Lock()
+		left := b.attended
+		b.mu.Unlock()
+		if left == 0 {
+			return
+		}
 	}
 }
 

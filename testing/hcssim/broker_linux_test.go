@@ -34,6 +34,21 @@ func dial(t *testing.T, b *broker, purpose string, pid uint64) net.Conn {
 	return conn
 }
 
+// TestSettle: what a client left is known, however soon it is asked for.
+func TestSettle(t *testing.T) {
+	b := newBroker(t)
+	var clients []net.Conn
+	for pid := range uint64(200) {
+		clients = append(clients, dial(t, b, "client", pid))
+		dial(t, b, "callback", pid)
+	}
+	for _, conn := range clients {
+		conn.Close()
+	}
+	b.settle(5 * time.Second)
+	require.Len(t, b.service.Leaks(), 200)
+}
+
 // TestLockOrder: the service ends callbacks while the broker calls it.
 func TestLockOrder(t *testing.T) {
 	b := newBroker(t)

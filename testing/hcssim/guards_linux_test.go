@@ -45,6 +45,7 @@ func TestGuards(t *testing.T) {
 			name: "leaks", test: "TestScratchLife", fault: hcssim.Fault{Call: "UnprepareLayer", KillClient: true},
 			want: []string{`scratch C:\ProgramData\hcssim-test\scratch-life is mounted`, `scratch-life is there`},
 		},
+		{name: "a handle", test: "TestFaultHandle", want: []string{"ended with a handle of process"}},
 		{name: "leaks that may be", test: "TestScratchLife", fault: hcssim.Fault{Call: "UnprepareLayer", KillClient: true}, options: hcssim.Options{KeepLeaks: true}},
 	}
 	for _, test := range tests {

@@ -181,25 +181,31 @@ func (s *Sim) Path(windows string) string {
 	return path
 }
 
+// check fails the test for broken rules and leaks. Leaks come first, because looking for them may find a broken rule.
+func (s *Sim) check() {
+	if !s.options.KeepLeaks {
+		s.broker.settle(2 * time.Second)
+		for _, leak := range s.Leaks() {
+			s.t.Errorf("hcssim: left behind: %s", leak)
+		}
+	}
+	if !s.options.KeepRules {
+		for _, err := range s.Broken() {
+			s.t.Errorf("hcssim: a rule was broken: %v", err)
+		}
+	}
+	if s.t.Failed() && testing.Verbose() {
+		for _, call := range s.Trace() {
+			s.t.Log(call)
+		}
+	}
+}
+
 // end ends the machine, and fails the test for broken rules and leaks.
 func (s *Sim) end() {
 	s.once.Do(func() {
 		if s.service != nil {
-			if s.t.Failed() && testing.Verbose() {
-				for _, call := range s.Trace() {
-					s.t.Log(call)
-				}
-			}
-			if broken := s.Broken(); !s.options.KeepRules {
-				for _, err := range broken {
-					s.t.Errorf("hcssim: a rule was broken: %v", err)
-				}
-			}
-			if leaks := s.Leaks(); !s.options.KeepLeaks {
-				for _, leak := range leaks {
-					s.t.Errorf("hcssim: left behind: %s", leak)
-				}
-			}
+			s.check()
 			s.service.Close()
 		}
 		if s.guests != nil {

@@ -176,6 +176,14 @@ func TestFaultPrivileges(t *testing.T) {
 	require.ErrorIs(t, err, windows.ERROR_PATH_NOT_FOUND, "there are no files")
 }
 
+// TestFaultHandle ends without closing what it has of a process.
+func TestFaultHandle(t *testing.T) {
+	c := startArgon(t, "unclosed")
+	p, err := c.CreateProcess(&hcsshim.ProcessConfig{CommandLine: "cmd /c exit 0"})
+	require.NoError(t, err)
+	require.NoError(t, p.WaitTimeout(patience))
+}
+
 // TestFaultDeath dies in the middle; TestFaultRecovery finds what is left, as the process that is started next.
 func TestFaultDeath(t *testing.T) {
 	startArgon(t, "dead")
