@@ -83,11 +83,12 @@ func (h *host) start(env ...string) {
 	h.serve.Env = append(h.serve.Env, env...)
 	h.serve.Stdout, h.serve.Stderr = &h.log, &h.log
 	h.serve.WaitDelay = time.Second // Wine hands the streams on to the executor, which goes on
+	before := len(h.log.String())   // of an earlier service
 	require.NoError(h.t, h.serve.Start())
 	h.ended = make(chan struct{})
 	go func(ended chan struct{}) { defer close(ended); _ = h.serve.Wait() }(h.ended)
 	h.t.Cleanup(h.stop)
-	require.Eventually(h.t, func() bool { return strings.Contains(h.log.String(), `"message":"listening"`) }, 30*time.Second, 20*time.Millisecond,
+	require.Eventually(h.t, func() bool { return strings.Contains(h.log.String()[before:], `"message":"listening"`) }, 30*time.Second, 20*time.Millisecond,
 		"the service does not listen: %s", lazy(h.log.String))
 }
 
