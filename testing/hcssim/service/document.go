@@ -49,8 +49,8 @@ var unsimulated = []string{
 func parseDocument(text string) (document, error) {
 	var doc document
 	var members map[string]json.RawMessage
-	if err := json.Unmarshal([]byte(text), &members); err != nil {
-		return doc, broken(RuleJSON, InvalidJSON, "%v", err)
+	if err := strictly([]byte(text), &members); err != nil {
+		return doc, err
 	}
 	for _, name := range unsimulated {
 		if value, there := members[name]; there && !zeroJSON(value) {

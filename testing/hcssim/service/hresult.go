@@ -3,6 +3,8 @@ package service
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
+	"runtime"
 )
 
 // HRESULT is what a call returns. hcsshim shows one of facility Win32 (0x8007xxxx) as the plain error xxxx.
@@ -49,6 +51,7 @@ type Refusal struct {
 	// that has ended meanwhile.
 	Rule    Rule
 	Message string
+	at      string // where in the source a rule was found broken
 }
 
 func (r *Refusal) Error() string {
@@ -65,7 +68,10 @@ func refuse(result HRESULT, format string, args ...any) error {
 
 // broken is a breach of a rule.
 func broken(rule Rule, result HRESULT, format string, args ...any) error {
-	return &Refusal{HRESULT: result, Rule: rule, Message: fmt.Sprintf(format, args...)}
+	_, file, line, _ := runtime.Caller(1)
+	return &Refusal{
+		HRESULT: result, Rule: rule, Message: fmt.Sprintf(format, args...), at: fmt.Sprintf("%s:%d", filepath.Base(file), line),
+	}
 }
 
 // resultOf returns the HRESULT of an error.

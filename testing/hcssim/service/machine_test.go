@@ -21,6 +21,8 @@ type machine struct {
 	drive   string
 	disk    fakeDisk
 	held    privileges
+	result  HRESULT // of the last call
+	reply   []any
 }
 
 // fakeGuests pretend processes: "exit N" ends at once, "missing" is not found, all else runs until it is killed.
@@ -157,9 +159,14 @@ func (m *machine) call(function string, args ...any) (HRESULT, []any) {
 			values = append(values, layer.ID, 0, layer.Path)
 		}
 	}
+	return m.invoke(values...)
+}
+
+func (m *machine) invoke(values ...any) (HRESULT, []any) {
 	reply, after := m.service.Invoke(m.client, Fields(values...))
 	after()
-	return reply[0].(HRESULT), reply[1:]
+	m.result, m.reply = reply[0].(HRESULT), reply[1:]
+	return m.result, m.reply
 }
 
 // must makes a call that has to return something.

@@ -10,8 +10,8 @@ import (
 
 func (s *Service) enumerateSystems(c *call) ([]any, error) {
 	var query struct{ Ids, Types, Names, Owners []string }
-	if err := json.Unmarshal([]byte(c.text(0)), &query); err != nil && c.text(0) != "" {
-		return nil, broken(RuleJSON, InvalidJSON, "%v", err)
+	if err := readQuery(c.text(0), &query); err != nil {
+		return nil, err
 	}
 	matches := func(wanted []string, value string) bool {
 		return len(wanted) == 0 || slices.ContainsFunc(wanted, func(w string) bool { return strings.EqualFold(w, value) })
@@ -34,8 +34,8 @@ func (s *Service) systemProperties(c *call) ([]any, error) {
 		return nil, err
 	}
 	var query struct{ PropertyTypes []string }
-	if err := json.Unmarshal([]byte(c.text(1)), &query); err != nil && c.text(1) != "" {
-		return nil, broken(RuleJSON, InvalidJSON, "%v", err)
+	if err := readQuery(c.text(1), &query); err != nil {
+		return nil, err
 	}
 	properties := s.properties(of.system)
 	for _, kind := range query.PropertyTypes {
@@ -44,6 +44,8 @@ func (s *Service) systemProperties(c *call) ([]any, error) {
 			properties[kind] = of.system.statistics()
 		case "ProcessList":
 			properties[kind] = of.system.processList()
+		default:
+			return nil, broken(RuleUnsimulated, NotSupported, "the property %s", kind)
 		}
 	}
 	text, err := json.Marshal(properties)

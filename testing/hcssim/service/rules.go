@@ -19,7 +19,8 @@ const (
 
 	// RuleJSON: text that is no JSON. Source: ErrVmcomputeInvalidJSON.
 	RuleJSON Rule = "document: JSON"
-	// RuleMember: a member that the v1 document does not have. Source: hcsshim internal/hcs/schema1/schema1.go.
+	// RuleMember: a member that a document, a query or a policy does not have. Source: hcsshim
+	// internal/hcs/schema1/schema1.go; hcn/hcn.go; internal/hns/hnspolicy.go.
 	RuleMember Rule = "document: unknown member"
 	// RuleType: a member of the wrong type. Source: as RuleMember.
 	RuleType Rule = "document: type of a member"
@@ -65,7 +66,7 @@ const (
 	// RuleEndpoint: an endpoint that does not exist, or is attached elsewhere. Source: HCN_E_ENDPOINT_NOT_FOUND;
 	// hcsshim internal/hns/hnsendpoint.go, EndpointState.
 	RuleEndpoint Rule = "document: EndpointList"
-	// RuleUnsimulated: a member that v1 has and the simulator does not know how to honour. Source: none.
+	// RuleUnsimulated: a member, property or policy that v1 has and the simulator does not know how to honour. Source: none.
 	RuleUnsimulated Rule = "document: not simulated"
 
 	// RuleProcess: no command line, a console together with a pipe for stderr, or a modification that there is not. Source:

@@ -3,14 +3,17 @@ package service
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -75,11 +78,18 @@ func documentBreaches() []struct {
 		{"no layer with a utility VM", RuleHvRuntime, true, func(m *machine, _ object) {
 			require.NoError(m.t, os.RemoveAll(filepath.Join(m.drive, "l/base/UtilityVM")))
 		}},
+		{"utility VM below another one", RuleHvRuntime, true, func(m *machine, _ object) {
+			m.write("l/middle/UtilityVM/Files/boot", "")
+			m.must(OK, "ProcessUtilityImage", `C:\l\middle\UtilityVM`)
+		}},
 		{"volume of a Hyper-V container", RuleVolume, true, set("VolumePath", VolumePath(GUID{}))},
 		{"mounted on the host", RuleMountedOnHost, true, func(m *machine, doc object) { m.must(OK, "ActivateLayer", doc["LayerFolderPath"]) }},
 		{"two settings of processors", RuleProcessors, false, set("ProcessorCount", 2)},
 		{"too much processor", RuleProcessors, false, set("ProcessorMaximum", 10001)},
 		{"too much weight", RuleProcessors, true, set("ProcessorWeight", 10001)},
+		{"less than no processor", RuleProcessors, false, set("ProcessorMaximum", -1)},
+		{"less than no memory", RuleProcessors, false, set("MemoryMaximumInMB", -1)},
+		{"mapped from elsewhere", RuleMapped, false, mapped(`Z:\data`, `C:\x`)},
 		{"mapped directory missing", RuleMapped, false, mapped(`C:\none`, `C:\x`)},
 		{"mapped through a link", RuleMapped, false, mapped(`C:\link`, `C:\x`)},
 		{"mapped file", RuleMapped, false, mapped(`C:\l\base\layout`, `C:\x`)},
@@ -89,7 +99,13 @@ func documentBreaches() []struct {
 			id := m.endpoint()
 			doc["EndpointList"] = []string{id, id}
 		}},
-		{"name is not the id", RuleName, false, func(_ *machine, doc object) { doc["Name"] = "another"; doc["id"] = "c" }},
+		{"endpoint of another system", RuleEndpoint, true, func(m *machine, doc object) {
+			other := m.argon("other")
+			other["EndpointList"] = []string{m.endpoint()}
+			m.create(other)
+			doc["EndpointList"] = other["EndpointList"]
+		}},
+		{"name is not the id", RuleName, false, set("Name", "another")},
 	}
 }
 
@@ -106,9 +122,33 @@ func (m *machine) network() uint64 {
 	return m.must(OK, "HcnCreateNetwork", GUID{}, `{"Name":"n","Type":"NAT","SchemaVersion":{"Major":2,"Minor":0},"Ipams":[{"Subnets":[{"IpAddressPrefix":"10.1.0.0/24","Routes":[{"NextHop":"10.1.0.1","DestinationPrefix":"0.0.0.0/0"}]}]}]}`)[0].(uint64)
 }
 
+func (m *machine) networkID(handle uint64) string {
+	return m.client.handles[handle].(*networkHandle).id
+}
+
+// hnsNetwork, hcnNetwork and hnsEndpoint try to make one, by either interface.
+func (m *machine) hnsNetwork(prefix, gateway string) {
+	m.call("HNSCall", "POST", "/networks/", `{"Name":"m","Type":"nat","Subnets":[{"AddressPrefix":"`+prefix+`","GatewayAddress":"`+gateway+`"}]}`)
+}
+
+func (m *machine) hcnNetwork(prefix, route string) {
+	m.call("HcnCreateNetwork", GUID{},
+		`{"Name":"m","Type":"NAT","SchemaVersion":{"Major":2},"Ipams":[{"Subnets":[{"IpAddressPrefix":"`+prefix+`","Routes":[`+route+`]}]}]}`)
+}
+
+func (m *machine) hnsEndpoint(address string) {
+	m.call("HNSCall", "POST", "/endpoints/", `{"VirtualNetwork":"`+m.networkID(m.network())+`","IPAddress":"`+address+`"}`)
+}
+
+// running starts a Hyper-V container and returns its scratch.
+func (m *machine) running() string {
+	doc := m.xenon("running")
+	m.start(doc)
+	return doc["LayerFolderPath"].(string)
+}
+
 func (m *machine) endpoint() string {
-	id := m.client.handles[m.network()].(*networkHandle).id
-	handle := m.must(OK, "HNSCall", "POST", "/endpoints/", `{"Name":"e","VirtualNetwork":"`+id+`"}`)[0].(string)
+	handle := m.must(OK, "HNSCall", "POST", "/endpoints/", `{"Name":"e","VirtualNetwork":"`+m.networkID(m.network())+`"}`)[0].(string)
 	var answer struct{ Output struct{ ID string } }
 	require.NoError(m.t, json.Unmarshal([]byte(handle), &answer))
 	return answer.Output.ID
@@ -127,10 +167,31 @@ func callBreaches() []struct {
 		do   func(m *machine)
 	}{
 		{"function", RuleFunction, func(m *machine) { m.call("HcsSaveComputeSystem", 1, "") }},
+		{"half a call", RuleFunction, func(m *machine) { m.invoke([]byte("HcsEnumerateComputeSystems")) }},
+		{"method of HNS", RuleFunction, func(m *machine) { m.call("HNSCall", "PUT", "/networks/", "{}") }},
+		{"path of HNS", RuleFunction, func(m *machine) { m.call("HNSCall", "GET", "/policylists/", "") }},
+		{"action on an endpoint", RuleFunction, func(m *machine) { m.call("HNSCall", "POST", "/endpoints/x/attach", "{}") }},
+		{"handle that was closed", RuleHandle, func(m *machine) {
+			system := m.create(m.argon("c"))
+			m.must(OK, "HcsCloseComputeSystem", system)
+			m.call("HcsCloseComputeSystem", system)
+		}},
 		{"handle", RuleHandle, func(m *machine) { m.call("HcsStartComputeSystem", 4711, "") }},
 		{"handle of another kind", RuleHandle, func(m *machine) { m.call("HcsTerminateProcess", m.create(m.argon("c"))) }},
 		{"network handle", RuleHandle, func(m *machine) { m.call("HcnCloseNetwork", 4711) }},
 		{"document that is no JSON", RuleJSON, func(m *machine) { m.call("HcsCreateComputeSystem", "c", "{") }},
+		{"document that is a list", RuleType, func(m *machine) { m.call("HcsCreateComputeSystem", "c", "[]") }},
+		{"process that is no JSON", RuleJSON, func(m *machine) { m.call("HcsCreateProcess", m.start(m.argon("c")), "x") }},
+		{"query of systems that is no JSON", RuleJSON, func(m *machine) { m.call("HcsEnumerateComputeSystems", "x") }},
+		{"member of a query of systems", RuleMember, func(m *machine) { m.call("HcsEnumerateComputeSystems", `{"Owner":["airlock"]}`) }},
+		{"query of properties that is no JSON", RuleJSON, func(m *machine) { m.call("HcsGetComputeSystemProperties", m.create(m.argon("c")), "x") }},
+		{"member of a query of properties", RuleMember, func(m *machine) {
+			m.call("HcsGetComputeSystemProperties", m.create(m.argon("c")), `{"Types":["Statistics"]}`)
+		}},
+		{"property", RuleUnsimulated, func(m *machine) {
+			m.call("HcsGetComputeSystemProperties", m.create(m.argon("c")), `{"PropertyTypes":["GuestConnection"]}`)
+		}},
+		{"query of networks that is no JSON", RuleJSON, func(m *machine) { m.call("HcnEnumerateNetworks", "x") }},
 		{"id in use", RuleName, func(m *machine) {
 			doc := m.argon("c")
 			m.create(doc)
@@ -140,6 +201,9 @@ func callBreaches() []struct {
 		{"start twice", RuleStart, func(m *machine) { m.call("HcsStartComputeSystem", m.start(m.argon("c")), "") }},
 		{"process before start", RuleProcessState, func(m *machine) { m.call("HcsCreateProcess", m.create(m.argon("c")), `{"CommandLine":"exit 0"}`) }},
 		{"no command line", RuleProcess, func(m *machine) { m.call("HcsCreateProcess", m.start(m.argon("c")), `{}`) }},
+		{"application name", RuleUnsimulated, func(m *machine) {
+			m.call("HcsCreateProcess", m.start(m.argon("c")), `{"CommandLine":"exit 0","ApplicationName":"C:\\x.exe"}`)
+		}},
 		{"console and stderr", RuleProcess, func(m *machine) {
 			m.call("HcsCreateProcess", m.start(m.argon("c")), `{"CommandLine":"exit 0","EmulateConsole":true,"CreateStdErrPipe":true}`)
 		}},
@@ -182,6 +246,8 @@ func callBreaches() []struct {
 		}},
 		{"expand to less", RuleExpand, func(m *machine) { m.call("ExpandSandboxSize", m.scratch("a"), 1<<30) }},
 		{"expand mounted", RuleExpand, func(m *machine) { p, _ := m.mounted("a"); m.call("ExpandSandboxSize", p, 1<<40) }},
+		{"expand in use", RuleExpand, func(m *machine) { m.call("ExpandSandboxSize", m.running(), 1<<40) }},
+		{"attach in use", RuleExpand, func(m *machine) { m.call("AttachVirtualDisk", m.running()+`\sandbox.vhdx`, 0) }},
 		{"attach mounted", RuleExpand, func(m *machine) { p, _ := m.mounted("a"); m.call("AttachVirtualDisk", p+`\sandbox.vhdx`, 0) }},
 		{"attach another disk", RulePath, func(m *machine) { m.call("AttachVirtualDisk", `C:\data\x.vhdx`, 0) }},
 		{"destroy mounted", RuleDestroy, func(m *machine) { p, _ := m.mounted("a"); m.call("DestroyLayer", p) }},
@@ -191,12 +257,6 @@ func callBreaches() []struct {
 			m.scratch("a")
 			require.NoError(m.t, os.Rename(filepath.Join(m.drive, "s/a"), filepath.Join(m.drive, "s/a-removing")))
 			m.call("DestroyLayer", `C:\l\middle`)
-		}},
-		{"rename mounted and ask for leaks", RuleMoved, func(m *machine) {
-			m.mounted("a")
-			require.NoError(m.t, os.Rename(filepath.Join(m.drive, "s/a"), filepath.Join(m.drive, "s/b")))
-			m.service.Leaks()
-			m.service.Leaks()
 		}},
 		{"rename in use", RuleMoved, func(m *machine) {
 			m.start(m.xenon("a"))
@@ -211,14 +271,17 @@ func callBreaches() []struct {
 
 		{"network type", RuleNetwork, func(m *machine) { m.call("HNSCall", "POST", "/networks/", `{"Name":"n","Type":"bridge"}`) }},
 		{"network member", RuleMember, func(m *machine) { m.call("HNSCall", "POST", "/networks/", `{"Name":"n","Type":"nat","Subnet":[]}`) }},
+		{"prefix", RuleNetwork, func(m *machine) { m.hnsNetwork("10.1.0.0", "10.1.0.1") }},
+		{"gateway", RuleNetwork, func(m *machine) { m.hnsNetwork("10.1.0.0/16", "here") }},
+		{"prefix in HCN", RuleNetwork, func(m *machine) { m.hcnNetwork("10.1.0.0", `{"NextHop":"10.1.0.1"}`) }},
+		{"no route in HCN", RuleNetwork, func(m *machine) { m.hcnNetwork("10.1.0.0/16", "") }},
+		{"gateway in HCN", RuleNetwork, func(m *machine) { m.hcnNetwork("10.1.0.0/16", `{"NextHop":"here"}`) }},
 		{"network schema", RuleNetwork, func(m *machine) { m.call("HcnCreateNetwork", GUID{}, `{"Name":"n","Type":"NAT"}`) }},
 		{"overlapping networks", RuleNetwork, func(m *machine) {
 			m.network()
-			m.call("HNSCall", "POST", "/networks/", `{"Name":"m","Type":"nat","Subnets":[{"AddressPrefix":"10.1.0.0/16","GatewayAddress":"10.1.0.1"}]}`)
+			m.hnsNetwork("10.1.0.0/16", "10.1.0.1")
 		}},
-		{"gateway elsewhere", RuleNetwork, func(m *machine) {
-			m.call("HNSCall", "POST", "/networks/", `{"Name":"m","Type":"nat","Subnets":[{"AddressPrefix":"10.1.0.0/16","GatewayAddress":"10.2.0.1"}]}`)
-		}},
+		{"gateway elsewhere", RuleNetwork, func(m *machine) { m.hnsNetwork("10.1.0.0/16", "10.2.0.1") }},
 		{"network with endpoints", RuleNetwork, func(m *machine) {
 			m.endpoint()
 			for id := range m.service.networks.networks {
@@ -226,9 +289,15 @@ func callBreaches() []struct {
 			}
 		}},
 		{"endpoint without network", RuleEndpointDocument, func(m *machine) { m.call("HNSCall", "POST", "/endpoints/", `{"Name":"e"}`) }},
-		{"address elsewhere", RuleEndpointDocument, func(m *machine) {
-			id := m.client.handles[m.network()].(*networkHandle).id
-			m.call("HNSCall", "POST", "/endpoints/", `{"VirtualNetwork":"`+id+`","IPAddress":"10.2.0.5"}`)
+		{"address elsewhere", RuleEndpointDocument, func(m *machine) { m.hnsEndpoint("10.2.0.5") }},
+		{"no address", RuleEndpointDocument, func(m *machine) { m.hnsEndpoint("here") }},
+		{"address in use", RuleEndpointDocument, func(m *machine) { m.hnsEndpoint("10.1.0.1") }},
+		{"no address in HCN", RuleEndpointDocument, func(m *machine) {
+			n := m.network()
+			m.call("HcnCreateEndpoint", n, GUID{}, `{"HostComputeNetwork":"`+m.networkID(n)+`","IpConfigurations":[{"IpAddress":"here"}]}`)
+		}},
+		{"another network in HCN", RuleEndpointDocument, func(m *machine) {
+			m.call("HcnCreateEndpoint", m.network(), GUID{}, `{"HostComputeNetwork":"`+GUID{}.String()+`"}`)
 		}},
 		{"endpoint in use", RuleEndpointDocument, func(m *machine) {
 			doc := m.argon("c")
@@ -242,7 +311,7 @@ func callBreaches() []struct {
 
 // TestRules tries every wrong use that the service knows once: each is refused, by the rule that it breaks, and kept.
 func TestRules(t *testing.T) {
-	tried := map[Rule]bool{}
+	tried, places := map[Rule]bool{}, map[string]bool{}
 	expect := func(t *testing.T, m *machine, rule Rule) {
 		t.Helper()
 		broken := m.service.Broken()
@@ -250,8 +319,13 @@ func TestRules(t *testing.T) {
 		var refusal *Refusal
 		require.True(t, errors.As(broken[0], &refusal))
 		require.Equal(t, rule, refusal.Rule, "%v", broken[0])
-		require.NotZero(t, refusal.HRESULT)
-		tried[rule] = true
+		if m.result == OK { // HNS v1 says in its answer what fails
+			require.Contains(t, m.reply[0], `"Success":false`)
+		} else {
+			require.Equal(t, refusal.HRESULT, m.result)
+			require.NotEqual(t, Pending, m.result)
+		}
+		tried[rule], places[refusal.at] = true, true
 	}
 	for _, test := range documentBreaches() {
 		t.Run("document/"+test.name, func(t *testing.T) {
@@ -262,11 +336,9 @@ func TestRules(t *testing.T) {
 			}
 			id := doc["Name"].(string)
 			test.spoil(m, doc)
-			delete(doc, "id")
 			text, err := json.Marshal(doc)
 			require.NoError(t, err)
-			result, reply := m.call("HcsCreateComputeSystem", id, string(text))
-			require.NotEqual(t, Pending, result)
+			_, reply := m.call("HcsCreateComputeSystem", id, string(text))
 			require.Contains(t, reply[1], "ErrorMessage")
 			expect(t, m, test.rule)
 		})
@@ -281,6 +353,45 @@ func TestRules(t *testing.T) {
 	for _, rule := range allRules(t) {
 		require.True(t, tried[rule], "no test breaks the rule %q", rule)
 	}
+	for _, place := range breaches(t) {
+		assert.True(t, places[place], "no test comes to %s", place)
+	}
+}
+
+// TestMovedIsNoted: a mounted scratch that was renamed is found without a call for it, and once.
+func TestMovedIsNoted(t *testing.T) {
+	m := newMachine(t)
+	m.mounted("a")
+	require.NoError(t, os.Rename(filepath.Join(m.drive, "s/a"), filepath.Join(m.drive, "s/b")))
+	m.service.Leaks()
+	require.Contains(t, strings.Join(m.service.Leaks(), "\n"), `C:\s\b is mounted`)
+	require.Len(t, m.service.Broken(), 1)
+}
+
+// breaches reads from the source where rules are found broken, so that no clause of one is forgotten here.
+func breaches(t *testing.T) []string {
+	t.Helper()
+	files, err := filepath.Glob("*.go")
+	require.NoError(t, err)
+	var places []string
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		set := token.NewFileSet()
+		file, err := parser.ParseFile(set, name, nil, 0)
+		require.NoError(t, err)
+		ast.Inspect(file, func(node ast.Node) bool {
+			if call, ok := node.(*ast.CallExpr); ok {
+				if function, ok := call.Fun.(*ast.Ident); ok && function.Name == "broken" {
+					places = append(places, fmt.Sprintf("%s:%d", name, set.Position(call.Pos()).Line))
+				}
+			}
+			return true
+		})
+	}
+	require.NotEmpty(t, places)
+	return places
 }
 
 // allRules reads the rules from their source, so that none is forgotten here.

@@ -9,17 +9,25 @@ import (
 
 // strictly decodes JSON and refuses members that the target does not have, spelled exactly.
 func strictly(text []byte, target any) error {
-	if err := json.Unmarshal(text, target); err != nil {
-		return broken(RuleType, InvalidJSON, "%v", err)
-	}
 	var tree any
 	if err := json.Unmarshal(text, &tree); err != nil {
 		return broken(RuleJSON, InvalidJSON, "%v", err)
+	}
+	if err := json.Unmarshal(text, target); err != nil {
+		return broken(RuleType, InvalidJSON, "%v", err)
 	}
 	if name := unknownMember(tree, typeOf(target)); name != "" {
 		return broken(RuleMember, InvalidJSON, "there is no member %s", name)
 	}
 	return nil
+}
+
+// readQuery is strictly for a query, which may be empty: it then asks for all.
+func readQuery(text string, target any) error {
+	if text == "" {
+		return nil
+	}
+	return strictly([]byte(text), target)
 }
 
 func quoted(path, name string) string {
