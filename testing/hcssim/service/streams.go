@@ -104,17 +104,36 @@ func (st *stream) join() {
 	}
 	ended := make(chan struct{})
 	go func() {
-		io.Copy(guest, client)
+		st.copyIn(guest, client)
 		close(ended)
 	}()
 	select {
 	case <-st.closed:
-		// What the client wrote before it asked may be on its way still.
-		client.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		client.SetReadDeadline(time.Now().Add(quiet))
 		<-ended
 	case <-ended:
 		if st.holds {
 			<-st.closed
+		}
+	}
+}
+
+// quiet is how long a client says nothing more before a stdin that was closed by a call has ended: what it wrote before
+// it asked may be on its way still.
+const quiet = time.Second
+
+// copyIn copies until the client's end, or until it is quiet after the call that closed stdin.
+func (st *stream) copyIn(guest, client *net.TCPConn) {
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := client.Read(buffer)
+		if _, broken := guest.Write(buffer[:n]); err != nil || broken != nil {
+			return
+		}
+		select {
+		case <-st.closed:
+			client.SetReadDeadline(time.Now().Add(quiet))
+		default:
 		}
 	}
 }
