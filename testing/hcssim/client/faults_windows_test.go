@@ -145,6 +145,7 @@ func TestFaultServiceStops(t *testing.T) {
 	_, err = hcsshim.GetContainers(hcsshim.ComputeSystemQuery{}) // it stops before this
 	require.ErrorIs(t, unwrap(err), windows.RPC_S_SERVER_UNAVAILABLE)
 	require.Equal(t, hcsshim.ErrUnexpectedProcessAbort, unwrap(c.WaitTimeout(patience)))
+	require.ErrorIs(t, unwrap(c.Close()), windows.RPC_S_SERVER_UNAVAILABLE, "it does not wait for the callback's end")
 }
 
 func TestFaultServiceBack(t *testing.T) {
