@@ -142,7 +142,7 @@ static HANDLE open_stream(UINT64 token, BOOL in)
 {
     SECURITY_ATTRIBUTES inherit = {sizeof inherit, NULL, TRUE};
     HANDLE reader, writer;
-    char purpose[32];
+    char purpose[48];
     if (!token)
         return CreateFileW(L"NUL", in ? GENERIC_READ : GENERIC_WRITE, FILE_SHARE_READ | FILE_SHARE_WRITE, &inherit,
                            OPEN_EXISTING, 0, NULL);
