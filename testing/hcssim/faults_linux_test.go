@@ -31,7 +31,7 @@ var scenarios = []scenario{
 	{name: "start-0xC0370106", test: "TestFaultStartFails", faults: []hcssim.Fault{{Call: "HcsStartComputeSystem", NotificationStatus: 0xC0370106}}},
 	{name: "terminate-hangs", test: "TestFaultTerminateHangs", faults: []hcssim.Fault{{Call: "HcsTerminateComputeSystem", DropNotification: true}}},
 	{name: "create-process-fails", test: "TestFaultCreateProcess", faults: []hcssim.Fault{{Call: "HcsCreateProcess", HRESULT: 0x80070008}}},
-	{name: "register-fails", test: "TestFaultCreateProcess", faults: []hcssim.Fault{{Call: "HcsRegisterProcessCallback", HRESULT: 0x80070008}}},
+	{name: "register-fails", test: "TestFaultRegister", faults: []hcssim.Fault{{Call: "HcsRegisterProcessCallback", HRESULT: 0x80070008}}},
 	{name: "destroy-denied-3x", test: "TestFaultDestroy", faults: []hcssim.Fault{{Call: "DestroyLayer", Times: 3, HRESULT: 0x80070005}}},
 	{name: "left-over-mount", test: "TestFaultDetach"},
 	{name: "service-stops", test: "TestFaultServiceStops", faults: []hcssim.Fault{{Call: "HcsEnumerateComputeSystems", StopService: true}}, then: "TestFaultServiceBack"},

@@ -90,6 +90,19 @@ func TestFaultCreateProcess(t *testing.T) {
 	terminate(t, c)
 }
 
+// TestFaultRegister: a callback that is refused leaves nothing. Giving the process up, hcsshim unregisters the callback
+// number 0 (internal/hcs/process.go, Close), whosever it is: here it is that of a handle on which nothing waits.
+func TestFaultRegister(t *testing.T) {
+	first := create(t, "no-callback")
+	require.NoError(t, first.Start())
+	c, err := hcsshim.OpenContainer("no-callback")
+	require.NoError(t, err)
+	_, err = c.CreateProcess(&hcsshim.ProcessConfig{CommandLine: "cmd"})
+	require.Error(t, err)
+	terminate(t, c)
+	require.NoError(t, first.Close())
+}
+
 func TestFaultDestroy(t *testing.T) {
 	chain := image(t)
 	di := hcsshim.DriverInfo{HomeDir: home, Flavour: 1}
