@@ -16,6 +16,7 @@
 #include <stdio.h>
 
 #include "../dll/wire.inc"
+#include "../dll/pump.inc"
 
 static DWORD port;
 static char secret[64], hello[64];
@@ -106,37 +107,6 @@ static void kill_client(DWORD pid)
 
 /* ---- streams ---- */
 
-typedef struct { SOCKET connection; HANDLE pipe; } stream;
-
-static DWORD WINAPI pump_in(void *parameter)
-{
-    stream *s = parameter;
-    char buffer[32768];
-    for (int n; (n = recv(s->connection, buffer, sizeof buffer, 0)) > 0;) {
-        DWORD done;
-        for (int at = 0; at < n; at += done)
-            if (!WriteFile(s->pipe, buffer + at, n - at, &done, NULL)) goto end;
-    }
-end:
-    CloseHandle(s->pipe);
-    closesocket(s->connection);
-    HeapFree(GetProcessHeap(), 0, s);
-    return 0;
-}
-
-static DWORD WINAPI pump_out(void *parameter)
-{
-    stream *s = parameter;
-    char buffer[32768];
-    for (DWORD n; ReadFile(s->pipe, buffer, sizeof buffer, &n, NULL);)
-        if (n && !send_all(s->connection, buffer, n)) break;
-    CloseHandle(s->pipe);
-    shutdown(s->connection, SD_SEND);
-    closesocket(s->connection);
-    HeapFree(GetProcessHeap(), 0, s);
-    return 0;
-}
-
 /* open_stream returns the process's end of a stream, which it inherits; the other end is pumped. */
 static HANDLE open_stream(UINT64 token, BOOL in)
 {
@@ -149,10 +119,7 @@ static HANDLE open_stream(UINT64 token, BOOL in)
     CreatePipe(&reader, &writer, &inherit, 65536);
     SetHandleInformation(in ? writer : reader, HANDLE_FLAG_INHERIT, 0);
     sprintf(purpose, "guest-stream %llu", token);
-    stream *s = HeapAlloc(GetProcessHeap(), 0, sizeof *s);
-    s->connection = connect_broker(port, secret, purpose);
-    s->pipe = in ? writer : reader;
-    CloseHandle(CreateThread(NULL, 0, in ? pump_in : pump_out, s, 0, NULL));
+    pump(connect_broker(port, secret, purpose), in ? writer : reader, in ? from_broker : to_broker);
     return in ? reader : writer;
 }
 
