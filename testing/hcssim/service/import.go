@@ -45,6 +45,7 @@ func (s *Service) processBase(c *call) ([]any, error) {
 			return nil, err
 		}
 	}
+	s.layers.parents[path] = nil
 	return nil, touch(filepath.Join(path, "layout"), filepath.Join(path, blankDisk), filepath.Join(path, "blank-base.vhdx"))
 }
 
@@ -102,9 +103,6 @@ func (s *Service) importLayer(c *call) ([]any, error) {
 	}
 	if err := unpackTransport(filepath.Join(from, filesDir), into); err != nil {
 		return nil, fmt.Errorf("unpacking %s: %w", c.text(1), err)
-	}
-	if s.layers.parents == nil {
-		s.layers.parents = map[string][]string{}
 	}
 	s.layers.parents[path] = parents
 	return nil, nil

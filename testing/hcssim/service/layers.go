@@ -13,7 +13,7 @@ import (
 type layers struct {
 	// scratches by the identity that is written into their disks, so that a renamed folder is still known.
 	scratches map[string]*scratch
-	// parents of imported layers, by native path, upper-most first.
+	// parents of imported layers, by native path, upper-most first; a base has none.
 	parents map[string][]string
 }
 

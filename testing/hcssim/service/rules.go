@@ -94,8 +94,8 @@ const (
 	// RuleExpand: a size below the present one, or of a scratch in use. Source: hcsshim
 	// internal/wclayer/expandscratchsize.go, "to at least size bytes".
 	RuleExpand Rule = "expand"
-	// RuleDestroy: destroying what is mounted, in use, or a parent of a scratch. Source: moby
-	// daemon/graphdriver/windows, Remove; moby issues 30278 and 42521.
+	// RuleDestroy: destroying what is mounted, in use, a parent of a scratch, or no layer but a folder of layers. Source: moby
+	// daemon/graphdriver/windows, Remove; moby issues 30278 and 42521; the last is the simulator's own strictness.
 	RuleDestroy Rule = "destroy"
 	// RuleMoved: a scratch was renamed while its disk was attached, or a container had it. Source: as RuleDestroy.
 	RuleMoved Rule = "moved while mounted"

@@ -252,6 +252,9 @@ func callBreaches() []struct {
 		{"attach another disk", RulePath, func(m *machine) { m.call("AttachVirtualDisk", `C:\data\x.vhdx`, 0) }},
 		{"destroy mounted", RuleDestroy, func(m *machine) { p, _ := m.mounted("a"); m.call("DestroyLayer", p) }},
 		{"destroy in use", RuleDestroy, func(m *machine) { doc := m.xenon("c"); m.create(doc); m.call("DestroyLayer", doc["LayerFolderPath"]) }},
+		{"destroy the drive", RuleDestroy, func(m *machine) { m.call("DestroyLayer", `C:\`) }},
+		{"destroy a folder of layers", RuleDestroy, func(m *machine) { m.call("DestroyLayer", `C:\l`) }},
+		{"destroy a folder of scratches", RuleDestroy, func(m *machine) { m.scratch("a"); m.call("DestroyLayer", `C:\s`) }},
 		{"destroy a parent", RuleDestroy, func(m *machine) { m.scratch("a"); m.call("DestroyLayer", `C:\l\middle`) }},
 		{"destroy a parent of a renamed scratch", RuleDestroy, func(m *machine) {
 			m.scratch("a")

@@ -203,6 +203,9 @@ func (s *Service) destroy(c *call) ([]any, error) {
 	if found != nil && (found.active || found.user != nil) {
 		return nil, broken(RuleDestroy, AccessDenied, "the scratch %s is active or in use", found.name)
 	}
+	if above := s.knownBelow(path); above != "" {
+		return nil, broken(RuleDestroy, AccessDenied, "%s is no layer, %s is in it", c.text(0), above)
+	}
 	for _, other := range s.present() {
 		if slices.Contains(other.layers, path) {
 			return nil, broken(RuleDestroy, AccessDenied, "the scratch %s was made with %s", other.name, c.text(0))
@@ -222,4 +225,23 @@ func (s *Service) destroy(c *call) ([]any, error) {
 		return nil, refuse(AccessDenied, "%v", err)
 	}
 	return nil, nil
+}
+
+// knownBelow returns what is to be kept in a folder that is no layer: the drive's root, or one with layers or scratches in
+// it; "" when there is nothing.
+func (s *Service) knownBelow(path string) string {
+	if drive, err := s.config.Disk.Path(`C:\`); err != nil || path == drive {
+		return "everything"
+	}
+	for _, other := range s.present() {
+		if strings.HasPrefix(other.path, path+"/") {
+			return other.name
+		}
+	}
+	for layer := range s.layers.parents {
+		if _, err := os.Stat(layer); err == nil && strings.HasPrefix(layer, path+"/") {
+			return layer
+		}
+	}
+	return ""
 }
