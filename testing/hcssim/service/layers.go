@@ -109,9 +109,13 @@ func (s *Service) chain(chain []Layer) ([]string, error) {
 		if isBase := s.has(layer.Path, blankDisk); isBase != (i == len(chain)-1) {
 			return nil, broken(RuleLayerOrder, InvalidArg, "layer %d of %d, %s: a base, and nothing else, comes last", i+1, len(chain), layer.Path)
 		}
-	}
-	if parents, known := s.layers.parents[paths[0]]; known && !slices.Equal(parents, paths[1:]) {
-		return nil, broken(RuleLayerOrder, InvalidArg, "%s was imported onto %v", chain[0].Path, parents)
+		parents, known := s.layers.parents[paths[i]]
+		if !known {
+			return nil, broken(RuleLayerFiles, PathNotFound, "layer %s was never imported", layer.Path)
+		}
+		if !slices.Equal(parents, paths[i+1:]) {
+			return nil, broken(RuleLayerOrder, InvalidArg, "%s was imported onto %v", layer.Path, parents)
+		}
 	}
 	return paths, nil
 }

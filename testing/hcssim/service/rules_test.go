@@ -55,6 +55,16 @@ func documentBreaches() []struct {
 		{"base missing", RuleLayerOrder, false, set("Layers", layerList("top", "middle"))},
 		{"middle missing", RuleLayerOrder, false, set("Layers", layerList("top", "base"))},
 		{"layer without files", RuleLayerFiles, false, set("Layers", layerList("none", "base"))},
+		{"layer that was not imported", RuleLayerFiles, false, func(m *machine, doc object) {
+			m.write("l/copied/Files/x", "")
+			doc["Layers"] = layerList("copied", "middle", "base")
+		}},
+		{"layers below of another", RuleLayerOrder, false, func(m *machine, doc object) {
+			m.layer("other", "base")
+			require.NoError(m.t, os.RemoveAll(filepath.Join(m.drive, "l/middle")))
+			m.layer("middle", "other", "base")
+			doc["Layers"] = layerList("top", "middle", "base")
+		}},
 		{"layer elsewhere", RulePath, false, set("Layers", []object{{"ID": NameToGUID("x").String(), "Path": `Z:\x`}})},
 		{"no folder", RuleLayerFolder, false, without("LayerFolderPath")},
 		{"folder that is no scratch", RuleLayerFolder, false, set("LayerFolderPath", `C:\data`)},
