@@ -94,8 +94,8 @@ func (s *Service) importLayer(c *call) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.has(c.text(0), filesDir) {
-		return nil, broken(RuleExists, 0x80070050, "there is a layer in %s", c.text(0))
+	if s.has(c.text(0), filesDir) || s.has(c.text(0), diskFile) {
+		return nil, broken(RuleExists, 0x80070050, "there is a layer or a scratch in %s", c.text(0))
 	}
 	into := filepath.Join(path, filesDir)
 	if err := cloneTree(filepath.Join(parents[0], filesDir), into); err != nil {

@@ -132,14 +132,23 @@ func (s *Service) judgeBuild(sys *system, chain []Layer) error {
 	if image == 0 {
 		return nil
 	}
-	fits := image == host || host >= 20348 && image >= 20348 && image < host
-	if sys.document.HvPartition {
-		fits = image <= host
-	}
-	if !fits {
+	if !sys.document.HvPartition && image < oldestImage(host) || image > host {
 		return refuse(ImageMismatch, "the image's build is %d, the host's %d", image, host)
 	}
 	return nil
+}
+
+// oldestImage is the build of the oldest image that shares a host's kernel.
+func oldestImage(host int) int {
+	const ltsc2022, ltsc2025 = 20348, 26100
+	switch {
+	case host < ltsc2022:
+		return host
+	case host <= ltsc2025:
+		return ltsc2022
+	default:
+		return ltsc2025
+	}
 }
 
 func (s *Service) judgeProcessors(sys *system, _ []Layer) error {
@@ -161,7 +170,14 @@ func (s *Service) judgeProcessors(sys *system, _ []Layer) error {
 	return nil
 }
 
-var absolute = regexp.MustCompile(`^[A-Za-z]:\\`)
+// absolute matches the path of a directory below a drive's root; what is a step up or none is left out by plain.
+var absolute = regexp.MustCompile(`^[A-Za-z]:(\\[^\\/]+)+\\?$`)
+
+func plain(path string) bool {
+	return absolute.MatchString(path) && !slices.ContainsFunc(strings.Split(path, `\`), func(element string) bool {
+		return element == "." || element == ".."
+	})
+}
 
 func (s *Service) judgeMapped(sys *system, _ []Layer) error {
 	for _, dir := range sys.document.MappedDirectories {
@@ -176,8 +192,8 @@ func (s *Service) judgeMapped(sys *system, _ []Layer) error {
 		if info, err := os.Stat(path); err != nil || !info.IsDir() {
 			return broken(RuleMapped, InvalidArg, "HostPath %s is no directory", dir.HostPath)
 		}
-		if !absolute.MatchString(dir.ContainerPath) {
-			return broken(RuleMapped, InvalidArg, "ContainerPath %s is not absolute", dir.ContainerPath)
+		if !plain(dir.ContainerPath) {
+			return broken(RuleMapped, InvalidArg, "ContainerPath %s is no plain path below a drive", dir.ContainerPath)
 		}
 		sys.document.mapped = append(sys.document.mapped, Mapped{Host: path, Container: dir.ContainerPath, ReadOnly: dir.ReadOnly})
 	}

@@ -61,7 +61,8 @@ const (
 	// Source: moby daemon_windows.go, verifyPlatformContainerResources; schema1.go, "Range is from 1 to 10000".
 	RuleProcessors Rule = "document: processors"
 	// RuleMapped: a mapped directory's host path is missing, no directory, or leads through a link; its container path is
-	// not absolute. Source: hcsshim issue 162, containerd issue 4915.
+	// not absolute, a drive's root, or has steps up. Source: hcsshim issue 162, containerd issue 4915; the last two are the
+	// simulator's own strictness.
 	RuleMapped Rule = "document: MappedDirectories"
 	// RuleEndpoint: an endpoint that does not exist, or is attached elsewhere. Source: HCN_E_ENDPOINT_NOT_FOUND;
 	// hcsshim internal/hns/hnsendpoint.go, EndpointState.

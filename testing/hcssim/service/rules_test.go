@@ -104,6 +104,8 @@ func documentBreaches() []struct {
 		{"mapped through a link", RuleMapped, false, mapped(`C:\link`, `C:\x`)},
 		{"mapped file", RuleMapped, false, mapped(`C:\l\base\layout`, `C:\x`)},
 		{"mapped to a relative path", RuleMapped, false, mapped(`C:\data`, `x`)},
+		{"mapped to a drive", RuleMapped, false, mapped(`C:\data`, `C:\`)},
+		{"mapped to a step up", RuleMapped, false, mapped(`C:\data`, `C:\a\..\b`)},
 		{"unknown endpoint", RuleEndpoint, false, set("EndpointList", []string{NameToGUID("x").String()})},
 		{"endpoint twice", RuleEndpoint, false, func(m *machine, doc object) {
 			id := m.endpoint()
@@ -235,6 +237,8 @@ func callBreaches() []struct {
 		{"layer elsewhere", RulePath, func(m *machine) { m.call("DestroyLayer", `Z:\`) }},
 		{"layer above", RulePath, func(m *machine) { m.call("DestroyLayer", `C:\l\..\..`) }},
 		{"scratch in the wrong order", RuleLayerOrder, func(m *machine) { m.call("CreateSandboxLayer", `C:\s\x`, chainOf("base", "middle", "top")) }},
+		{"scratch in a layer", RuleExists, func(m *machine) { m.call("CreateSandboxLayer", `C:\l\top`, chain) }},
+		{"import onto a scratch", RuleExists, func(m *machine) { m.call("ImportLayer", m.scratch("a"), `C:\transport\top`, chainOf("base")) }},
 		{"scratch twice", RuleExists, func(m *machine) { m.call("CreateSandboxLayer", m.scratch("a"), chain) }},
 		{"activate twice", RuleActivate, func(m *machine) { p, _ := m.mounted("a"); m.call("ActivateLayer", p) }},
 		{"activate in use", RuleActivate, func(m *machine) { doc := m.xenon("c"); m.create(doc); m.call("ActivateLayer", doc["LayerFolderPath"]) }},

@@ -18,8 +18,8 @@ func (s *Service) createScratch(c *call) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.has(c.text(0), diskFile) {
-		return nil, broken(RuleExists, 0x80070050, "there is a scratch in %s", c.text(0))
+	if s.has(c.text(0), diskFile) || s.has(c.text(0), filesDir) {
+		return nil, broken(RuleExists, 0x80070050, "there is a scratch or a layer in %s", c.text(0))
 	}
 	id := s.vary.newGUID().String()
 	for _, dir := range []string{path, filepath.Join(path, upperDir), filepath.Join(path, workDir)} {
