@@ -72,9 +72,12 @@ func (s *Service) createNetwork(c *call) ([]any, error) {
 	if err := strictly([]byte(c.text(1)), &doc); err != nil {
 		return nil, err
 	}
-	nw := &network{id: strings.ToLower(doc.ID), name: doc.Name, kind: doc.Type, nameservers: doc.Dns.ServerList, suffix: doc.Dns.Domain, policies: doc.Policies}
+	nw := &network{id: strings.ToLower(doc.ID), name: doc.Name, kind: doc.Type, nameservers: doc.Dns.ServerList, suffix: doc.Dns.Domain}
 	if nw.id == "" && c.guid(0) != (GUID{}) {
 		nw.id = c.guid(0).String()
+	}
+	if len(doc.Policies) > 0 {
+		return nil, broken(RuleUnsimulated, NotSupported, "policies of an HCN network")
 	}
 	if doc.SchemaVersion.Major != 2 {
 		return nil, broken(RuleNetwork, InvalidArg, "the schema's version is %d", doc.SchemaVersion.Major)
@@ -116,7 +119,7 @@ func (s *Service) queryNetwork(c *call) ([]any, error) {
 		return nil, refuse(NetworkMissing, "the network %s is gone", h.id)
 	}
 	doc := hcnNetwork{
-		ID: s.vary.guid(nw.id), Name: nw.name, Type: nw.kind, Policies: nw.policies,
+		ID: s.vary.guid(nw.id), Name: nw.name, Type: nw.kind,
 		Dns: hcnDNS{Domain: nw.suffix, ServerList: nw.nameservers}, SchemaVersion: hcnVersion{2, 0},
 	}
 	ipam := hcnIpam{Type: "Static"}
@@ -209,6 +212,9 @@ func (s *Service) createEndpoint(c *call) ([]any, error) {
 	}
 	if !strings.EqualFold(doc.HostComputeNetwork, h.id) {
 		return nil, broken(RuleEndpointDocument, InvalidArg, "HostComputeNetwork is %q, the handle's %s", doc.HostComputeNetwork, h.id)
+	}
+	if len(doc.Policies) > 0 {
+		return nil, broken(RuleUnsimulated, NotSupported, "policies of an HCN endpoint")
 	}
 	e := &endpoint{
 		id: strings.ToLower(doc.ID), name: doc.Name, network: h.id, mac: doc.MacAddress, nameservers: doc.Dns.ServerList,

@@ -43,6 +43,43 @@ type hnsEndpoint struct {
 	State                                        uint16            `json:",omitempty"`
 }
 
+// hnsACL is an entry of an endpoint's access list, the only policy that is simulated. Source: hcsshim
+// internal/hns/hnspolicy.go, ACLPolicy.
+type hnsACL struct {
+	Type, Id                        string
+	Protocol                        uint16
+	Protocols                       string
+	InternalPort                    uint16
+	Action, Direction               string
+	LocalAddresses, RemoteAddresses string
+	LocalPorts                      string
+	LocalPort                       uint16
+	RemotePorts                     string
+	RemotePort                      uint16
+	RuleType                        string
+	Priority                        uint16
+	ServiceName                     string
+}
+
+// checkAccess checks an endpoint's policies: they restrict nothing here, so that reading them is all.
+func checkAccess(policies []json.RawMessage) error {
+	for _, policy := range policies {
+		var kind struct{ Type string }
+		if err := json.Unmarshal(policy, &kind); err != nil || kind.Type != "ACL" {
+			return broken(RuleUnsimulated, NotSupported, "a policy of type %q", kind.Type)
+		}
+		var acl hnsACL
+		if err := strictly(policy, &acl); err != nil {
+			return err
+		}
+		if !slices.Contains([]string{"Allow", "Block"}, acl.Action) || !slices.Contains([]string{"In", "Out"}, acl.Direction) ||
+			!slices.Contains([]string{"", "Host", "Switch"}, acl.RuleType) {
+			return broken(RuleEndpointDocument, InvalidArg, "the policy %s: action, direction or type of rule", policy)
+		}
+	}
+	return nil
+}
+
 // hnsVersion is the service's version of a build. Source: hcsshim hcn/hcnglobals.go names what each version brought; which
 // Windows has which one is a guess.
 func hnsVersion(build int) map[string]int {
@@ -116,7 +153,10 @@ func (s *Service) hnsPostNetwork(body string) (any, error) {
 	if err := strictly([]byte(body), &doc); err != nil {
 		return nil, err
 	}
-	nw := &network{id: strings.ToLower(doc.ID), name: doc.Name, kind: doc.Type, suffix: doc.DNSSuffix, nameservers: split(doc.DNSServerList), policies: doc.Policies}
+	if len(doc.Policies) > 0 {
+		return nil, broken(RuleUnsimulated, NotSupported, "policies of a network")
+	}
+	nw := &network{id: strings.ToLower(doc.ID), name: doc.Name, kind: doc.Type, suffix: doc.DNSSuffix, nameservers: split(doc.DNSServerList)}
 	for _, sub := range doc.Subnets {
 		prefix, err := netip.ParsePrefix(sub.AddressPrefix)
 		if err != nil {
@@ -139,6 +179,9 @@ func (s *Service) hnsPostEndpoint(body string) (any, error) {
 	if err := strictly([]byte(body), &doc); err != nil {
 		return nil, err
 	}
+	if err := checkAccess(doc.Policies); err != nil {
+		return nil, err
+	}
 	e := &endpoint{
 		id: strings.ToLower(doc.ID), name: doc.Name, network: doc.VirtualNetwork, mac: doc.MacAddress,
 		nameservers: split(doc.DNSServerList), suffix: doc.DNSSuffix, policies: doc.Policies,
@@ -158,7 +201,7 @@ func (s *Service) hnsPostEndpoint(body string) (any, error) {
 func (s *Service) hnsNetwork(nw *network) any {
 	doc := hnsNetwork{
 		ID: s.vary.guid(nw.id), Name: nw.name, Type: nw.kind, DNSSuffix: nw.suffix,
-		DNSServerList: strings.Join(nw.nameservers, ","), Policies: nw.policies,
+		DNSServerList: strings.Join(nw.nameservers, ","),
 	}
 	for _, sub := range nw.subnets {
 		doc.Subnets = append(doc.Subnets, hnsSubnet{AddressPrefix: sub.prefix.String(), GatewayAddress: sub.gateway.String()})

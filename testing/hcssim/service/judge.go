@@ -170,11 +170,11 @@ func (s *Service) judgeProcessors(sys *system, _ []Layer) error {
 	return nil
 }
 
-// absolute matches the path of a directory below a drive's root; what is a step up or none is left out by plain.
-var absolute = regexp.MustCompile(`^[A-Za-z]:(\\[^\\/]+)+\\?$`)
+var belowRoot = regexp.MustCompile(`^[A-Za-z]:(\\[^\\/]+)+\\?$`)
 
+// plain says whether a path is absolute, below a drive's root, and has no steps up.
 func plain(path string) bool {
-	return absolute.MatchString(path) && !slices.ContainsFunc(strings.Split(path, `\`), func(element string) bool {
+	return belowRoot.MatchString(path) && !slices.ContainsFunc(strings.Split(path, `\`), func(element string) bool {
 		return element == "." || element == ".."
 	})
 }

@@ -22,7 +22,6 @@ type network struct {
 	subnets        []subnet
 	nameservers    []string
 	suffix         string
-	policies       []json.RawMessage
 }
 
 type subnet struct {

@@ -152,6 +152,11 @@ func (m *machine) hnsEndpoint(address string) {
 	m.call("HNSCall", "POST", "/endpoints/", `{"VirtualNetwork":"`+m.networkID(m.network())+`","IPAddress":"`+address+`"}`)
 }
 
+// policy tries to make an endpoint with one.
+func (m *machine) policy(text string) {
+	m.call("HNSCall", "POST", "/endpoints/", `{"VirtualNetwork":"`+m.networkID(m.network())+`","Policies":[`+text+`]}`)
+}
+
 // running starts a Hyper-V container and returns its scratch.
 func (m *machine) running() string {
 	doc := m.xenon("running")
@@ -315,6 +320,21 @@ func callBreaches() []struct {
 		}},
 		{"another network in HCN", RuleEndpointDocument, func(m *machine) {
 			m.call("HcnCreateEndpoint", m.network(), GUID{}, `{"HostComputeNetwork":"`+GUID{}.String()+`"}`)
+		}},
+		{"policy of an endpoint", RuleUnsimulated, func(m *machine) { m.policy(`{"Type":"QOS","MaximumOutgoingBandwidthInBytes":1}`) }},
+		{"member of a policy", RuleMember, func(m *machine) {
+			m.policy(`{"Type":"ACL","Action":"Block","Direction":"Out","RemoteAddress":"10.0.0.0/8"}`)
+		}},
+		{"action of a policy", RuleEndpointDocument, func(m *machine) { m.policy(`{"Type":"ACL","Action":"Deny","Direction":"Out"}`) }},
+		{"policy of a network", RuleUnsimulated, func(m *machine) {
+			m.call("HNSCall", "POST", "/networks/", `{"Name":"m","Type":"nat","Policies":[{"Type":"VLAN","VLAN":1}]}`)
+		}},
+		{"policy of a network in HCN", RuleUnsimulated, func(m *machine) {
+			m.call("HcnCreateNetwork", GUID{}, `{"Name":"m","Type":"NAT","SchemaVersion":{"Major":2},"Policies":[{}]}`)
+		}},
+		{"policy in HCN", RuleUnsimulated, func(m *machine) {
+			n := m.network()
+			m.call("HcnCreateEndpoint", n, GUID{}, `{"HostComputeNetwork":"`+m.networkID(n)+`","Policies":[{"Type":"ACL"}]}`)
 		}},
 		{"endpoint in use", RuleEndpointDocument, func(m *machine) {
 			doc := m.argon("c")
