@@ -3,7 +3,6 @@ package service
 import (
 	"encoding/json"
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 )
@@ -84,15 +83,12 @@ func (s *Service) createNetwork(c *call) ([]any, error) {
 	}
 	for _, ipam := range doc.Ipams {
 		for _, sub := range ipam.Subnets {
-			prefix, err := netip.ParsePrefix(sub.IpAddressPrefix)
-			if err != nil || len(sub.Routes) == 0 {
-				return nil, broken(RuleNetwork, InvalidArg, "the subnet %q with %d routes", sub.IpAddressPrefix, len(sub.Routes))
+			if len(sub.Routes) == 0 {
+				return nil, broken(RuleNetwork, InvalidArg, "the subnet %q has no route", sub.IpAddressPrefix)
 			}
-			gateway, err := netip.ParseAddr(sub.Routes[0].NextHop)
-			if err != nil {
-				return nil, broken(RuleNetwork, InvalidArg, "%v", err)
+			if err := nw.addSubnet(sub.IpAddressPrefix, sub.Routes[0].NextHop); err != nil {
+				return nil, err
 			}
-			nw.subnets = append(nw.subnets, subnet{prefix, gateway})
 		}
 	}
 	if err := s.addNetwork(nw); err != nil {
@@ -172,28 +168,22 @@ func (f hcnFilter) matches(id, name, network string) bool {
 }
 
 func (s *Service) enumerateNetworks(c *call) ([]any, error) {
-	filter, err := parseQuery(c.text(0))
-	if err != nil {
-		return nil, err
-	}
-	ids := []string{}
-	for _, id := range slices.Sorted(maps.Keys(s.networks.networks)) {
-		if filter.matches(id, s.networks.networks[id].name, "") {
-			ids = append(ids, s.vary.guid(id))
-		}
-	}
-	text, err := json.Marshal(ids)
-	return []any{string(text)}, err
+	return enumerate(s, c, s.networks.networks, func(nw *network) (string, string) { return nw.name, "" })
 }
 
 func (s *Service) enumerateEndpoints(c *call) ([]any, error) {
+	return enumerate(s, c, s.networks.endpoints, func(e *endpoint) (string, string) { return e.name, e.network })
+}
+
+// enumerate lists the ids of what a query asks for; of each, show tells the name and the network.
+func enumerate[T any](s *Service, c *call, all map[string]T, show func(T) (name, network string)) ([]any, error) {
 	filter, err := parseQuery(c.text(0))
 	if err != nil {
 		return nil, err
 	}
 	ids := []string{}
-	for _, id := range slices.Sorted(maps.Keys(s.networks.endpoints)) {
-		if filter.matches(id, s.networks.endpoints[id].name, s.networks.endpoints[id].network) {
+	for _, id := range slices.Sorted(maps.Keys(all)) {
+		if name, network := show(all[id]); filter.matches(id, name, network) {
 			ids = append(ids, s.vary.guid(id))
 		}
 	}
@@ -221,8 +211,8 @@ func (s *Service) createEndpoint(c *call) ([]any, error) {
 		suffix: doc.Dns.Domain, policies: doc.Policies,
 	}
 	if len(doc.IpConfigurations) > 0 {
-		if e.address, err = netip.ParseAddr(doc.IpConfigurations[0].IpAddress); err != nil {
-			return nil, broken(RuleEndpointDocument, InvalidArg, "%v", err)
+		if err := e.askFor(doc.IpConfigurations[0].IpAddress); err != nil {
+			return nil, err
 		}
 	}
 	if err := s.addEndpoint(e); err != nil {

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 )
@@ -158,15 +157,9 @@ func (s *Service) hnsPostNetwork(body string) (any, error) {
 	}
 	nw := &network{id: strings.ToLower(doc.ID), name: doc.Name, kind: doc.Type, suffix: doc.DNSSuffix, nameservers: split(doc.DNSServerList)}
 	for _, sub := range doc.Subnets {
-		prefix, err := netip.ParsePrefix(sub.AddressPrefix)
-		if err != nil {
-			return nil, broken(RuleNetwork, InvalidArg, "%v", err)
+		if err := nw.addSubnet(sub.AddressPrefix, sub.GatewayAddress); err != nil {
+			return nil, err
 		}
-		gateway, err := netip.ParseAddr(sub.GatewayAddress)
-		if err != nil {
-			return nil, broken(RuleNetwork, InvalidArg, "%v", err)
-		}
-		nw.subnets = append(nw.subnets, subnet{prefix, gateway})
 	}
 	if err := s.addNetwork(nw); err != nil {
 		return nil, err
@@ -186,11 +179,8 @@ func (s *Service) hnsPostEndpoint(body string) (any, error) {
 		id: strings.ToLower(doc.ID), name: doc.Name, network: doc.VirtualNetwork, mac: doc.MacAddress,
 		nameservers: split(doc.DNSServerList), suffix: doc.DNSSuffix, policies: doc.Policies,
 	}
-	if doc.IPAddress != "" {
-		var err error
-		if e.address, err = netip.ParseAddr(doc.IPAddress); err != nil {
-			return nil, broken(RuleEndpointDocument, InvalidArg, "%v", err)
-		}
+	if err := e.askFor(doc.IPAddress); err != nil {
+		return nil, err
 	}
 	if err := s.addEndpoint(e); err != nil {
 		return nil, err

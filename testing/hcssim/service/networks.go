@@ -61,6 +61,32 @@ func (n *networks) reboot() {
 	}
 }
 
+// addSubnet reads a subnet of a document.
+func (nw *network) addSubnet(prefix, gateway string) error {
+	p, err := netip.ParsePrefix(prefix)
+	if err != nil {
+		return broken(RuleNetwork, InvalidArg, "%v", err)
+	}
+	g, err := netip.ParseAddr(gateway)
+	if err != nil {
+		return broken(RuleNetwork, InvalidArg, "%v", err)
+	}
+	nw.subnets = append(nw.subnets, subnet{p, g})
+	return nil
+}
+
+// askFor reads the address that a document asks for, if any.
+func (e *endpoint) askFor(address string) error {
+	if address == "" {
+		return nil
+	}
+	var err error
+	if e.address, err = netip.ParseAddr(address); err != nil {
+		return broken(RuleEndpointDocument, InvalidArg, "%v", err)
+	}
+	return nil
+}
+
 // addNetwork checks a network and adds it.
 func (s *Service) addNetwork(nw *network) error {
 	if !slices.Contains(networkTypes, strings.ToLower(nw.kind)) {

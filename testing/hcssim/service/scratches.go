@@ -93,20 +93,21 @@ func (s *Service) prepare(c *call) ([]any, error) {
 	if err := s.merge(found); err != nil {
 		return nil, err
 	}
+	if found.merged != "" {
+		if err := s.config.Disk.Publish(found.volume, found.merged); err != nil {
+			return nil, err
+		}
+	}
 	found.prepared = true
 	return nil, nil
 }
 
-// merge mounts what a container sees, where the guests have a view of their own, and lets the volume lead there.
-func (s *Service) merge(found *scratch) error {
-	merged, err := s.config.Guests.Merge(Scratch{
+// merge mounts what a container sees, where the guests have a view of their own.
+func (s *Service) merge(found *scratch) (err error) {
+	found.merged, err = s.config.Guests.Merge(Scratch{
 		Layers: found.layers, Upper: filepath.Join(found.path, upperDir), Work: filepath.Join(found.path, workDir),
 	})
-	if err != nil || merged == "" {
-		return err
-	}
-	found.merged = merged
-	return s.config.Disk.Publish(found.volume, merged)
+	return err
 }
 
 // split undoes merge.

@@ -1,7 +1,6 @@
 package service
 
 import (
-	"path/filepath"
 	"strings"
 	"time"
 )
@@ -177,11 +176,7 @@ func (s *Service) mountForGuest(sys *system) error {
 	}
 	sys.scratch.booted = true
 	s.config.Disk.Hold(sys.scratch.path)
-	merged, err := s.config.Guests.Merge(Scratch{
-		Layers: sys.scratch.layers, Upper: filepath.Join(sys.scratch.path, upperDir), Work: filepath.Join(sys.scratch.path, workDir),
-	})
-	sys.scratch.merged = merged
-	return err
+	return s.merge(sys.scratch)
 }
 
 // keepTemplate leaves the template from which the virtual machine was cloned, as the service does unless
