@@ -40,7 +40,7 @@ var functions = map[string]function{
 	"HcsUnregisterComputeSystemCallback": {in: "n", do: (*Service).unregister},
 	"HcsCreateProcess":                   {in: "nw", out: "nnnnn", document: true, do: (*Service).createProcess},
 	"HcsOpenProcess":                     {in: "nn", out: "n", document: true, do: (*Service).openProcess},
-	"HcsCloseProcess":                    {in: "n", do: (*Service).closeProcess},
+	"HcsCloseProcess":                    {in: "n", do: (*Service).closeProcessHandle},
 	"HcsTerminateProcess":                {in: "n", document: true, do: (*Service).terminateProcess},
 	"HcsGetProcessInfo":                  {in: "n", out: "nnnn", document: true, do: (*Service).processInfo},
 	"HcsGetProcessProperties":            {in: "n", out: "w", document: true, do: (*Service).processProperties},

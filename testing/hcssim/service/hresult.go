@@ -28,7 +28,6 @@ const (
 	PrivilegeHeld  HRESULT = 0x80070522 // ERROR_PRIVILEGE_NOT_HELD
 	NoneMapped     HRESULT = 0x80070534 // ERROR_NONE_MAPPED: no such account
 	NotFound       HRESULT = 0x80070490 // ErrElementNotFound
-	NotConnected   HRESULT = 0x8007048F // ERROR_DEVICE_NOT_CONNECTED
 	ServiceGone    HRESULT = 0x800706BA // RPC_S_SERVER_UNAVAILABLE
 
 	ImageMismatch   HRESULT = 0xC0370101 // HCS_E_IMAGE_MISMATCH: the image's system does not fit the host's

@@ -3,7 +3,6 @@ package service
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -151,17 +150,20 @@ func (s *Service) openProcess(c *call) ([]any, error) {
 	return []any{s.open(c.client, h)}, nil
 }
 
-func (s *Service) closeProcess(c *call) ([]any, error) {
-	h, err := handle[*processHandle](c, 0)
-	if err != nil {
+func (s *Service) closeProcessHandle(c *call) ([]any, error) {
+	if _, err := handle[*processHandle](c, 0); err != nil {
 		return nil, err
 	}
-	delete(h.process.handles, h)
 	s.close(c.client, c.number(0))
+	return nil, nil
+}
+
+// closeProcess is what the end of a handle means to its process.
+func (s *Service) closeProcess(h *processHandle) {
+	delete(h.process.handles, h)
 	if len(h.process.handles) == 0 {
 		s.streams.closeIn(h.process.in)
 	}
-	return nil, nil
 }
 
 // terminateProcess ends one process, and not those that it started.
@@ -239,6 +241,3 @@ func (sys *system) processList() []map[string]any {
 	}
 	return list
 }
-
-// String is for reports.
-func (p *process) String() string { return fmt.Sprintf("process %d of %s", p.pid, p.system.id) }

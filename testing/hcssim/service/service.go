@@ -136,6 +136,8 @@ func (s *Service) close(c *Client, handle uint64) {
 		o.end()
 	case *systemHandle:
 		s.closeSystem(o)
+	case *processHandle:
+		s.closeProcess(o)
 	}
 }
 

@@ -88,6 +88,24 @@ func TestLastHandle(t *testing.T) {
 	require.NotContains(t, strings.Join(m.service.Leaks(), "\n"), "process 8")
 }
 
+// TestDeadClientOfProcess: the handles of a process go with its client, and with the last one its stdin.
+func TestDeadClientOfProcess(t *testing.T) {
+	m := newMachine(t)
+	doc := m.xenon("c")
+	delete(doc, "TerminateOnLastHandleClosed")
+	system := m.start(doc)
+	number := m.must(OK, "HcsCreateProcess", system, `{"CommandLine":"run","CreateStdInPipe":true}`)[2].(uint64)
+	m.service.Disconnect(m.client)
+	select {
+	case <-m.service.streams.take(number).closed:
+	case <-time.After(5 * time.Second):
+		t.Fatal("its stdin is open")
+	}
+	for _, p := range m.service.systems["c"].processes {
+		require.Empty(t, p.handles)
+	}
+}
+
 func toJSON(doc object) string {
 	text, err := json.Marshal(doc)
 	if err != nil {
