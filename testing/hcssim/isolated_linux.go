@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -119,8 +118,6 @@ func (g *isolatedGuest) Close() {
 		for _, at := range g.binds {
 			unix.Unmount(at, unix.MNT_DETACH)
 		}
-		if strings.Contains(g.prefix.dir, "guest") {
-			os.RemoveAll(g.prefix.dir)
-		}
+		os.RemoveAll(g.prefix.dir)
 	})
 }

@@ -233,14 +233,7 @@ func (p *prefix) leaks() []string {
 
 // copyTree copies a tree. The big files, which nobody writes, become hard links.
 func copyTree(from, to string) error {
-	return filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		target := filepath.Join(to, strings.TrimPrefix(path, from))
-		if entry.IsDir() {
-			return os.MkdirAll(target, 0o755)
-		}
+	return service.CopyTree(from, to, func(path, target string, entry fs.DirEntry) error {
 		if entry.Type()&fs.ModeSymlink != 0 {
 			link, err := os.Readlink(path)
 			if err != nil {

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"sync"
 	"testing"
 	"time"
 
@@ -67,7 +66,6 @@ type Sim struct {
 	service *service.Service
 	guests  guests
 	broker  *broker
-	once    sync.Once
 }
 
 // guests is what a mode of guests is to a Sim.
@@ -203,21 +201,19 @@ func (s *Sim) check() {
 
 // end ends the machine, and fails the test for broken rules and leaks.
 func (s *Sim) end() {
-	s.once.Do(func() {
-		if s.service != nil {
-			s.check()
-			s.service.Close()
+	if s.service != nil {
+		s.check()
+		s.service.Close()
+	}
+	if s.guests != nil {
+		s.guests.close()
+	}
+	if s.broker != nil {
+		s.broker.close()
+	}
+	if s.prefix != nil {
+		if err := s.prefix.stop(); err != nil {
+			s.t.Error(fmt.Errorf("hcssim: %w", err))
 		}
-		if s.guests != nil {
-			s.guests.close()
-		}
-		if s.broker != nil {
-			s.broker.close()
-		}
-		if s.prefix != nil {
-			if err := s.prefix.stop(); err != nil {
-				s.t.Error(fmt.Errorf("hcssim: %w", err))
-			}
-		}
-	})
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"io"
 	"os"
+	"strconv"
 	"testing"
 	"time"
 
@@ -27,16 +28,9 @@ func spawn(t *testing.T, c hcsshim.Container, config hcsshim.ProcessConfig) (hcs
 func TestExitCodes(t *testing.T) {
 	c := startArgon(t, "exit-codes")
 	for _, want := range []int{0, 1, 42, 255, 256, 1067} {
-		_, _, code := run(t, c, hcsshim.ProcessConfig{CommandLine: "cmd /c exit " + itoa(want)}, "")
+		_, _, code := run(t, c, hcsshim.ProcessConfig{CommandLine: "cmd /c exit " + strconv.Itoa(want)}, "")
 		require.Equal(t, want, code)
 	}
-}
-
-func itoa(n int) string {
-	if n < 10 {
-		return string(rune('0' + n))
-	}
-	return itoa(n/10) + itoa(n%10)
 }
 
 func TestKill(t *testing.T) {
@@ -167,16 +161,16 @@ func TestDiscard(t *testing.T) {
 func TestParallel(t *testing.T) {
 	image(t)
 	for i := range 6 {
-		t.Run(itoa(i), func(t *testing.T) {
+		t.Run(strconv.Itoa(i), func(t *testing.T) {
 			t.Parallel()
 			start := startArgon
 			if i%2 == 1 {
 				start = startXenon
 			}
-			c := start(t, "parallel-"+itoa(i))
+			c := start(t, "parallel-"+strconv.Itoa(i))
 			for range 3 {
-				out, _, code := run(t, c, cmd("echo this is "+itoa(i)), "")
-				require.Equal(t, []any{"this is " + itoa(i) + "\n", 0}, []any{out, code})
+				out, _, code := run(t, c, cmd("echo this is "+strconv.Itoa(i)), "")
+				require.Equal(t, []any{"this is " + strconv.Itoa(i) + "\n", 0}, []any{out, code})
 			}
 		})
 	}

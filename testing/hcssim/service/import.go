@@ -98,7 +98,8 @@ func (s *Service) importLayer(c *call) ([]any, error) {
 		return nil, broken(RuleExists, 0x80070050, "there is a layer or a scratch in %s", c.text(0))
 	}
 	into := filepath.Join(path, filesDir)
-	if err := cloneTree(filepath.Join(parents[0], filesDir), into); err != nil {
+	link := func(path, target string, _ fs.DirEntry) error { return os.Link(path, target) }
+	if err := CopyTree(filepath.Join(parents[0], filesDir), into, link); err != nil {
 		return nil, fmt.Errorf("cloning the parent: %w", err)
 	}
 	if err := unpackTransport(filepath.Join(from, filesDir), into); err != nil {
@@ -119,8 +120,8 @@ func respell(files string) {
 	}
 }
 
-// cloneTree makes the same folders, and hard links of the files.
-func cloneTree(from, to string) error {
+// CopyTree makes the same folders, and lets copyFile make all else at its target.
+func CopyTree(from, to string, copyFile func(path, target string, entry fs.DirEntry) error) error {
 	return filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -129,7 +130,7 @@ func cloneTree(from, to string) error {
 		if entry.IsDir() {
 			return os.MkdirAll(target, 0o777)
 		}
-		return os.Link(path, target)
+		return copyFile(path, target, entry)
 	})
 }
 
