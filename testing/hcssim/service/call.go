@@ -212,10 +212,27 @@ func (s *Service) perform(c *call, f function, traced *Call) ([]any, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stopped {
-		return nil, refuse(ServiceGone, "the service is stopped")
+	if err := s.answers(c.client); err != nil {
+		return nil, err
 	}
 	return f.do(s, c)
+}
+
+// answers says why a client's calls are not done, if they are not: what it asked for last may come when it is dead, or
+// the machine at its end. The service is locked.
+func (s *Service) answers(client *Client) error {
+	select {
+	case <-s.ended:
+		return refuse(ServiceGone, "the machine has ended")
+	default:
+	}
+	switch {
+	case s.stopped:
+		return refuse(ServiceGone, "the service is stopped")
+	case !s.clients[client]:
+		return refuse(ServiceGone, "the process %d has ended", client.PID)
+	}
+	return nil
 }
 
 // record keeps a call for Trace, and a breach of a rule for Broken.

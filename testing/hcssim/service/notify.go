@@ -43,6 +43,10 @@ func (s *Service) Callback(client *Client, send func(kind uint32, status HRESULT
 	go r.run()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.clients[client] { // it is dead already
+		r.end()
+		return 0
+	}
 	return s.open(client, r)
 }
 

@@ -102,6 +102,10 @@ func (s *Service) createProcess(c *call) ([]any, error) {
 	}
 	p.pid, p.kill, p.in = pid, kill, start.In
 	sys.processes[pid] = p
+	if err := s.answers(c.client); err != nil { // it died meanwhile; the process goes on
+		s.streams.closeIn(p.in)
+		return nil, err
+	}
 	h := &processHandle{process: p}
 	p.handles[h] = true
 	return []any{s.open(c.client, h), uint32(pid), start.In, start.Out, start.Err}, nil

@@ -88,6 +88,22 @@ func TestLastHandle(t *testing.T) {
 	require.NotContains(t, strings.Join(m.service.Leaks(), "\n"), "process 8")
 }
 
+// TestLateCalls: what comes of a client that is dead, or of one at the machine's end, is not done.
+func TestLateCalls(t *testing.T) {
+	m := newMachine(t)
+	dead := m.client
+	m.service.Disconnect(dead)
+	m.must(ServiceGone, "CreateSandboxLayer", `C:\s\late`, chainOf("top", "middle", "base"))
+	ended := make(chan struct{})
+	require.Zero(t, m.service.Callback(dead, nil, func() { close(ended) }))
+	<-ended
+	m.client = m.service.Connect(16)
+	m.service.Close()
+	m.must(ServiceGone, "CreateSandboxLayer", `C:\s\late`, chainOf("top", "middle", "base"))
+	require.NoDirExists(t, filepath.Join(m.drive, "s"))
+	require.Empty(t, m.service.Leaks())
+}
+
 // TestDeadClientOfProcess: the handles of a process go with its client, and with the last one its stdin.
 func TestDeadClientOfProcess(t *testing.T) {
 	m := newMachine(t)
