@@ -27,7 +27,7 @@ func (s *Sim) Run(program string, args ...string) (string, error) {
 // Their output is logged; when they fail, so does t.
 func (s *Sim) Test(t testing.TB, pkg string, args ...string) {
 	t.Helper()
-	command := s.Command(TestBinary(t, pkg), append([]string{"-test.v", "-test.timeout=2m"}, args...)...)
+	command := s.Command(TestBinary(t, pkg), append([]string{"-test.v", "-test.timeout=6m"}, args...)...)
 	command.Dir = goList(t, pkg, "{{.Dir}}")
 	out, err := command.CombinedOutput()
 	t.Logf("%s on simulated Windows:\n%s", pkg, strings.ReplaceAll(string(out), "\r\n", "\n"))
