@@ -221,7 +221,8 @@ func setAttributes(dir string, appendOnly bool) {
 	unix.IoctlSetPointerInt(int(file.Fd()), unix.FS_IOC_SETFLAGS, flags)
 }
 
-// leaks lists the temporary folders of imports that were not removed. Source: hcsshim internal/wclayer/importlayer.go.
+// leaks lists the temporary folders of imports that were not removed, where hcsshim makes them unless it is told another
+// place: an import that was ended half-way never called the service. Source: hcsshim internal/wclayer/importlayer.go.
 func (p *prefix) leaks() []string {
 	var all []string
 	found, _ := filepath.Glob(filepath.Join(p.drive, "users", "*", "Temp", "hcs*"))

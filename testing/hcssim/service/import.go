@@ -94,6 +94,7 @@ func (s *Service) importLayer(c *call) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.layers.imports[from] = c.text(1)
 	if s.has(c.text(0), filesDir) || s.has(c.text(0), diskFile) {
 		return nil, broken(RuleExists, 0x80070050, "there is a layer or a scratch in %s", c.text(0))
 	}

@@ -15,6 +15,8 @@ type layers struct {
 	scratches map[string]*scratch
 	// parents of imported layers, by native path, upper-most first; a base has none.
 	parents map[string][]string
+	// imports are the folders that layers were imported from, by native path, with their names; their makers remove them.
+	imports map[string]string
 }
 
 // scratch is the writable layer of a container.

@@ -2,12 +2,13 @@ package service
 
 import (
 	"fmt"
+	"os"
 	"slices"
 )
 
 // Leaks lists what is left on the machine that a client made and did not remove, one line each: systems, mounted
-// scratches and folders of scratches, endpoints, handles that a client held when it ended. Networks may stay: they are
-// a host's. Templates may stay too, unless their base is to go.
+// scratches and folders of scratches, folders that were imported from, endpoints, handles that a client held when it
+// ended. Networks may stay: they are a host's. Templates may stay too, unless their base is to go.
 func (s *Service) Leaks() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -25,6 +26,11 @@ func (s *Service) Leaks() []string {
 	}
 	for _, found := range there {
 		all = append(all, "scratch "+found.name+" is there")
+	}
+	for path, name := range s.layers.imports {
+		if _, err := os.Lstat(path); err == nil {
+			all = append(all, "folder "+name+" of an import is there")
+		}
 	}
 	for _, e := range s.networks.endpoints {
 		all = append(all, fmt.Sprintf("endpoint %s (%s) is there", e.name, e.id))

@@ -134,6 +134,7 @@ func (m *machine) base(name, build string) {
 func (m *machine) layer(name string, parents ...string) {
 	m.write("transport/"+name+"/Files/"+name+".txt", "\x20\x00\x00\x00"+"\x01\x00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00hi")
 	m.must(OK, "ImportLayer", `C:\l\`+name, `C:\transport\`+name, chainOf(parents...))
+	require.NoError(m.t, os.RemoveAll(filepath.Join(m.drive, "transport", name)))
 }
 
 // chainOf returns the descriptors of layers by their names.

@@ -73,7 +73,7 @@ func New(config Config) *Service {
 		began:   time.Now(),
 		ended:   make(chan struct{}),
 	}
-	s.layers.scratches, s.layers.parents = map[string]*scratch{}, map[string][]string{}
+	s.layers = layers{scratches: map[string]*scratch{}, parents: map[string][]string{}, imports: map[string]string{}}
 	s.networks.init()
 	s.streams.init()
 	return s
