@@ -94,6 +94,7 @@ func (s *Service) strike(c *call, traced *Call) error {
 	}
 	c.fault, traced.Fault = f, f.Name
 	if f.KillClient {
+		s.strikes(traced, "its client is killed")
 		s.kill(c.client)
 		<-s.ended
 		return refuse(ServiceGone, "fault %s", f.Name)
@@ -106,9 +107,7 @@ func (s *Service) strike(c *call, traced *Call) error {
 	case <-time.After(f.Delay):
 	}
 	if f.Hang {
-		hanging := *traced
-		hanging.Refusal = "it hangs"
-		s.record(hanging, nil)
+		s.strikes(traced, "it hangs")
 		<-s.ended
 		return refuse(ServiceGone, "fault %s", f.Name)
 	}
@@ -116,6 +115,13 @@ func (s *Service) strike(c *call, traced *Call) error {
 		return refuse(f.HRESULT, "fault %s", f.Name)
 	}
 	return nil
+}
+
+// strikes records a call that does not return before the simulator ends.
+func (s *Service) strikes(traced *Call, how string) {
+	now := *traced
+	now.Refusal = how
+	s.record(now, nil)
 }
 
 func (s *Service) kill(client *Client) {

@@ -93,7 +93,7 @@ func (s *Service) addNetwork(nw *network) error {
 		return broken(RuleNetwork, InvalidArg, "there is no type %q", nw.kind)
 	}
 	if nw.id == "" {
-		nw.id = s.vary.newGUID().String()
+		nw.id = s.vary.newGUID("a network").String()
 	}
 	if len(nw.subnets) == 0 && strings.EqualFold(nw.kind, "nat") { // it chooses one itself
 		prefix := netip.MustParsePrefix(fmt.Sprintf("172.%d.0.0/20", 28+len(s.networks.networks)%3))
@@ -142,7 +142,7 @@ func (s *Service) addEndpoint(e *endpoint) error {
 	}
 	e.network = nw.id
 	if e.id == "" {
-		e.id = s.vary.newGUID().String()
+		e.id = s.vary.newGUID("an endpoint").String()
 	}
 	if s.networks.endpoints[e.id] != nil {
 		return refuse(AlreadyExists, "there is an endpoint %s already", e.id)

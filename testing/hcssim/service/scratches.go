@@ -21,7 +21,7 @@ func (s *Service) createScratch(c *call) ([]any, error) {
 	if s.has(c.text(0), diskFile) || s.has(c.text(0), filesDir) {
 		return nil, broken(RuleExists, 0x80070050, "there is a scratch or a layer in %s", c.text(0))
 	}
-	id := s.vary.newGUID().String()
+	id := s.vary.newGUID("a scratch").String()
 	for _, dir := range []string{path, filepath.Join(path, upperDir), filepath.Join(path, workDir)} {
 		if err := os.MkdirAll(dir, 0o777); err != nil {
 			return nil, refuse(PathNotFound, "%v", err)
@@ -31,7 +31,7 @@ func (s *Service) createScratch(c *call) ([]any, error) {
 		return nil, refuse(AccessDenied, "%v", err)
 	}
 	s.layers.scratches[id] = &scratch{
-		id: id, path: path, name: c.text(0), layers: chain, size: defaultScratchSize, volume: s.vary.newGUID(),
+		id: id, path: path, name: c.text(0), layers: chain, size: defaultScratchSize, volume: s.vary.newGUID("a volume"),
 		slashed: s.vary.chance("backslash of a mount path"),
 	}
 	return nil, nil

@@ -222,7 +222,7 @@ func (s *Service) stopService() {
 	}
 }
 
-// StartService starts the service again. Handles from before are worth nothing.
+// StartService starts the service again. Its systems have ended: handles from before are good for closing them alone.
 func (s *Service) StartService() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

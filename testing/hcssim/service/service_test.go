@@ -240,6 +240,18 @@ func TestFaults(t *testing.T) {
 	require.GreaterOrEqual(t, time.Since(before), 50*time.Millisecond)
 }
 
+// TestKilledInCall: the call in which a client was killed is in the trace while it is still out.
+func TestKilledInCall(t *testing.T) {
+	m := newMachine(t)
+	m.service.Fault(Fault{Call: "HcsEnumerateComputeSystems", KillClient: true})
+	killed := make(chan uint64, 1)
+	m.service.config.Kill = func(pid uint64) { killed <- pid }
+	go m.service.Invoke(m.client, Fields([]byte("HcsEnumerateComputeSystems"), uint64(0), ""))
+	require.EqualValues(t, 8, <-killed)
+	trace := m.service.Trace()
+	require.Contains(t, trace[len(trace)-1].String(), "its client is killed")
+}
+
 func TestServiceStops(t *testing.T) {
 	m := newMachine(t)
 	system := m.start(m.argon("c"))
@@ -330,6 +342,22 @@ func TestVariation(t *testing.T) {
 		slashed[strings.HasSuffix(twice[0], `\`)] = true
 	}
 	require.Len(t, slashed, 2)
+}
+
+// TestVariationIsRepeatable: an answer does not depend on what else was asked.
+func TestVariationIsRepeatable(t *testing.T) {
+	alone, among := newVariation(7), newVariation(7)
+	answers := map[any]bool{}
+	for range 50 {
+		among.chance("another")
+		among.newGUID("another")
+		one, other := alone.newGUID("one"), among.newGUID("one")
+		require.Equal(t, one, other)
+		require.Equal(t, alone.delay("one"), among.delay("one"))
+		answers[one] = true
+	}
+	require.Len(t, answers, 50)
+	require.NotEqual(t, newVariation(7).newGUID("one"), newVariation(8).newGUID("one"))
 }
 
 func TestGUIDs(t *testing.T) {

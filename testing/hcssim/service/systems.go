@@ -77,7 +77,7 @@ func (s *Service) createSystem(c *call) ([]any, error) {
 		return nil, err
 	}
 	sys := &system{
-		id: id, runtime: s.vary.newGUID(), document: doc, state: created, handles: map[*systemHandle]bool{},
+		id: id, runtime: s.vary.newGUID("a system"), document: doc, state: created, handles: map[*systemHandle]bool{},
 		processes: map[uint64]*process{}, gone: make(chan struct{}),
 	}
 	if err := s.judge(sys); err != nil {
@@ -188,9 +188,9 @@ func (s *Service) keepTemplate(sys *system) {
 			return
 		}
 	}
-	id := strings.ToUpper(s.vary.newGUID().String())
+	id := strings.ToUpper(s.vary.newGUID("a template").String())
 	s.systems[id] = &system{
-		id: id, runtime: s.vary.newGUID(), state: running, template: true, imagePath: sys.imagePath,
+		id: id, runtime: s.vary.newGUID("a system"), state: running, template: true, imagePath: sys.imagePath,
 		document: document{Name: id, SystemType: "Container", HvRuntime: sys.document.HvRuntime},
 		handles:  map[*systemHandle]bool{}, processes: map[uint64]*process{}, gone: make(chan struct{}),
 	}
