@@ -26,7 +26,10 @@ type machine struct {
 }
 
 // fakeGuests pretend processes: "exit N" ends at once, "missing" is not found, all else runs until it is killed.
-type fakeGuests struct{ boot func() error }
+type fakeGuests struct {
+	boot func() error
+	run  func() // while a process starts
+}
 
 func (fakeGuests) Merge(Scratch) (string, error) { return "", nil }
 func (fakeGuests) Split(string)                  {}
@@ -36,10 +39,11 @@ func (g fakeGuests) Boot(Container) (Guest, error) {
 			return nil, err
 		}
 	}
-	return &fakeGuest{}, nil
+	return &fakeGuest{run: g.run}, nil
 }
 
 type fakeGuest struct {
+	run  func()
 	mu   sync.Mutex
 	last uint64
 	all  []func(uint32)
@@ -48,6 +52,9 @@ type fakeGuest struct {
 func (g *fakeGuest) Run(p Process) (uint64, func(uint32), error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.run != nil {
+		g.run()
+	}
 	if p.CommandLine == "missing" {
 		return 0, nil, GuestError(2)
 	}

@@ -103,7 +103,7 @@ func (s *Service) createProcess(c *call) ([]any, error) {
 	p.pid, p.kill, p.in = pid, kill, start.In
 	sys.processes[pid] = p
 	if err := s.answers(c.client); err != nil { // it died meanwhile; the process goes on
-		s.streams.closeIn(p.in)
+		s.streams.drop(start.In, start.Out, start.Err)
 		return nil, err
 	}
 	h := &processHandle{process: p}

@@ -104,6 +104,20 @@ func TestLateCalls(t *testing.T) {
 	require.Empty(t, m.service.Leaks())
 }
 
+// TestDeathWhileStarting: a client that dies while its process starts gets no handle of it, and leaves none.
+func TestDeathWhileStarting(t *testing.T) {
+	m := newMachine(t)
+	m.service.config.Guests = fakeGuests{run: func() { m.service.Disconnect(m.client) }}
+	doc := m.xenon("c")
+	delete(doc, "TerminateOnLastHandleClosed")
+	system := m.start(doc)
+	m.must(ServiceGone, "HcsCreateProcess", system, `{"CommandLine":"run","CreateStdOutPipe":true}`)
+	require.Empty(t, m.client.handles)
+	for _, p := range m.service.systems["c"].processes {
+		require.Empty(t, p.handles)
+	}
+}
+
 // TestDeadClientOfProcess: the handles of a process go with its client, and with the last one its stdin.
 func TestDeadClientOfProcess(t *testing.T) {
 	m := newMachine(t)
