@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/Microsoft/go-winio"
 	"github.com/Microsoft/hcsshim/osversion"
@@ -198,6 +199,10 @@ func TestRealSweep(t *testing.T) {
 	left, err := filepath.Glob(filepath.Join(m.home, "scratch", "*", "*"))
 	require.NoError(t, err)
 	require.Empty(t, left)
+	require.Eventually(t, func() bool {
+		left, err := os.ReadDir(h.trashDir())
+		return err == nil && len(left) == 0
+	}, time.Minute, 50*time.Millisecond, "what is denied is tried again")
 }
 
 // TestRealFits compares our rule with hcsshim's, for every pair of builds that there is a release of.
