@@ -71,7 +71,9 @@ func (s *Service) createNetwork(c *call) ([]any, error) {
 	if err := strictly([]byte(c.text(1)), &doc); err != nil {
 		return nil, err
 	}
-	nw := &network{id: strings.ToLower(doc.ID), name: doc.Name, kind: doc.Type, nameservers: doc.Dns.ServerList, suffix: doc.Dns.Domain}
+	nw := &network{
+		id: strings.ToLower(doc.ID), name: doc.Name, kind: doc.Type, nameservers: doc.Dns.ServerList, suffix: doc.Dns.Domain,
+	}
 	if nw.id == "" && c.guid(0) != (GUID{}) {
 		nw.id = c.guid(0).String()
 	}

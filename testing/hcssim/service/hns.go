@@ -155,7 +155,9 @@ func (s *Service) hnsPostNetwork(body string) (any, error) {
 	if len(doc.Policies) > 0 {
 		return nil, broken(RuleUnsimulated, NotSupported, "policies of a network")
 	}
-	nw := &network{id: strings.ToLower(doc.ID), name: doc.Name, kind: doc.Type, suffix: doc.DNSSuffix, nameservers: split(doc.DNSServerList)}
+	nw := &network{
+		id: strings.ToLower(doc.ID), name: doc.Name, kind: doc.Type, suffix: doc.DNSSuffix, nameservers: split(doc.DNSServerList),
+	}
 	for _, sub := range doc.Subnets {
 		if err := nw.addSubnet(sub.AddressPrefix, sub.GatewayAddress); err != nil {
 			return nil, err

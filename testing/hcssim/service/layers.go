@@ -188,14 +188,13 @@ func (s *Service) findDisks() map[string]string {
 	if err != nil {
 		return found
 	}
+	others := []string{filesDir, upperDir, workDir}
 	filepath.WalkDir(drive, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return nil
-		}
-		if entry.IsDir() && (slices.Contains([]string{filesDir, upperDir, workDir}, entry.Name()) || path == filepath.Join(drive, "windows")) {
+		switch {
+		case err != nil:
+		case entry.IsDir() && (slices.Contains(others, entry.Name()) || path == filepath.Join(drive, "windows")):
 			return fs.SkipDir
-		}
-		if entry.Name() == diskFile {
+		case entry.Name() == diskFile:
 			dir := filepath.Dir(path)
 			found[diskIdentity(dir)] = `C:\` + strings.ReplaceAll(strings.TrimPrefix(dir, drive+"/"), "/", `\`)
 		}

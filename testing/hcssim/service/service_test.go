@@ -335,7 +335,10 @@ func TestLeaks(t *testing.T) {
 	require.NoError(t, os.MkdirAll(filepath.Join(m.drive, "t"), 0o777))
 	require.NoError(t, os.Rename(filepath.Join(m.drive, "s/x"), filepath.Join(m.drive, "t/x-removing")))
 	leaks := strings.Join(m.service.Leaks(), "\n")
-	for _, want := range []string{`C:\s\mounted is mounted`, `C:\s\mounted is there`, `scratch C:\t\x-removing is there`, `system c is Created`, "endpoint e", `C:\ingest\hcs1`, "process 99"} {
+	for _, want := range []string{
+		`C:\s\mounted is mounted`, `C:\s\mounted is there`, `scratch C:\t\x-removing is there`, `system c is Created`, "endpoint e",
+		`C:\ingest\hcs1`, "process 99",
+	} {
 		require.Contains(t, leaks, want)
 	}
 }
