@@ -89,15 +89,13 @@ test-host:
 	@alone=$$(go list $(PKG) | grep -E '$(LEDGER)' || true); \
 	set -x; $${alone:+go test -count=1 -p 1 -timeout $(TEST_TIMEOUT) $$alone}
 
-# In namespaces of their own: Wine's processes and the overlays of guests end with the tests, however these end. The shell
-# takes note of the ends of those whose parents are gone.
-OF_ITS_OWN := unshare --mount --pid --fork --kill-child --mount-proc sh -c '"$$@"; exit $$?' sh
-
+# In a mount namespace of its own, and in no other: the ledger beside it takes whoever is in a foreign namespace of
+# processes for a sandbox's.
 .PHONY: test-simulated
 test-simulated:
 	go vet -tags wine $(SIMULATED)
-	$(OF_ITS_OWN) go test -count=1 -timeout $(TEST_TIMEOUT) $(WINDOWS_TESTS)
-	$(OF_ITS_OWN) go test -tags wine -count=1 -p $(TEST_PARALLEL) -timeout $(TEST_TIMEOUT) -run OnSimulatedWindows $(SIMULATED)
+	unshare --mount go test -count=1 -timeout $(TEST_TIMEOUT) $(WINDOWS_TESTS)
+	unshare --mount go test -tags wine -count=1 -p $(TEST_PARALLEL) -timeout $(TEST_TIMEOUT) -run OnSimulatedWindows $(SIMULATED)
 
 # Not part of `make test`: it takes minutes, and a mirror of Debian.
 .PHONY: test-systemd
