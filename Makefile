@@ -82,7 +82,7 @@ test: build windows ## run all tests (needs root); PKG=./cache/... limits them
 	@windows=$$(go list $(WINDOWS_TESTS)); others=$$(go list $(PKG) | grep -vxF "$$windows" | grep -vE '$(LEDGER)' || true); \
 	set -x; $${others:+go test -count=1 -p $(TEST_PARALLEL) -timeout $(TEST_TIMEOUT) $$others}
 	@scripts/check-coverage
-	@$(MAKE) --no-print-directory -j 2 --output-sync=target test-host $(if $(filter ./...,$(PKG)),test-simulated)
+	@$(MAKE) --no-print-directory -j 2 --output-sync=line test-host $(if $(filter ./...,$(PKG)),test-simulated)
 
 .PHONY: test-host
 test-host:

@@ -24,10 +24,24 @@ type guard struct {
 	err     error // of from, or the reason to read no further
 }
 
+// maxHeld bounds what of a tar is held before its next entry is known, in bytes: archive/tar reads extended headers, long
+// names and long links of 1 MiB each, and any number of them.
+const maxHeld = 8 << 20
+
 func newGuard(from io.Reader, left *budget) *guard {
 	g := &guard{from: from, left: left}
-	g.entries = tar.NewReader(io.TeeReader(from, &g.held))
+	g.entries = tar.NewReader(io.TeeReader(from, (*holder)(g)))
 	return g
+}
+
+// holder is the guard where its tar reader's bytes go.
+type holder guard
+
+func (h *holder) Write(p []byte) (int, error) {
+	if h.held.Len()+len(p) > maxHeld {
+		return 0, fault.Authorf("the image is broken: a layer has an entry whose headers do not end")
+	}
+	return h.held.Write(p)
 }
 
 // Read is io.Reader's: the very bytes of the tar, and what follows it.
@@ -60,7 +74,9 @@ func (g *guard) advance() error {
 		return nil
 	}
 	if err != nil {
-		err = fmt.Errorf("reading its tar: %w", err)
+		if classified := (*fault.Error)(nil); !errors.As(err, &classified) {
+			err = fmt.Errorf("reading its tar: %w", err)
+		}
 	} else {
 		err = g.check(header)
 	}

@@ -66,10 +66,16 @@ func TestGuard(t *testing.T) {
 	for i := range 6 {
 		many = append(many, file(fmt.Sprintf("Files/%d", i), ""))
 	}
+	var endless []byte // one header that describes the next, after the other
+	described := tarOf(t, entry{tar.Header{Name: "Files/a", Mode: 0o644, PAXRecords: map[string]string{"COMMENT": strings.Repeat("A", 900<<10)}}, ""})
+	for range 20 {
+		endless = append(endless, described[:len(described)-3*512]...) // all but the file's own header and the end
+	}
 	for name, test := range map[string]struct {
 		content []byte
 		want    string
 	}{
+		"endless headers": {endless, "headers do not end"},
 		"sparse":          {sparse, "is sparse"},
 		"much":            {tarOf(t, file("Files/a", strings.Repeat("x", 600<<10)), file("Files/b", strings.Repeat("x", 600<<10))), "unpacks to more than 1 MiB"},
 		"many":            {tarOf(t, many...), "more than 5 files"},

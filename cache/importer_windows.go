@@ -5,18 +5,24 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/Microsoft/go-winio"
+	"github.com/Microsoft/hcsshim"
 	"github.com/Microsoft/hcsshim/pkg/ociwclayer"
 )
 
 // templateTimeout bounds the wait for the end of one of the compute service's template machines.
 const templateTimeout = 30 * time.Second
 
+// brokenAnswer is what ImportLayer answers instead of a size when the layer itself is at fault.
+const brokenAnswer = "broken"
+
 // ImportLayer is the work of the process that Options.Importer starts: it reads a layer's uncompressed tar, imports it
-// into dir upon the layers below, upper-most first, and writes its size. The privileges to write any owner and any
+// into dir upon the layers below, upper-most first, and answers with its size, or brokenAnswer beside the error. The privileges to write any owner and any
 // access list are taken by the one thread that does it, and are gone with it.
 func ImportLayer(ctx context.Context, dir string, below []string, tar io.Reader, answer io.Writer) error {
 	for _, path := range append([]string{dir}, below...) {
@@ -30,7 +36,12 @@ func ImportLayer(ctx context.Context, dir string, below []string, tar io.Reader,
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("importing into %s: %w", dir, err)
+		err = fmt.Errorf("importing into %s: %w", dir, err)
+		if isBroken(err) {
+			_, unsaid := fmt.Fprintln(answer, brokenAnswer)
+			err = errors.Join(err, unsaid)
+		}
+		return err
 	}
 	// What follows the tar's end belongs to its digest, which the other process checks.
 	if _, err := io.Copy(io.Discard, tar); err != nil && !errors.Is(err, io.ErrClosedPipe) {
@@ -38,4 +49,14 @@ func ImportLayer(ctx context.Context, dir string, below []string, tar io.Reader,
 	}
 	_, err = fmt.Fprintln(answer, size)
 	return err
+}
+
+// isBroken tells an import's failures apart: a name that is twice in a layer or in none below it, and what hcsshim says in
+// words of its own, are the layer's; what Windows or the compute service refuse otherwise is not.
+func isBroken(err error) bool {
+	if refused := (*hcsshim.HcsError)(nil); errors.As(err, &refused) {
+		return false
+	}
+	var number syscall.Errno
+	return errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrNotExist) || !errors.As(err, &number)
 }

@@ -112,8 +112,7 @@ func (c *Cache) storeLayer(ctx context.Context, p *pull, l wantedLayer, left *bu
 }
 
 // runImporter imports in a process of its own: it alone has the privileges to write any owner and any access list, and
-// what hcsshim leaves open goes with it. Its temporary files lie where the next start empties. It fails as the system:
-// what can be wrong with the tar itself is found by the guard, or by the digests.
+// what hcsshim leaves open goes with it. Its temporary files lie where the next start empties.
 func (c *Cache) runImporter(ctx context.Context, content io.Reader, dir string, below []string) (int64, error) {
 	temp, err := os.MkdirTemp(filepath.Join(c.opts.Dir, "ingest"), "hcs")
 	if err != nil {
@@ -135,7 +134,11 @@ func (c *Cache) runImporter(ctx context.Context, content io.Reader, dir string, 
 		if ctx.Err() != nil {
 			return 0, fault.Systemf("interrupted: %w", context.Cause(ctx))
 		}
-		return 0, fault.Systemf("importing: %w: %s", err, printable(strings.TrimSpace(stderr.String()), 500))
+		err = fmt.Errorf("importing: %w: %s", err, printable(strings.TrimSpace(stderr.String()), 500))
+		if strings.TrimSpace(stdout.String()) == brokenAnswer {
+			return 0, err // the author's, unless the digests say that another tar came
+		}
+		return 0, fault.Systemf("%w", err)
 	}
 	size, err := strconv.ParseInt(strings.TrimSpace(stdout.String()), 10, 64)
 	if err != nil {

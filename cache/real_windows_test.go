@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -140,8 +141,12 @@ func TestRealBrokenLayers(t *testing.T) {
 	version := hostPlatform().OSVersion
 	base := layertar.Base(layertar.BaseOptions{Build: 20348})
 	c := openReal(t)
+	c.opts.MaxUnpacked = 4 << 20
 	defer func() { require.NoError(t, c.Close()) }()
 	for name, image := range map[string]string{
+		"large":  writeLayout(t, "large", version, base, tarOf(t, file("Files/large", strings.Repeat("x", 5<<20)))),
+		"ours":   writeLayout(t, "ours", version, base, tarOf(t, file("complete", "x"))),
+		"twice":  writeLayout(t, "twice", version, base, tarOf(t, file("Files/a", "1"), file("Files/a", "2"))),
 		"broken": writeLayout(t, "broken", version, base, base[:len(base)/2]),
 		"newer":  writeLayout(t, "newer", "10.0.65000.1", base),
 	} {

@@ -73,10 +73,13 @@ func (s *Service) destroy(ctx context.Context, sess *session) error {
 		go detach()
 	}
 	var alive error
-	if sess.sandbox != nil {
+	switch {
+	case sess.sandbox != nil:
 		alive = sess.sandbox.Destroy(ctx)
-		try("ending the sandbox", alive)
+	case sess.begun: // and not finished: what failed may have left something that does not go
+		alive = sess.runtime.Destroy(ctx, sess.id)
 	}
+	try("ending the sandbox", alive)
 	if patient {
 		if alive != nil {
 			// It still has its network, scratch and base: the reaper goes on from here once it has let go.

@@ -122,6 +122,36 @@ func TestASandboxThatDoesNotEndKeepsWhatItHas(t *testing.T) {
 	}
 }
 
+// stuckRuntime makes no sandbox, and what it began does not go.
+type stuckRuntime struct{ isolation.Runtime }
+
+func (stuckRuntime) Create(context.Context, isolation.Spec) (isolation.Sandbox, error) {
+	return nil, errors.New("no answer")
+}
+
+func (stuckRuntime) Destroy(context.Context, string) error { return errors.New("it hangs") }
+
+// TestASandboxThatWasNotFinishedIsEnded: what a failed start left keeps its network and base, too, until it is gone.
+func TestASandboxThatWasNotFinishedIsEnded(t *testing.T) {
+	f := newFixture(t, func(o *jobs.Options) {
+		o.Networks = &patientNetworks{Networks: o.Networks, runtime: o.Runtimes[0]}
+		o.Runtimes = []isolation.Runtime{stuckRuntime{o.Runtimes[0]}}
+	})
+	require.ErrorContains(t, f.prepare(), "no answer")
+	_ = f.cleanup() // as the runner does; the failed preparation has ended the job already
+	require.Empty(t, f.Live())
+	records, err := f.journal.Records(context.Background())
+	require.NoError(t, err)
+	require.Len(t, records, 1)
+	id := records[0].ID
+	require.Equal(t, []string{"lease " + id, "network " + id, "scratch " + id}, f.world.Leftovers())
+
+	require.NoError(t, f.world.Detach(context.Background(), id)) // what the reaper will do
+	require.NoError(t, f.world.DestroyScratch(context.Background(), id))
+	f.world.Release(id)
+	require.NoError(t, f.journal.End(context.Background(), id))
+}
+
 func (f *fixture) prepare() error {
 	return f.Prepare(context.Background(), &api.Prepare{Handle: string(f.handle), RunnerPid: int64(os.Getpid())}, []byte(response), &f.log)
 }

@@ -194,6 +194,7 @@ func (s *Service) start(ctx context.Context, sess *session, spec isolation.Spec)
 	if err := s.intend(ctx, sess, EffectContainer); err != nil {
 		return err
 	}
+	sess.begun = true
 	sandbox, err := sess.runtime.Create(ctx, spec)
 	if err != nil {
 		return fmt.Errorf("starting the sandbox: %w", err)

@@ -47,6 +47,7 @@ type session struct {
 	helper   bool // the sandbox has a helper root
 	network  isolation.Network
 	runtime  isolation.Runtime
+	begun    bool // the sandbox: there may be something of it, whether there is a sandbox or not
 	sandbox  isolation.Sandbox
 	grace    time.Duration
 	steps    []*api.Step

@@ -46,21 +46,27 @@ func serve(ctx context.Context, c *cli.Command) error {
 	if _, err := arguments(ctx, c, 0, 0); err != nil {
 		return err
 	}
-	// Before anything in it is believed: on Windows, anyone may put files there until then.
-	if err := private.Seal(filepath.Dir(config.DefaultPath)); err != nil {
-		return fault.Adminf("closing Airlock's directory to others: %w", err)
-	}
-	output, err := logOutput(c.Root().ErrWriter)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = output.Close() }()
+	// A service of Windows has no stderr: what ends it goes into the event log and, once that is there, into its own.
+	var output io.WriteCloser
 	tell := func(err error) error {
-		if err != nil && service.LogFile() != "" { // a service of Windows has no stderr for main to say it on
+		if err == nil {
+			return nil
+		}
+		service.Report(err)
+		if output != nil && service.LogFile() != "" {
 			_, _ = fmt.Fprintf(output, "airlock: %s\n", printable(err.Error()))
 		}
 		return err
 	}
+	// Before anything in it is believed: on Windows, anyone may put files there until then.
+	if err := private.Seal(filepath.Dir(config.DefaultPath)); err != nil {
+		return tell(fault.Adminf("closing Airlock's directory to others: %w", err))
+	}
+	output, err := logOutput(c.Root().ErrWriter)
+	if err != nil {
+		return tell(err)
+	}
+	defer func() { _ = output.Close() }()
 	options, err := hostOptions(c, output)
 	if err != nil {
 		return tell(err)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/airlock-ci/airlock/executor/api/private"
 	"github.com/airlock-ci/airlock/executor/config"
 	"github.com/airlock-ci/airlock/executor/host"
 )
@@ -106,6 +107,10 @@ func checkConfig(r *report, path string) *config.Config {
 	}
 	if _, err := os.Stat(path); err != nil {
 		r.info(check, "there is no %s: the defaults hold", path)
+		return cfg
+	}
+	if err := private.CheckServiceOwner(path); err != nil {
+		r.fail(check, "give it to the administrators: the service refuses it else", "%s", err)
 		return cfg
 	}
 	if cfg.Policy == nil {

@@ -51,5 +51,8 @@ func notRunning(error) bool { return false }
 // Run runs serve, until ctx ends: systemd needs nothing but a process.
 func Run(ctx context.Context, serve func(context.Context) error) error { return serve(ctx) }
 
+// Report does nothing: the service manager keeps what main says.
+func Report(error) {}
+
 // LogFile is empty: the service manager keeps what the service writes.
 func LogFile() string { return "" }

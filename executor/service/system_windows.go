@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/sys/windows"
 
 	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/executor/api/private"
 	"github.com/airlock-ci/airlock/executor/config"
 )
 
@@ -18,7 +20,7 @@ const (
 	manager          = "windows-service"
 	managerName      = "the service control manager"
 	becomePrivileged = "run the command as an administrator"
-	seeLogs          = "see sc query " + Name + " and the service's log"
+	seeLogs          = "see sc query " + Name + ", the service's log and Windows' event log"
 )
 
 func privileged() bool { return windows.GetCurrentProcessToken().IsElevated() }
@@ -44,7 +46,25 @@ func (s *Service) Install() error {
 	if state, err := s.Status(); err == nil && state != "not installed" {
 		return fault.WithRemedy(fault.Adminf("the service exists already"), "run airlock service uninstall first")
 	}
+	if err := private.CheckServiceOwner(s.options.ConfigPath); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fault.Adminf("the service would not believe its configuration: %w", err)
+	}
 	return explain("installing", s.system.Install())
+}
+
+// Report writes why the service ends where Windows' administrators look: into the event log. Of a process with a console,
+// main says it.
+func Report(err error) {
+	if kardianos.Interactive() {
+		return
+	}
+	system, failed := kardianos.New(idle{}, &kardianos.Config{Name: Name})
+	if failed != nil {
+		return
+	}
+	if log, failed := system.SystemLogger(nil); failed == nil {
+		_ = log.Error(err)
+	}
 }
 
 // notRunning tells that there was nothing to stop.

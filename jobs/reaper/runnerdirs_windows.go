@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/windows"
+
 	"github.com/airlock-ci/airlock/jobs"
 )
 
@@ -43,10 +45,15 @@ func (r *RunnerDirs) Destroy(_ context.Context, path string) error {
 		return nil
 	}
 	gone := path + ".gone"
+	if info, err := os.Lstat(gone); err == nil && info.Mode()&fs.ModeType == fs.ModeDir {
+		if err := os.RemoveAll(gone); err != nil { // the last attempt ended half-way
+			return fmt.Errorf("removing a runner's directory: %w", err)
+		}
+	}
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		r.seen.forget(path)
-		return os.RemoveAll(gone)
+		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("looking at a runner's directory: %w", err)
@@ -58,8 +65,10 @@ func (r *RunnerDirs) Destroy(_ context.Context, path string) error {
 		return fmt.Errorf("%w: its runner may still clean up in %s", ErrNotYet, path)
 	}
 	// Windows does not move a directory that somebody stands in, whereas removing would begin with what is in it.
-	if err := os.Rename(path, gone); err != nil {
+	if err := os.Rename(path, gone); errors.Is(err, windows.ERROR_SHARING_VIOLATION) || errors.Is(err, windows.ERROR_ACCESS_DENIED) {
 		return fmt.Errorf("%w: %w", ErrNotYet, err)
+	} else if err != nil {
+		return fmt.Errorf("moving a runner's directory: %w", err)
 	}
 	if err := os.RemoveAll(gone); err != nil {
 		return fmt.Errorf("removing a runner's directory: %w", err)

@@ -76,7 +76,7 @@ var promises = []promise{
 }
 
 // TestRuntime checks that a runtime keeps the promises of isolation.Runtime, Sandbox and Process: those above, and those
-// of the sandboxes' system alone. newEnv is called once for each subtest.
+// of the sandboxes' system alone. newEnv is called once for each subtest, and once to learn the system.
 func TestRuntime(t *testing.T, newEnv func(t testing.TB) RuntimeEnv) {
 	var subtests []subtest
 	deviations := map[string]string{}

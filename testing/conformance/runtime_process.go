@@ -1,6 +1,8 @@
 package conformance
 
 import (
+	"bytes"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"strings"
@@ -67,12 +69,13 @@ func testScripts(t testing.TB, env RuntimeEnv) {
 
 func testStdin(t testing.TB, env RuntimeEnv) {
 	b := newBox(t, env)
-	input := strings.Repeat("0123456789abcdef", 1<<16) // 1 MiB
+	input := make([]byte, 1<<20)
+	_, _ = rand.Read(input) // never fails (crypto/rand)
 	process := b.cat()
-	process.Stdin = strings.NewReader(input)
+	process.Stdin = bytes.NewReader(input)
 	r := b.run(t, process)
 	require.Zero(t, r.Code)
-	require.True(t, r.stdout == input, "%d bytes came back of %d", len(r.stdout), len(input))
+	require.True(t, r.stdout == string(input), "%d bytes came back of %d", len(r.stdout), len(input))
 	require.Empty(t, b.run(t, b.cat()).stdout)
 }
 
@@ -83,7 +86,7 @@ func testOutput(t testing.TB, env RuntimeEnv) {
 	for n := range numbers {
 		fmt.Fprintln(&want, n+1)
 	}
-	r := b.run(t, b.count(numbers))
+	r := b.run(t, b.count(numbers, 0))
 	require.Zero(t, r.Code)
 	require.True(t, r.stdout == want.String(), "%d bytes came on stdout of %d", len(r.stdout), want.Len())
 	require.True(t, r.stderr == want.String(), "%d bytes came on stderr of %d", len(r.stderr), want.Len())
@@ -91,11 +94,11 @@ func testOutput(t testing.TB, env RuntimeEnv) {
 
 func testOutputRefused(t testing.TB, env RuntimeEnv) {
 	b := newBox(t, env)
-	process := b.count(500_000)
+	process := b.count(500_000, 5)
 	process.Stdout = brokenWriter{} // Stderr is nil: discarded
 	exit, err := wait(t, b.start(t, process))
 	require.NoError(t, err)
-	require.Equal(t, isolation.Exit{}, exit)
+	require.Equal(t, isolation.Exit{Code: 5}, exit)
 }
 
 // brokenWriter is a consumer that has gone.
@@ -119,16 +122,22 @@ func testKill(t testing.TB, env RuntimeEnv) {
 	}
 	require.Zero(t, b.run(t, b.exit(0)).Code)
 	require.NoError(t, bystander.Signal(deadline(t), 9))
-	<-ended
+	select {
+	case <-ended:
+	case <-time.After(runtimeTimeout):
+		require.Fail(t, "it does not end either")
+	}
 }
 
 func testBackground(t testing.TB, env RuntimeEnv) {
 	b := newBox(t, env)
+	before, err := b.Stats(deadline(t))
+	require.NoError(t, err)
 	for _, process := range b.leaving() {
 		began := time.Now()
 		r := b.run(t, process)
 		require.Equal(t, result{isolation.Exit{Code: 4}, "main\n", r.stderr}, result{r.Exit, r.lines(), r.stderr}, "%s", process.Script)
 		require.Less(t, time.Since(began), runtimeTimeout/2, "it holds nothing up")
-		require.False(t, b.left(t, b), "%s", process.Script)
+		require.False(t, b.left(t, b, before), "%s", process.Script)
 	}
 }

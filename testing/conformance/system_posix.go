@@ -41,7 +41,7 @@ func (posix) variables(names ...string) isolation.ProcessSpec {
 func (posix) directory() isolation.ProcessSpec { return isolation.ProcessSpec{Args: []string{"pwd"}} }
 
 func (posix) list(dir string) isolation.ProcessSpec {
-	return isolation.ProcessSpec{Args: []string{"ls", dir}}
+	return sh(`ls "$1" || echo "there is none"`, dir)
 }
 
 func (posix) write(path, text string) isolation.ProcessSpec {
@@ -52,8 +52,8 @@ func (posix) read(path string) isolation.ProcessSpec {
 	return isolation.ProcessSpec{Args: []string{"cat", path}}
 }
 
-func (posix) count(numbers int) isolation.ProcessSpec {
-	return sh(`seq 1 "$1" & seq 1 "$1" >&2 & wait`, strconv.Itoa(numbers))
+func (posix) count(numbers, code int) isolation.ProcessSpec {
+	return sh(`seq 1 "$1" & seq 1 "$1" >&2 & wait; exit "$2"`, strconv.Itoa(numbers), strconv.Itoa(code))
 }
 
 func (posix) script() isolation.ProcessSpec {
@@ -77,7 +77,7 @@ func (posix) leaving() []isolation.ProcessSpec {
 	return processes
 }
 
-func (posix) left(t testing.TB, b box) bool {
+func (posix) left(t testing.TB, b box, _ isolation.Stats) bool {
 	t.Helper()
 	return b.running(t, "sleep 1006")
 }

@@ -55,6 +55,8 @@ func WindowsTool(args []string) int {
 		go func() { defer close(errs); _, _ = os.Stderr.Write(all.Bytes()) }()
 		_, _ = os.Stdout.Write(all.Bytes())
 		<-errs
+		code, _ := strconv.Atoi(args[2])
+		return code
 	case "leave": // a child that holds the output, and lives
 		child := exec.Command(os.Args[0], "tool", "hold")
 		child.Stdout, child.Stderr = os.Stdout, os.Stderr
@@ -110,14 +112,16 @@ func (Windows) variables(names ...string) isolation.ProcessSpec {
 
 func (Windows) directory() isolation.ProcessSpec { return cmd("cd") }
 
-func (Windows) list(dir string) isolation.ProcessSpec { return cmd("dir /b " + dir) }
+func (Windows) list(dir string) isolation.ProcessSpec {
+	return cmd("if exist " + dir + " (dir /b " + dir + ") else echo there is none")
+}
 
 func (Windows) write(path, text string) isolation.ProcessSpec { return runTool("write", path, text) }
 
 func (Windows) read(path string) isolation.ProcessSpec { return runTool("read", path) }
 
-func (Windows) count(numbers int) isolation.ProcessSpec {
-	return runTool("count", strconv.Itoa(numbers))
+func (Windows) count(numbers, code int) isolation.ProcessSpec {
+	return runTool("count", strconv.Itoa(numbers), strconv.Itoa(code))
 }
 
 func (Windows) script() isolation.ProcessSpec {
@@ -130,8 +134,12 @@ func (Windows) longScript() isolation.ProcessSpec { // 200 KB
 
 func (Windows) leaving() []isolation.ProcessSpec { return []isolation.ProcessSpec{runTool("leave")} }
 
-// left cannot be told: Windows containers have no list of processes for a process in them.
-func (Windows) left(testing.TB, box) bool { return false }
+func (Windows) left(t testing.TB, b box, before isolation.Stats) bool {
+	t.Helper()
+	now, err := b.Stats(deadline(t))
+	require.NoError(t, err)
+	return now.PIDs > before.PIDs
+}
 
 func (w Windows) places() places {
 	return places{

@@ -50,11 +50,11 @@ func makeDir(dir, access string) error {
 	if !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("making %s: %w", dir, err)
 	}
-	return claim(dir, descriptor)
+	return claim(dir, access)
 }
 
 // claim gives an existing directory the access, if it is ours to claim.
-func claim(dir string, descriptor *windows.SECURITY_DESCRIPTOR) error {
+func claim(dir, access string) error {
 	info, err := os.Lstat(dir)
 	if err != nil {
 		return err
@@ -65,17 +65,41 @@ func claim(dir string, descriptor *windows.SECURITY_DESCRIPTOR) error {
 	if err := CheckOwner(dir); err != nil {
 		return err
 	}
-	// Windows writes a list into all that is below, one by one, even if nothing changes: that is done once.
-	now, err := windows.GetNamedSecurityInfo(dir, windows.SE_FILE_OBJECT, windows.DACL_SECURITY_INFORMATION)
-	if err == nil && strings.Replace(now.String(), "D:PAI(", "D:P(", 1) == descriptor.String() {
+	// Windows writes a list into all that is below, one by one, even if nothing changes: that is done once. Whoever has closed
+	// a directory even to readers knows why.
+	if has(dir, access) || has(dir, secret) {
 		return nil
 	}
-	if err := checkContent(dir); err != nil {
+	// First a list that is not yet the wanted one, so that what is refused is looked at again at the next start.
+	if err := setList(dir, access+"(A;;FR;;;SY)"); err != nil {
 		return err
+	}
+	if err := checkContent(dir, access == sealed); err != nil {
+		return err
+	}
+	return setList(dir, access)
+}
+
+// has says whether a directory has exactly this access list, which takes nothing over from above.
+func has(dir, access string) bool {
+	found, err := windows.GetNamedSecurityInfo(dir, windows.SE_FILE_OBJECT, windows.DACL_SECURITY_INFORMATION)
+	if err != nil {
+		return false
+	}
+	// "D:PAI(A;...)": the flags say, beside P, whether Windows or a program wrote the entries.
+	flags, entries, _ := strings.Cut(strings.TrimPrefix(found.String(), "D:"), "(")
+	_, wanted, _ := strings.Cut(access, "(")
+	return strings.HasPrefix(flags, "P") && entries == wanted
+}
+
+func setList(dir, access string) error {
+	descriptor, err := windows.SecurityDescriptorFromString(access)
+	if err != nil {
+		return fmt.Errorf("closing %s to others: %w", dir, err)
 	}
 	list, _, err := descriptor.DACL()
 	if err != nil {
-		return err
+		return fmt.Errorf("closing %s to others: %w", dir, err)
 	}
 	err = windows.SetNamedSecurityInfo(dir, windows.SE_FILE_OBJECT,
 		windows.DACL_SECURITY_INFORMATION|windows.PROTECTED_DACL_SECURITY_INFORMATION, nil, nil, list, nil)
@@ -85,18 +109,31 @@ func claim(dir string, descriptor *windows.SECURITY_DESCRIPTOR) error {
 	return nil
 }
 
-// checkContent refuses what a stranger put into a directory before it was closed: it stays his, whatever is above it.
-func checkContent(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, entry := range entries {
-		if err := CheckOwner(filepath.Join(dir, entry.Name())); err != nil {
+// checkContent refuses what a stranger put into a directory before it was closed: it stays his, whatever is above it. What
+// is deeper is looked at, too, where everybody may read, but not in directories that have closed themselves.
+func checkContent(dir string, deep bool) error {
+	return filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || path == dir {
 			return err
 		}
+		if err := CheckOwner(path); err != nil {
+			return err
+		}
+		if entry.IsDir() && (!deep || closed(path)) {
+			return fs.SkipDir
+		}
+		return nil
+	})
+}
+
+// closed says whether a directory takes no access over from the one above it.
+func closed(dir string) bool {
+	found, err := windows.GetNamedSecurityInfo(dir, windows.SE_FILE_OBJECT, windows.DACL_SECURITY_INFORMATION)
+	if err != nil {
+		return false
 	}
-	return nil
+	control, _, err := found.Control()
+	return err == nil && control&windows.SE_DACL_PROTECTED != 0
 }
 
 // CheckOwner refuses a file or directory that belongs to neither the system, an administrator nor this process's user.
@@ -107,6 +144,22 @@ func CheckOwner(path string) error {
 	}
 	if err := mustBeTrusted(path, found); err != nil {
 		return fmt.Errorf("%w: remove it, or make it an administrator's: takeown /a /f \"%s\"", err, path)
+	}
+	return nil
+}
+
+// CheckServiceOwner is CheckOwner for a service, which does not run as this process's user.
+func CheckServiceOwner(path string) error {
+	found, err := windows.GetNamedSecurityInfo(path, windows.SE_FILE_OBJECT, windows.OWNER_SECURITY_INFORMATION)
+	if err != nil {
+		return fmt.Errorf("asking who owns %s: %w", path, err)
+	}
+	owner, _, err := found.Owner()
+	if err != nil {
+		return fmt.Errorf("asking who owns %s: %w", path, err)
+	}
+	if !isSystems(owner) {
+		return fmt.Errorf("%s belongs to %s, and not to the system or the administrators: takeown /a /f \"%s\"", path, owner, path)
 	}
 	return nil
 }
@@ -122,21 +175,24 @@ func mustBeTrusted(name string, found *windows.SECURITY_DESCRIPTOR) error {
 		return fmt.Errorf("asking who owns %s: %w", name, err)
 	}
 	if !trusted {
-		return fmt.Errorf("%s belongs to %s, who is neither the system nor an administrator", name, owner)
+		return fmt.Errorf("%s belongs to %s, and not to the system or the administrators", name, owner)
 	}
 	return nil
 }
 
 // isTrusted takes the system, administrators and the user that this process runs as.
 func isTrusted(owner *windows.SID) (bool, error) {
-	for _, known := range []windows.WELL_KNOWN_SID_TYPE{windows.WinLocalSystemSid, windows.WinBuiltinAdministratorsSid} {
-		if owner.IsWellKnown(known) {
-			return true, nil
-		}
+	if isSystems(owner) {
+		return true, nil
 	}
 	user, err := windows.GetCurrentProcessToken().GetTokenUser()
 	if err != nil {
 		return false, err
 	}
 	return owner.Equals(user.User.Sid), nil
+}
+
+// isSystems takes the system and the administrators.
+func isSystems(owner *windows.SID) bool {
+	return owner.IsWellKnown(windows.WinLocalSystemSid) || owner.IsWellKnown(windows.WinBuiltinAdministratorsSid)
 }

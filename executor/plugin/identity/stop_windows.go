@@ -34,10 +34,14 @@ func AwaitStop(ctx context.Context) (<-chan struct{}, error) {
 	attributes := &windows.SecurityAttributes{SecurityDescriptor: descriptor}
 	attributes.Length = uint32(unsafe.Sizeof(*attributes))
 	event, err := windows.CreateEvent(attributes, 1, 0, name)
-	if errors.Is(err, windows.ERROR_ALREADY_EXISTS) {
-		// Anyone may make an event of any name. A stranger's keeps us from being asked, not from serving: who asks in vain
-		// ends this process after a while.
-		return nil, windows.CloseHandle(event)
+	switch {
+	case errors.Is(err, windows.ERROR_ALREADY_EXISTS), errors.Is(err, windows.ERROR_ACCESS_DENIED), errors.Is(err, windows.ERROR_INVALID_HANDLE):
+		// Anyone may make an event, or something else, of any name. A stranger's keeps us from being asked, not from serving:
+		// who asks in vain ends this process after a while.
+		if event != 0 {
+			_ = windows.CloseHandle(event)
+		}
+		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("making the event that asks this process to end: %w", err)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/windows"
 )
 
 // TestAskedToStop asks a process to end that listens, and one that does not.
@@ -23,6 +24,16 @@ func TestAskedToStop(t *testing.T) {
 		fmt.Println("ready")
 		time.Sleep(time.Hour) // select would be a deadlock, which ends the program
 	}
+	self, err := Self()
+	require.NoError(t, err)
+	name, err := stopEvent(self)
+	require.NoError(t, err)
+	stranger, err := windows.CreateEvent(nil, 1, 0, name)
+	require.NoError(t, err)
+	asked, err := AwaitStop(t.Context())
+	require.NoError(t, err, "a stranger's event keeps nobody from serving")
+	require.Nil(t, asked)
+	require.NoError(t, windows.CloseHandle(stranger))
 	for listen, want := range map[string]int{"yes": 5, "no": 1} {
 		child := exec.Command(os.Args[0], "-test.run=^TestAskedToStop$")
 		child.Env = append(os.Environ(), "AIRLOCK_TEST_STOP="+listen)

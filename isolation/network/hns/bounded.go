@@ -2,6 +2,7 @@ package hns
 
 import (
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -20,6 +21,7 @@ type bounded struct {
 	service  service
 	patience time.Duration
 	hanging  atomic.Int32
+	removing sync.Map // by id: endpoints whose removal has not returned, of which one such call is enough
 }
 
 // ask makes one call.
@@ -75,5 +77,11 @@ func (b *bounded) CreateEndpoint(e endpoint) (endpoint, error) {
 }
 
 func (b *bounded) DeleteEndpoint(id string) error {
-	return b.do(func() error { return b.service.DeleteEndpoint(id) })
+	return b.do(func() error {
+		if _, already := b.removing.LoadOrStore(id, nil); already {
+			return fmt.Errorf("an earlier removal of the endpoint %s has not returned", id)
+		}
+		defer b.removing.Delete(id)
+		return b.service.DeleteEndpoint(id)
+	})
 }

@@ -198,18 +198,24 @@ func (h *hanging) DeleteEndpoint(id string) error {
 func TestAServiceThatHangsIsNotWaitedFor(t *testing.T) {
 	f := newFake()
 	n := open(options(), f, ownServers)
-	_, err := n.Attach(t.Context(), "al-1")
-	require.NoError(t, err)
-	until := make(chan struct{})
-	slow := &bounded{service: &hanging{service: f, until: until}, patience: 50 * time.Millisecond}
-	n.service = slow
-	for range mostHanging {
-		require.ErrorContains(t, n.Detach(t.Context(), "al-1"), "does not answer")
+	for i := range mostHanging + 1 {
+		_, err := n.Attach(t.Context(), fmt.Sprint("al-", i))
+		require.NoError(t, err)
 	}
-	require.ErrorContains(t, n.Detach(t.Context(), "al-1"), "restart this host")
-	require.Contains(t, f.endpoints, "2")
+	until := make(chan struct{})
+	slow := &bounded{service: &hanging{service: f, until: until}, patience: 500 * time.Millisecond}
+	n.service = slow
+	require.ErrorContains(t, n.Detach(t.Context(), "al-0"), "does not answer")
+	require.ErrorContains(t, n.Detach(t.Context(), "al-0"), "has not returned", "the reaper tries again, and nothing more hangs")
+	for i := 1; i < mostHanging; i++ {
+		_, err := n.Attached(t.Context())
+		require.NoError(t, err)
+		require.ErrorContains(t, n.Detach(t.Context(), fmt.Sprint("al-", i)), "does not answer")
+	}
+	require.ErrorContains(t, n.Detach(t.Context(), "al-3"), "restart this host")
+	require.Len(t, f.endpoints, mostHanging+1)
 	close(until)
 	require.Eventually(t, func() bool { return slow.hanging.Load() == 0 }, 10*time.Second, time.Millisecond)
-	require.NoError(t, n.Detach(t.Context(), "al-1"))
+	require.NoError(t, n.Detach(t.Context(), "al-3"))
 	require.Empty(t, f.endpoints)
 }
