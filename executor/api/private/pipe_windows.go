@@ -37,7 +37,11 @@ func checkServer(name string, conn net.Conn) error {
 	if err != nil {
 		return fmt.Errorf("asking who owns %s: %w", name, err)
 	}
-	if err := mustBeTrusted(name, found); err != nil {
+	owner, _, err := found.Owner()
+	if err != nil {
+		return fmt.Errorf("asking who owns %s: %w", name, err)
+	}
+	if err := mustBeTrusted(name, owner); err != nil {
 		return fmt.Errorf("%w: nothing was said to it", err)
 	}
 	return nil

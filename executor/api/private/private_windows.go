@@ -136,40 +136,41 @@ func closed(dir string) bool {
 	return err == nil && control&windows.SE_DACL_PROTECTED != 0
 }
 
-// CheckOwner refuses a file or directory that belongs to neither the system, an administrator nor this process's user.
+// CheckOwner refuses a file or directory that belongs to neither the system, the administrators nor this process's user.
 func CheckOwner(path string) error {
-	found, err := windows.GetNamedSecurityInfo(path, windows.SE_FILE_OBJECT, windows.OWNER_SECURITY_INFORMATION)
+	owner, err := ownerOf(path)
 	if err != nil {
-		return fmt.Errorf("asking who owns %s: %w", path, err)
+		return err
 	}
-	if err := mustBeTrusted(path, found); err != nil {
-		return fmt.Errorf("%w: remove it, or make it an administrator's: takeown /a /f \"%s\"", err, path)
+	if err := mustBeTrusted(path, owner); err != nil {
+		return fmt.Errorf("%w: remove it, or make it the administrators': takeown /a /f \"%s\"", err, path)
 	}
 	return nil
 }
 
 // CheckServiceOwner is CheckOwner for a service, which does not run as this process's user.
 func CheckServiceOwner(path string) error {
+	owner, err := ownerOf(path)
+	if err == nil && !isSystems(owner) {
+		err = fmt.Errorf("%s belongs to %s, and not to the system or the administrators: takeown /a /f \"%s\"", path, owner, path)
+	}
+	return err
+}
+
+func ownerOf(path string) (*windows.SID, error) {
 	found, err := windows.GetNamedSecurityInfo(path, windows.SE_FILE_OBJECT, windows.OWNER_SECURITY_INFORMATION)
 	if err != nil {
-		return fmt.Errorf("asking who owns %s: %w", path, err)
+		return nil, fmt.Errorf("asking who owns %s: %w", path, err)
 	}
 	owner, _, err := found.Owner()
 	if err != nil {
-		return fmt.Errorf("asking who owns %s: %w", path, err)
+		return nil, fmt.Errorf("asking who owns %s: %w", path, err)
 	}
-	if !isSystems(owner) {
-		return fmt.Errorf("%s belongs to %s, and not to the system or the administrators: takeown /a /f \"%s\"", path, owner, path)
-	}
-	return nil
+	return owner, nil
 }
 
 // mustBeTrusted refuses what belongs to somebody else.
-func mustBeTrusted(name string, found *windows.SECURITY_DESCRIPTOR) error {
-	owner, _, err := found.Owner()
-	if err != nil {
-		return fmt.Errorf("asking who owns %s: %w", name, err)
-	}
+func mustBeTrusted(name string, owner *windows.SID) error {
 	trusted, err := isTrusted(owner)
 	if err != nil {
 		return fmt.Errorf("asking who owns %s: %w", name, err)
