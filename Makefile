@@ -48,7 +48,7 @@ deps: packages $(GOLANGCI_LINT) ## install what building, testing and linting ne
 # All of that but golangci-lint, which takes minutes to compile.
 .PHONY: packages
 packages:
-	@scripts/apt-install $(PACKAGES) $(WINDOWS_PACKAGES)
+	@scripts/apt-install $(PACKAGES)
 	@scripts/guest-kernel $(KERNEL)
 	@go mod download
 
@@ -75,9 +75,9 @@ uninstall: ## remove the installed programs; configuration, images and caches st
 	rm -f $(PROGRAMS:%=$(DESTDIR)$(PREFIX)/bin/%)
 
 # First the packages that share the host, then, beside each other, those that keep a ledger of it and those of simulated
-# Windows, whose mounts and devices nobody else sees: both wait more than they compute.
+# Windows, whose mounts nobody else sees: both wait more than they compute.
 .PHONY: test
-test: build windows ## run all tests (needs root); PKG=./cache/... limits them
+test: packages build windows ## run all tests (needs root); PKG=./cache/... limits them
 	@[ "$$(id -u)" = 0 ] || { echo 'make test: the tests make real sandboxes: run it as root' >&2; exit 1; }
 	@windows=$$(go list $(WINDOWS_TESTS)); others=$$(go list $(PKG) | grep -vxF "$$windows" | grep -vE '$(LEDGER)' || true); \
 	set -x; $${others:+go test -count=1 -p $(TEST_PARALLEL) -timeout $(TEST_TIMEOUT) $$others}
@@ -93,6 +93,7 @@ test-host:
 # processes for a sandbox's.
 .PHONY: test-simulated
 test-simulated:
+	@[ "$$(id -u)" = 0 ] || { echo 'make test-windows: the tests mount file systems: run it as root' >&2; exit 1; }
 	go vet -tags wine $(SIMULATED)
 	unshare --mount go test -count=1 -timeout $(TEST_TIMEOUT) $(WINDOWS_TESTS)
 	unshare --mount go test -tags wine -count=1 -p $(TEST_PARALLEL) -timeout $(TEST_TIMEOUT) -run OnSimulatedWindows $(SIMULATED)
@@ -111,7 +112,7 @@ windows: ## check that everything compiles for Windows, tests too
 
 # What it shows is simulated: docs/windows.md and docs/windows-simulator.md say what that proves.
 .PHONY: test-windows
-test-windows: windows test-simulated ## of all tests, only those of Windows containers, on a simulator under Wine (needs root)
+test-windows: packages windows test-simulated ## of all tests, only those of Windows containers, on a simulator under Wine (needs root)
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) ## check style and the import rules

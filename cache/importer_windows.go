@@ -22,8 +22,8 @@ const templateTimeout = 30 * time.Second
 const brokenAnswer = "broken"
 
 // ImportLayer is the work of the process that Options.Importer starts: it reads a layer's uncompressed tar, imports it
-// into dir upon the layers below, upper-most first, and answers with its size, or brokenAnswer beside the error. The privileges to write any owner and any
-// access list are taken by the one thread that does it, and are gone with it.
+// into dir upon the layers below, upper-most first, and answers with its size, or brokenAnswer beside the error. The
+// privileges to write any owner and any access list are taken by the one thread that does it, and are gone with it.
 func ImportLayer(ctx context.Context, dir string, below []string, tar io.Reader, answer io.Writer) error {
 	for _, path := range append([]string{dir}, below...) {
 		if !filepath.IsAbs(path) {

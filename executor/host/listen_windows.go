@@ -21,7 +21,8 @@ import (
 // Windows before we see a byte, whereas asking who is at the other end would need the caller's leave.
 const (
 	// administratorsOnly lets the system and administrators in and nobody else; callers over the network are go-winio's to
-	// refuse (FILE_PIPE_REJECT_REMOTE_CLIENTS), as a list would refuse those logged in by SSH, too. The owner is said because callers ask for it (private.DialPipe), and what it is by default depends on the host.
+	// refuse (FILE_PIPE_REJECT_REMOTE_CLIENTS), as a list would refuse those logged in by SSH, too. The owner is said
+	// because callers ask for it (private.DialPipe), and what it is by default depends on the host.
 	administratorsOnly = "O:BAD:P(A;;GA;;;SY)(A;;GA;;;BA)"
 	// member adds one more, who may talk, and not make another end of the pipe for others to talk to.
 	member = "(A;;%#x;;;%s)"

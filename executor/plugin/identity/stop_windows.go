@@ -34,8 +34,7 @@ func AwaitStop(ctx context.Context) (<-chan struct{}, error) {
 	attributes := &windows.SecurityAttributes{SecurityDescriptor: descriptor}
 	attributes.Length = uint32(unsafe.Sizeof(*attributes))
 	event, err := windows.CreateEvent(attributes, 1, 0, name)
-	switch {
-	case errors.Is(err, windows.ERROR_ALREADY_EXISTS), errors.Is(err, windows.ERROR_ACCESS_DENIED), errors.Is(err, windows.ERROR_INVALID_HANDLE):
+	if errors.Is(err, windows.ERROR_ALREADY_EXISTS) || errors.Is(err, windows.ERROR_ACCESS_DENIED) || errors.Is(err, windows.ERROR_INVALID_HANDLE) {
 		// Anyone may make an event, or something else, of any name. A stranger's keeps us from being asked, not from serving:
 		// who asks in vain ends this process after a while.
 		if event != 0 {
