@@ -166,9 +166,7 @@ func (c *Cache) beginWriting(id string) error {
 	c.writingLock.Unlock() // what removes a discarded layer sees the mark; other layers need not wait
 	dir := layerDir(c.opts.Dir, id)
 	if _, err := os.Lstat(dir); err == nil {
-		if err := endTemplates(dir); err != nil {
-			c.log.Warn().Err(err).Str("layer", id).Msg("ending the machines that the compute service cloned from a layer")
-		}
+		c.endTemplates(id)
 	}
 	if err := removeLayer(dir); err != nil {
 		c.endWriting(id)
@@ -192,9 +190,7 @@ func (c *Cache) discardLayer(id string) {
 		c.log.Error().Err(err).Str("layer", id).Msg("a layer cannot be unmarked")
 	}
 	c.background.Go(func() {
-		if err := endTemplates(dir); err != nil {
-			c.log.Warn().Err(err).Str("layer", id).Msg("ending the machines that the compute service cloned from a layer")
-		}
+		c.endTemplates(id)
 		c.writingLock.Lock()
 		defer c.writingLock.Unlock()
 		if c.writing[id] {
@@ -215,15 +211,18 @@ func (c *Cache) discardLayer(id string) {
 }
 
 // endTemplates ends the machines from which the compute service clones Hyper-V containers of this layer: they keep it
-// in use long after the last container. A service that does not answer is not waited for longer than twice that long.
-func endTemplates(layer string) error {
+// in use long after the last container. A service that does not answer is waited for twice as long as for one machine.
+func (c *Cache) endTemplates(id string) {
 	ended := make(chan error, 1)
-	go func() { ended <- endTemplatesOf(layer) }()
+	go func() { ended <- endTemplatesOf(layerDir(c.opts.Dir, id)) }()
+	var err error
 	select {
-	case err := <-ended:
-		return err
+	case err = <-ended:
 	case <-time.After(2 * templateTimeout):
-		return errors.New("the compute service does not answer")
+		err = errors.New("the compute service does not answer")
+	}
+	if err != nil {
+		c.log.Warn().Err(err).Str("layer", id).Msg("ending the machines that the compute service cloned from a layer")
 	}
 }
 
