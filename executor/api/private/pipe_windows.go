@@ -42,7 +42,7 @@ func checkServer(name string, conn net.Conn) error {
 		return fmt.Errorf("asking who owns %s: %w", name, err)
 	}
 	if err := mustBeTrusted(name, owner); err != nil {
-		return fmt.Errorf("%w: nothing was said to it", err)
+		return fmt.Errorf("%w: nothing was said to it; end the process that made it before you start the service", err)
 	}
 	return nil
 }

@@ -62,6 +62,7 @@ func TestDialPipe(t *testing.T) {
 	listen(theirs, "O:BU")
 	_, err = DialPipe(t.Context(), theirs)
 	require.ErrorContains(t, err, theirs+" belongs to S-1-5-32-545")
+	require.ErrorContains(t, err, "end the process that made it")
 	_, err = DialPipe(t.Context(), `\\.\pipe\airlock-private-none`)
 	require.ErrorIs(t, err, os.ErrNotExist)
 	require.EqualValues(t, 0x12019b, UsePipe)
