@@ -15,6 +15,7 @@ import (
 
 	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/isolation/keylock"
+	"github.com/airlock-ci/airlock/isolation/waiting"
 )
 
 // owner marks our compute systems: at its start an executor ends every system of that owner.
@@ -117,33 +118,22 @@ func (h *Host) Close() error {
 // bounded makes one call of the service and gives up after a while. The call itself cannot be interrupted: its thread
 // stays until the service answers, and late gets what came of it then, so that nothing is left that nobody knows.
 func bounded[T any](h *Host, limit time.Duration, what string, call func() (T, error), late func(T)) (T, error) {
-	type outcome struct {
-		value T
-		err   error
-	}
-	done := make(chan outcome, 1)
 	began := time.Now()
-	go func() {
+	value, answered, err := waiting.Call(limit, func() (T, error) {
 		value, err := call()
 		// The trace of a real host and that of a simulated one are compared by these lines.
 		h.log.Debug().Str("call", what).Err(err).Dur("took_ms", time.Since(began)).Msg("compute service")
-		done <- outcome{value, err}
-	}()
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
-	select {
-	case o := <-done:
-		return o.value, o.err
-	case <-timer.C:
-	}
-	go func() {
-		if o := <-done; o.err == nil && late != nil {
-			late(o.value)
+		return value, err
+	}, func(value T, err error) {
+		if err == nil && late != nil {
+			late(value)
 		}
-	}()
-	var none T
-	h.log.Error().Str("call", what).Dur("after", limit).Msg("the compute service does not answer")
-	return none, fmt.Errorf("%s: %w", what, errNoAnswer)
+	})
+	if !answered {
+		h.log.Error().Str("call", what).Dur("after", limit).Msg("the compute service does not answer")
+		err = fmt.Errorf("%s: %w", what, errNoAnswer)
+	}
+	return value, err
 }
 
 // do is bounded for calls without a result. A call that does not return is in quarantine until it does: hcsshim mounts

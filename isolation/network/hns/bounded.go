@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/airlock-ci/airlock/isolation/waiting"
 )
 
 const (
@@ -30,27 +32,11 @@ func ask[T any](b *bounded, call func() (T, error)) (T, error) {
 	if b.hanging.Load() >= mostHanging {
 		return none, fmt.Errorf("%d calls of the networking service hang: restart this host", mostHanging)
 	}
-	type answer struct {
-		value T
-		err   error
-	}
-	answered := make(chan answer, 1)
-	go func() {
-		value, err := call()
-		answered <- answer{value, err}
-	}()
-	timer := time.NewTimer(b.patience)
-	defer timer.Stop()
-	select {
-	case a := <-answered:
-		return a.value, a.err
-	case <-timer.C:
+	value, answered, err := waiting.Call(b.patience, call, func(T, error) { b.hanging.Add(-1) })
+	if answered {
+		return value, err
 	}
 	b.hanging.Add(1)
-	go func() {
-		<-answered
-		b.hanging.Add(-1)
-	}()
 	return none, fmt.Errorf("the networking service does not answer within %s", b.patience)
 }
 
