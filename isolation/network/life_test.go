@@ -485,8 +485,8 @@ func TestNamesFitTheKernel(t *testing.T) {
 		for _, id := range []string{"al-0123456789ab", strings.Repeat("x", 40)} {
 			name := portName(bridge, id)
 			require.Len(t, name, 15)
-			require.True(t, strings.HasPrefix(name, portPrefix(bridge)))
+			require.True(t, strings.HasPrefix(name, PortPrefix(bridge)))
 		}
 	}
-	require.NotEqual(t, portPrefix("airlock0"), portPrefix("airlock1"))
+	require.NotEqual(t, PortPrefix("airlock0"), PortPrefix("airlock1"))
 }

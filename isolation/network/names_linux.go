@@ -14,12 +14,12 @@ func digest(text string, n int) string {
 	return strings.ToLower(base32.HexEncoding.EncodeToString(sum[:]))[:n]
 }
 
-// portPrefix is what the names of a bridge's ports begin with, 6 bytes. The rules against forged sources match
+// PortPrefix is what the names of a bridge's ports begin with, 6 bytes. The rules against forged sources match
 // it, so a port is never without them, and other bridges' ports never meet them.
-func portPrefix(bridge string) string { return "al" + digest(bridge, 4) }
+func PortPrefix(bridge string) string { return "al" + digest(bridge, 4) }
 
 // portName is the host's end of a sandbox's veth pair, or its tap device: 15 bytes, the most that a link's name can have.
-func portName(bridge, id string) string { return portPrefix(bridge) + digest(id, 9) }
+func portName(bridge, id string) string { return PortPrefix(bridge) + digest(id, 9) }
 
 // macOf derives a MAC address from an IP address: one owner per address, the same each time, so that
 // neighbours' caches are never wrong. 02 marks it as locally administered.

@@ -161,7 +161,7 @@ func (m *Manager) ports() ([]port, error) {
 	var ports []port
 	for _, link := range links {
 		attrs := link.Attrs()
-		if !strings.HasPrefix(attrs.Name, portPrefix(m.bridge)) {
+		if !strings.HasPrefix(attrs.Name, PortPrefix(m.bridge)) {
 			continue
 		}
 		if id, addr, ok := parseAlias(attrs.Alias); ok {

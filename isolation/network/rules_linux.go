@@ -102,7 +102,7 @@ func (m *Manager) sourceRules(tx *nftables.Conn, members []port) error {
 		Name: "prerouting", Table: table, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw,
 	})}
-	prerouting.rule(ifnamePrefix(portPrefix(m.bridge)), jump("port"))
+	prerouting.rule(ifnamePrefix(PortPrefix(m.bridge)), jump("port"))
 	return nil
 }
 

@@ -17,7 +17,6 @@ import (
 
 	"github.com/airlock-ci/airlock/testing/gitlabtest"
 	"github.com/airlock-ci/airlock/testing/guestkernel"
-	"github.com/airlock-ci/airlock/testing/ledger"
 	"github.com/airlock-ci/airlock/testing/system"
 )
 
@@ -163,7 +162,7 @@ func TestAFullDiskOfTheHost(t *testing.T) {
 // TestTheDoctorBootsAMachine: before the service ever ran, the doctor finds out what this host can do, and what it found is
 // what the service then knows. Without permission to emulate, a host without KVM is told so.
 func TestTheDoctorBootsAMachine(t *testing.T) {
-	ledger.CheckWith(t, system.Ledger())
+	keepLedger(t).Add("airlock-doctor")
 	kernel, err := guestkernel.Dir()
 	require.NoError(t, err)
 	dir := t.TempDir()

@@ -44,11 +44,14 @@ func prepare(m *testing.M) (int, error) {
 	if runtime.GOOS != "linux" || os.Getuid() != 0 {
 		return 1, fmt.Errorf("they need Linux and root")
 	}
-	dir, err := os.MkdirTemp("", "airlock-e2e-")
+	dir, err := os.MkdirTemp("", "al-e2e-") // short: socket paths have 107 bytes
 	if err != nil {
 		return 1, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
+	if err := os.Setenv("TMPDIR", dir); err != nil {
+		return 1, err
+	}
 	built, state = filepath.Join(dir, "bin"), filepath.Join(dir, "state")
 	if err := system.Build(context.Background(), built); err != nil {
 		return 1, err
@@ -75,10 +78,20 @@ type bench struct {
 	caller   *gitlabtest.Caller
 }
 
+// keepLedger opens a ledger for a test, and returns what names that which it judges. The tests' own directory is in it:
+// whatever they make by themselves lies there.
+func keepLedger(t *testing.T) *ledger.Marks {
+	t.Helper()
+	marks := &ledger.Marks{}
+	marks.Add(os.TempDir())
+	ledger.CheckWith(t, system.Ledger(marks))
+	return marks
+}
+
 // start starts an Airlock whose ledger must be empty when the test has ended.
 func start(t *testing.T, o system.Options) *bench {
 	t.Helper()
-	ledger.CheckWith(t, system.Ledger())
+	o.Marks = keepLedger(t)
 	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	t.Cleanup(server.Close)
 	b := &bench{t: t, registry: strings.TrimPrefix(server.URL, "http://")}

@@ -25,7 +25,7 @@ func files(o Options) (things, error) {
 				return err
 			case !seen[path]:
 				seen[path] = true
-				found.add(path, d.Type().String())
+				found.addOwn(path, d.Type().String(), true)
 			}
 			return nil
 		})

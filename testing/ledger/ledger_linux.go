@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
+	"sync"
 	"time"
 )
 
@@ -31,26 +33,54 @@ type Options struct {
 	// Dirs are walked for files; missing ones are empty. The runner's custom-executor* directories below
 	// os.TempDir are always among them.
 	Dirs []string
-	// Process chooses the processes that count beside the test's own descendants; nil means Suspects.
-	// Kernel threads never count.
+	// Process chooses the processes that are looked at beside the caller's own descendants; nil means Suspects.
+	// Kernel threads never are.
 	Process func(ProcessInfo) bool
-	// Ignore leaves out differences that are none of the caller's; nil ignores nothing.
-	Ignore func(Diff) bool
+	// Marks tell what is judged: a difference with one of them in its name or detail, the caller's own descendants,
+	// and what lies in Dirs. All else that changed is another program's, told and not judged. Nil judges everything.
+	Marks *Marks
 	// Patience is how long Wait and Check give asynchronous teardown to finish; 0 means 10 s.
 	Patience time.Duration
 }
 
+// Marks are texts, each of which names what is under test: a directory, a bridge, a cgroup. They may be added after
+// the first snapshot, because most are known only when it runs. The zero value has none. Safe for concurrent use.
+type Marks struct {
+	mu    sync.Mutex
+	texts []string
+}
+
+// Add adds marks; empty ones, which everything would carry, are left out.
+func (m *Marks) Add(texts ...string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.texts = append(m.texts, slices.DeleteFunc(slices.Clone(texts), func(t string) bool { return t == "" })...)
+}
+
+// on reports whether a difference carries one of the marks.
+func (m *Marks) on(d Diff) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.ContainsFunc(m.texts, func(text string) bool {
+		return strings.Contains(d.Thing, text) || strings.Contains(d.Detail, text)
+	})
+}
+
 // things are what there is of one kind: an identity that stays the same as long as the thing does, how often
-// it is there, and a detail for the reader.
+// it is there, and a detail, for the reader and for the marks in it.
 type things map[string]thing
 
 type thing struct {
 	count  int
 	detail string
+	// own says that it is the caller's without any mark.
+	own bool
 }
 
-func (t things) add(identity, detail string) {
-	t[identity] = thing{count: t[identity].count + 1, detail: detail}
+func (t things) add(identity, detail string) { t.addOwn(identity, detail, false) }
+
+func (t things) addOwn(identity, detail string, own bool) {
+	t[identity] = thing{count: t[identity].count + 1, detail: detail, own: own || t[identity].own}
 }
 
 // Snapshot is what there was at one moment.
@@ -107,6 +137,20 @@ type Diff struct {
 	Detail string
 	// Change is how many more (leaked) or fewer (negative, missing) there are than before.
 	Change int
+	// Own says that it is the caller's own, whatever marks it carries: a descendant's, or in a directory of Options.Dirs.
+	Own bool
+}
+
+// Judge parts differences into those that count, in their order, and those that other programs made.
+func (o Options) Judge(diffs []Diff) (counting, others []Diff) {
+	for _, d := range diffs {
+		if o.Marks == nil || d.Own || o.Marks.on(d) {
+			counting = append(counting, d)
+		} else {
+			others = append(others, d)
+		}
+	}
+	return counting, others
 }
 
 // Compare returns how after differs from s, in the order of the kinds. Nil is what everybody hopes for.
@@ -127,20 +171,22 @@ func (s Snapshot) Compare(after Snapshot) []Diff {
 			diffs = append(diffs, Diff{
 				Kind: look.kind, Thing: identity, Change: change,
 				Detail: cmp.Or(now[identity].detail, old[identity].detail),
+				Own:    now[identity].own || old[identity].own,
 			})
 		}
 	}
 	return diffs
 }
 
-// Wait takes snapshots until one does not differ from before or the patience is over, and returns the last one
-// with its differences. An error says that the host could not be looked at, or ctx ended.
+// Wait takes snapshots until nothing that counts differs from before or the patience is over, and returns the last one
+// with all its differences. An error says that the host could not be looked at, or ctx ended.
 func Wait(ctx context.Context, before Snapshot, o Options) (Snapshot, []Diff, error) {
 	deadline := time.Now().Add(cmp.Or(o.Patience, 10*time.Second))
 	for {
 		after, err := Take(o)
-		diffs := slices.DeleteFunc(before.Compare(after), func(d Diff) bool { return o.Ignore != nil && o.Ignore(d) })
-		if err == nil && len(diffs) == 0 || time.Now().After(deadline) {
+		diffs := before.Compare(after)
+		counting, _ := o.Judge(diffs)
+		if err == nil && len(counting) == 0 || time.Now().After(deadline) {
 			return after, diffs, err
 		}
 		select {

@@ -12,6 +12,8 @@ import (
 // mountEntry is one line of mountinfo.
 type mountEntry struct {
 	point, fstype, source, root string
+	// options are those of the file system, an overlay's directories among them.
+	options string
 }
 
 // readMounts returns the mounts that a process sees, by its directory in /proc.
@@ -28,7 +30,7 @@ func readMounts(proc string) ([]mountEntry, error) {
 		if !ok || len(left) < 5 || len(right) < 2 {
 			return nil, fmt.Errorf("unreadable line %q", line)
 		}
-		entries = append(entries, mountEntry{point: left[4], root: left[3], fstype: right[0], source: right[1]})
+		entries = append(entries, mountEntry{point: left[4], root: left[3], fstype: right[0], source: right[1], options: strings.Join(right[2:], " ")})
 	}
 	return entries, nil
 }
@@ -56,7 +58,7 @@ func mounts(Options) (things, error) {
 			return found, err
 		}
 		for _, e := range entries {
-			found.add(fmt.Sprintf("%s (%s from %s)", e.point, e.fstype, e.source), "root "+e.root+", seen by "+proc)
+			found.add(fmt.Sprintf("%s (%s from %s)", e.point, e.fstype, e.source), "root "+e.root+", seen by "+proc+", "+e.options)
 		}
 	}
 	return found, nil

@@ -19,7 +19,7 @@ func links(Options) (things, error) {
 	}
 	found := things{}
 	for _, link := range list {
-		found.add(link.Attrs().Name+" ("+link.Type()+")", "")
+		found.add(link.Attrs().Name+" ("+link.Type()+")", link.Attrs().Alias)
 	}
 	return found, nil
 }

@@ -22,9 +22,16 @@ type ProcessInfo struct {
 	Program string
 	// Command is the command line, arguments joined by spaces.
 	Command string
+	// Cgroups are the paths of its cgroups, without doubles, joined by spaces.
+	Cgroups string
 	// ForeignPIDs says that it is in another pid namespace than the test.
 	ForeignPIDs bool
+	// Own says that it is the ledger's process or a descendant.
+	Own bool
 }
+
+// detail is what the marks of whoever started a process are looked for in.
+func (p ProcessInfo) detail() string { return p.Command + ", cgroup " + p.Cgroups }
 
 // Suspects chooses the processes that Airlock, its runtimes and GitLab Runner start: by their program's name,
 // or because they are in another pid namespace, as what runs in a sandbox is.
@@ -45,7 +52,7 @@ func processes(o Options) (things, error) {
 	found := things{}
 	for _, p := range chosen {
 		if p.PID != os.Getpid() {
-			found.add(fmt.Sprintf("pid %d since tick %d: %s", p.PID, p.Start, p.Program), p.Command)
+			found.addOwn(fmt.Sprintf("pid %d since tick %d: %s", p.PID, p.Start, p.Program), p.detail(), p.Own)
 		}
 	}
 	return found, nil
@@ -66,7 +73,10 @@ func choose(o Options) ([]ProcessInfo, error) {
 			}
 		}
 	}
-	return slices.DeleteFunc(all, func(p ProcessInfo) bool { return !own[p.PID] && !o.Process(p) }), nil
+	for i := range all {
+		all[i].Own = own[all[i].PID]
+	}
+	return slices.DeleteFunc(all, func(p ProcessInfo) bool { return !p.Own && !o.Process(p) }), nil
 }
 
 // readProcesses returns all processes but kernel threads and those that only wait to be reaped.
@@ -121,6 +131,7 @@ func readProcess(pid int, ownPIDs string) (ProcessInfo, bool) {
 		args := strings.Split(strings.TrimRight(string(cmdline), "\x00"), "\x00")
 		p.Program, p.Command = filepath.Base(args[0]), strings.Join(args, " ")
 	}
+	p.Cgroups = readCgroups(dir + "/cgroup")
 	if exe, err := os.Readlink(dir + "/exe"); err == nil {
 		p.Program = filepath.Base(strings.TrimSuffix(exe, " (deleted)"))
 	}
@@ -128,6 +139,22 @@ func readProcess(pid int, ownPIDs string) (ProcessInfo, bool) {
 		p.ForeignPIDs = pids != ownPIDs
 	}
 	return p, true
+}
+
+// readCgroups returns the paths that a process's cgroup file names: hierarchy:controllers:path, a line each (cgroups(7)).
+func readCgroups(file string) string {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return "" // it ended
+	}
+	var paths []string
+	for line := range strings.Lines(string(content)) {
+		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(fields) == 3 && !slices.Contains(paths, fields[2]) {
+			paths = append(paths, fields[2])
+		}
+	}
+	return strings.Join(paths, " ")
 }
 
 // namespaces looks at the namespaces that the chosen processes, the test and its descendants are in or hold
@@ -145,8 +172,8 @@ func namespaces(o Options) (things, error) {
 				return found, err
 			}
 			for _, namespace := range held {
-				if _, known := found[namespace]; !known {
-					found.add(namespace, fmt.Sprintf("held by pid %d, %s", p.PID, p.Program))
+				if _, known := found[namespace]; !known || p.Own {
+					found[namespace] = thing{count: 1, detail: fmt.Sprintf("held by pid %d, %s", p.PID, p.detail()), own: p.Own}
 				}
 			}
 		}

@@ -1,19 +1,13 @@
 package system
 
 import (
-	"strings"
 	"time"
 
 	"github.com/airlock-ci/airlock/testing/ledger"
 )
 
-// Ledger is how an end-to-end test looks at the host: all of it, but of the cgroups only Airlock's, as other
-// programs make theirs as they please.
-func Ledger() ledger.Options {
-	return ledger.Options{
-		Patience: 30 * time.Second,
-		Ignore: func(d ledger.Diff) bool {
-			return d.Kind == ledger.Cgroup && !strings.Contains(d.Thing, "airlock")
-		},
-	}
+// Ledger is how an end-to-end test looks at the host: all of it, but judged is only what carries the marks of the
+// systems that were started with them (Options.Marks), as other programs mount and start what they please.
+func Ledger(marks *ledger.Marks) ledger.Options {
+	return ledger.Options{Patience: 30 * time.Second, Marks: marks}
 }

@@ -16,7 +16,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/airlock-ci/airlock/isolation/network"
 	"github.com/airlock-ci/airlock/testing/guestkernel"
+	"github.com/airlock-ci/airlock/testing/ledger"
 	"github.com/airlock-ci/airlock/testing/syncbuf"
 )
 
@@ -41,6 +43,8 @@ type Options struct {
 	LeaveExecutor bool
 	// StateDir keeps images between systems; empty means one below the prefix.
 	StateDir string
+	// Marks get the names that all of this system's things carry; nil when nobody keeps a ledger.
+	Marks *ledger.Marks
 	// Reachable lets sandboxes reach the host at Gateway: for a test's GitLab, which listens there.
 	Reachable bool
 }
@@ -100,7 +104,11 @@ func Start(ctx context.Context, o Options) (*System, error) {
 	if o.StateDir == "" {
 		o.StateDir = filepath.Join(dir, "state")
 	}
-	prefix := subnet(number)
+	prefix, bridge := subnet(number), "al"+shorten(tag)
+	if o.Marks != nil {
+		// The last of the directory's name is that of the cgroups, too.
+		o.Marks.Add(filepath.Base(dir), o.StateDir, bridge, network.PortPrefix(bridge))
+	}
 	s.Gateway = prefix.Addr().Next().String()
 	if o.Reachable {
 		o.Tables = fmt.Sprintf("allow = [%q]\n%s", s.Gateway, o.Tables)
@@ -112,8 +120,8 @@ func Start(ctx context.Context, o Options) (*System, error) {
 	if !strings.Contains(o.Tables, "[hypervisor]") {
 		o.Tables += fmt.Sprintf("\n[hypervisor]\nallow_emulation = true\nkernel_dir = %q\n", kernel)
 	}
-	config := level + fmt.Sprintf("state_dir = %q\nrun_dir = %q\ngroup = \"root\"\ncgroup_parent = \"airlock-%s\"\nlog_level = \"debug\"\nreap_interval = \"2s\"\n%s\n[network]\nbridge = \"al%s\"\nsubnet = %q\n%s\n",
-		o.StateDir, filepath.Join(dir, "run"), tag, o.Config, shorten(tag), prefix, o.Tables)
+	config := level + fmt.Sprintf("state_dir = %q\nrun_dir = %q\ngroup = \"root\"\ncgroup_parent = \"airlock-%s\"\nlog_level = \"debug\"\nreap_interval = \"2s\"\n%s\n[network]\nbridge = %q\nsubnet = %q\n%s\n",
+		o.StateDir, filepath.Join(dir, "run"), tag, o.Config, bridge, prefix, o.Tables)
 	if err := os.WriteFile(s.ConfigPath, []byte(config), 0o644); err != nil {
 		return nil, err
 	}
