@@ -11,10 +11,12 @@ export CGO_ENABLED := 0
 
 PROGRAMS := airlock airlock-agent airlock-driver airlock-executor
 
-# What the service needs (crun to qemu-system-x86), what the tests need beside it, and protoc for `make generate`.
-PACKAGES := crun nftables iproute2 ca-certificates e2fsprogs qemu-system-x86 \
-            busybox-static debootstrap git git-lfs procps runc systemd protobuf-compiler \
-            wine64 gcc-mingw-w64-x86-64
+# What a job at the process level needs, with the contents of the demonstration's images; what one at the hypervisor level
+# needs beside it; what the tests need beside both; what `make generate` needs.
+PROCESS_PACKAGES    := crun e2fsprogs ca-certificates busybox-static git git-lfs
+HYPERVISOR_PACKAGES := qemu-system-x86
+TEST_PACKAGES       := nftables iproute2 debootstrap procps runc systemd wine64 gcc-mingw-w64-x86-64
+GENERATE_PACKAGES   := protobuf-compiler
 KERNEL  := $(or $(AIRLOCK_KERNEL_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/airlock/kernel)
 
 # Go tools are compiled once for each version, and for each Go: a linter must be as new as the code's Go.
@@ -29,7 +31,8 @@ PROTOC_PLUGINS := $(TOOLS)/protoc-$(PROTOC_GEN_GO_VERSION)-$(PROTOC_GEN_GO_GRPC_
 # Packages under test at once. The tests of several packages use this host's network and cgroups, and most wait
 # rather than compute.
 TEST_PARALLEL ?= 2
-TEST_TIMEOUT  ?= 25m
+# For one package; three times what the longest, testing/e2e, needs on a machine four times slower than a good one.
+TEST_TIMEOUT  ?= 70m
 LEDGER        := /testing/(e2e|ledger)$$
 # What `make test-windows` runs: the simulator's own tests, and those of the packages that run on it.
 WINDOWS_TESTS := ./testing/hcssim
@@ -48,9 +51,15 @@ deps: packages $(GOLANGCI_LINT) ## install what building, testing and linting ne
 # All of that but golangci-lint, which takes minutes to compile.
 .PHONY: packages
 packages:
-	@scripts/apt-install $(PACKAGES)
+	@scripts/apt-install $(PROCESS_PACKAGES) $(HYPERVISOR_PACKAGES) $(TEST_PACKAGES)
 	@scripts/guest-kernel $(KERNEL)
 	@go mod download
+
+# What the demonstration lets be installed while its first job is shown.
+.PHONY: machine-packages
+machine-packages:
+	@scripts/apt-install $(HYPERVISOR_PACKAGES)
+	@scripts/guest-kernel $(KERNEL)
 
 .PHONY: build
 build: ## build all four programs into bin/
@@ -125,6 +134,7 @@ fuzz: ## fuzz every fuzz target for FUZZ_TIME
 
 .PHONY: generate
 generate: $(PROTOC_PLUGINS) ## generate the Go code of executor/api from its proto files
+	@scripts/apt-install $(GENERATE_PACKAGES)
 	PATH="$(PROTOC_PLUGINS):$$PATH" protoc --proto_path=. --go_out=. --go_opt=paths=source_relative \
 		executor/api/airlock.proto
 	PATH="$(PROTOC_PLUGINS):$$PATH" protoc --proto_path=. --go_out=. --go_opt=paths=source_relative \
