@@ -17,8 +17,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/airlock-ci/airlock/testing/gitlabtest"
-	"github.com/airlock-ci/airlock/testing/images"
 	"github.com/airlock-ci/airlock/testing/ledger"
 	"github.com/airlock-ci/airlock/testing/system"
 )
@@ -46,11 +44,11 @@ func run(ctx context.Context, bin string, p *page) error {
 	}
 	p.introduce()
 
-	var made made
-	if err := p.part("Made beforehand (once per machine)", func() error { return made.prepare(ctx, dir, bin, p) }); err != nil {
+	made := made{marks: &ledger.Marks{}}
+	if err := p.part("Made beforehand", func() error { return made.prepare(ctx, dir, bin, p) }); err != nil {
 		return interrupted(ctx, err)
 	}
-	options := system.Ledger()
+	options := system.Ledger(made.marks)
 	options.Dirs = []string{os.TempDir()}
 	before, err := ledger.Take(options)
 	if err != nil {
@@ -60,6 +58,20 @@ func run(ctx context.Context, bin string, p *page) error {
 	checked := p.part("What is left over", func() error { return settle(p, before, options) })
 	p.durations()
 	return errors.Join(told, checked)
+}
+
+// tell shows a first job as soon as a container can be made, while what the others need is still being installed and
+// compiled, and then the whole story.
+func tell(ctx context.Context, m made, p *page) error {
+	rest := m.begin(ctx)
+	defer rest.end()
+	if err := p.part("A first job, in a container", func() error { return first(ctx, m, p) }); err != nil {
+		return err
+	}
+	if err := p.part("What the next jobs need", func() error { return rest.wait(&m, p) }); err != nil {
+		return err
+	}
+	return whole(ctx, m, p)
 }
 
 // interrupted says in plain words that a story broke off because someone asked for it.
@@ -86,49 +98,19 @@ func ownDirectory() (string, error) {
 	return dir, nil
 }
 
-// made is what takes long to make and is kept between demonstrations, except for programs that are built here.
-type made struct{ bin, helper, job string }
-
-func (m *made) prepare(ctx context.Context, dir, bin string, p *page) (err error) {
-	p.say("What is not there yet is made now; to compile GitLab Runner takes some minutes.")
-	m.bin, err = filepath.Abs(bin)
-	if bin == "" {
-		m.bin = filepath.Join(dir, "bin")
-		err = system.Build(ctx, m.bin)
-	}
-	if err != nil {
-		return err
-	}
-	runner, err := gitlabtest.BuildRunner(ctx)
-	if err != nil {
-		return err
-	}
-	if m.helper, err = images.Helper(ctx); err != nil {
-		return err
-	}
-	if m.job, err = images.Busybox(ctx); err != nil {
-		return err
-	}
-	p.table([][]string{
-		{"Airlock's programs", m.bin},
-		{"gitlab-runner 12.8", runner},
-		{"helper image (git, git-lfs, gitlab-runner)", m.helper},
-		{"job image (busybox)", m.job},
-	})
-	return nil
-}
-
-// settle waits until the host is as it was and prints the comparison; a difference is an error.
+// settle waits until nothing of the demonstration's is left and prints the comparison; a difference that carries its
+// marks is an error, what other programs did meanwhile is not.
 func settle(p *page, before ledger.Snapshot, o ledger.Options) error {
 	after, diffs, err := ledger.Wait(context.Background(), before, o)
 	if err != nil {
 		return err
 	}
-	ledger.Print(p.w, before, after, diffs)
-	if len(diffs) > 0 {
-		return fmt.Errorf("%d things differ from before, %s after everything was stopped; those of other programs that came or went meanwhile are among them",
-			len(diffs), o.Patience.Round(time.Second))
+	counting, others := o.Judge(diffs)
+	ledger.Print(p.w, before, after, counting, others)
+	if len(counting) > 0 {
+		return fmt.Errorf("%d things of this demonstration are still there or missing, %s after everything was stopped",
+			len(counting), o.Patience.Round(time.Second))
 	}
-	p.say("The leak ledger is empty: this host is as it was before.")
+	p.say("The leak ledger is empty: nothing of Airlock's is left on this host.")
 	return nil
 }

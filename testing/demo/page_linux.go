@@ -24,10 +24,10 @@ type duration struct {
 func (p *page) introduce() {
 	p.say("%s", `Airlock, demonstrated: a job's way from GitLab Runner to a fresh sandbox and back.
 
-Real:      Airlock's four programs, containers, virtual machines and their network on this host, git, and the process
-           gitlab-runner. It is version 12.8, the newest that can be built from Go's module proxy.
-Addition:  a shim that calls airlock-driver for the runner and adds what 12.8 lacks and Airlock needs:
-           JOB_RESPONSE_FILE (from 14.1), job_env (from 13.6), BUILD_EXIT_CODE_FILE (from 17.9).
+Real:      Airlock's four programs, containers, virtual machines and their network on this host, git, and from the second
+           job on the process gitlab-runner: version 19.4 with the custom executor alone.
+Played:    the runner of the first job, which is shown while the real one is being compiled: this process calls
+           airlock-driver as version 19.4 does.
 Stand-in:  GitLab and the registry are small servers in this process. No GitLab is asked for anything.`)
 }
 
@@ -92,7 +92,7 @@ func (p *page) table(rows [][]string) {
 var marks = regexp.MustCompile(`section_(start|end):[0-9]+:[a-z_]+\r|\x1b\[[0-9;]*[A-Za-z]`)
 
 // readable is a job's log as GitLab's page shows it, but without colours, and without git's advice on the name
-// of a first branch, which runner 12.8 provokes in every job.
+// of a first branch.
 func readable(log string) string {
 	var shown strings.Builder
 	for line := range strings.Lines(marks.ReplaceAllString(log, "")) {

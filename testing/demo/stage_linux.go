@@ -49,22 +49,44 @@ type undo struct {
 func (s *stage) onStop(what string, do func() error) { s.undo = append(s.undo, undo{what, do}) }
 
 // start starts the registry, Airlock, GitLab's stand-in and the runner.
-func (s *stage) start(ctx context.Context) (err error) {
+func (s *stage) start(ctx context.Context) error {
+	if err := s.startAirlock(ctx, s.helper, system.Options{Policy: policy}); err != nil {
+		return err
+	}
+	if err := s.startGitLab(ctx); err != nil {
+		return err
+	}
+	driver, args := s.airlock.DriverArgs()
+	runner, err := gitlabtest.StartRunner(context.WithoutCancel(ctx), gitlabtest.RunnerOptions{Coordinator: s.gitlab, Driver: driver, Args: args})
+	if err != nil {
+		return fmt.Errorf("the runner: %w", err)
+	}
+	s.runner = runner
+	s.onStop("GitLab Runner", s.runner.Stop)
+	return nil
+}
+
+// startAirlock starts the registry and Airlock. Starts that are given up half-way leave things behind, and they take but a
+// moment: an interrupt waits for them.
+func (s *stage) startAirlock(ctx context.Context, helper string, o system.Options) (err error) {
 	if err := s.startRegistry(ctx); err != nil {
 		return fmt.Errorf("the registry: %w", err)
 	}
-	// Starts that are given up half-way leave things behind, and they take but a moment.
-	ctx = context.WithoutCancel(ctx)
-	if s.airlock, err = system.Start(ctx, system.Options{
-		Bin: s.bin, Reachable: true, Policy: policy,
-		Config: fmt.Sprintf("helper_image = %q\nmemory = \"512m\"\nscratch_size = \"2g\"", "docker-archive:"+s.helper),
-	}); err != nil {
+	o.Bin, o.Reachable, o.Marks = s.bin, true, s.marks
+	o.Config = fmt.Sprintf("helper_image = %q\nmemory = \"512m\"\nscratch_size = \"2g\"", "docker-archive:"+helper)
+	if s.airlock, err = system.Start(context.WithoutCancel(ctx), o); err != nil {
 		return fmt.Errorf("the service: %w", err)
 	}
 	s.onStop("the service with its executor, and their prefix", s.airlock.Close)
 	if s.executor, err = s.airlock.ExecutorPID(); err != nil {
 		return fmt.Errorf("the executor: %w", err)
 	}
+	return nil
+}
+
+// startGitLab starts the stand-in for GitLab, with a repository.
+func (s *stage) startGitLab(ctx context.Context) (err error) {
+	ctx = context.WithoutCancel(ctx)
 	if s.gitlab, err = gitlabtest.StartCoordinator(s.airlock.Gateway + ":0"); err != nil {
 		return fmt.Errorf("the stand-in for GitLab: %w", err)
 	}
@@ -72,11 +94,6 @@ func (s *stage) start(ctx context.Context) (err error) {
 	if s.repository, err = s.gitlab.AddRepository(ctx, project, map[string]string{"greeting.txt": "Hello from the repository\n"}); err != nil {
 		return fmt.Errorf("the repository: %w", err)
 	}
-	driver, args := s.airlock.DriverArgs()
-	if s.runner, err = gitlabtest.StartRunner(ctx, gitlabtest.RunnerOptions{Coordinator: s.gitlab, Driver: driver, Args: args}); err != nil {
-		return fmt.Errorf("the runner: %w", err)
-	}
-	s.onStop("GitLab Runner", s.runner.Stop)
 	return nil
 }
 
@@ -116,8 +133,7 @@ func (s *stage) describe(p *page) {
 	p.table([][]string{
 		{"real", "airlock serve", fmt.Sprintf("process %d, in the temporary prefix %s", s.airlock.HostPID(), s.airlock.Dir)},
 		{"real", "airlock-executor", fmt.Sprintf("process %d, started by the service through go-plugin", s.executor)},
-		{"real, but 12.8", "gitlab-runner", fmt.Sprintf("process %d, which calls airlock-driver for every step of a job", s.runner.PID())},
-		{"addition", "shim", "between runner and driver: adds what 12.8 lacks"},
+		{"real", "gitlab-runner", fmt.Sprintf("process %d, which calls airlock-driver for every step of a job", s.runner.PID())},
 		{"stand-in", "GitLab", s.gitlab.URL + ", jobs, logs, artifacts and git over HTTP"},
 		{"stand-in", "registry", s.image},
 	})

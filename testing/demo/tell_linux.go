@@ -14,8 +14,8 @@ import (
 // jobTimeout bounds one job; it takes some ten seconds.
 const jobTimeout = time.Minute
 
-// tell starts everything, runs a trusted job twice and an untrusted one, and stops everything.
-func tell(ctx context.Context, m made, p *page) (err error) {
+// whole starts everything, runs a trusted job twice and an untrusted one, and stops everything.
+func whole(ctx context.Context, m made, p *page) (err error) {
 	s := &stage{made: m}
 	defer func() {
 		if err != nil && ctx.Err() == nil {

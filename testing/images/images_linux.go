@@ -20,6 +20,7 @@ import (
 // The names that the images carry in their archives.
 const (
 	HelperName  = "airlock-test/helper:latest"
+	GitName     = "airlock-test/git:latest"
 	BashName    = "airlock-test/bash:latest"
 	BusyboxName = "airlock-test/busybox:latest"
 )
@@ -41,6 +42,14 @@ func Helper(ctx context.Context) (string, error) {
 	}
 	return fromPackages(ctx, HelperName, helperPackages, map[string]string{
 		runner:                               "usr/bin/gitlab-runner",
+		"/etc/ssl/certs/ca-certificates.crt": "etc/ssl/certs/ca-certificates.crt",
+	})
+}
+
+// Git returns the path of a helper image without gitlab-runner: jobs are cloned in it, but have neither caches nor
+// artifacts. It is made in a moment.
+func Git(ctx context.Context) (string, error) {
+	return fromPackages(ctx, GitName, helperPackages, map[string]string{
 		"/etc/ssl/certs/ca-certificates.crt": "etc/ssl/certs/ca-certificates.crt",
 	})
 }

@@ -34,6 +34,7 @@ func TestImages(t *testing.T) {
 			 hostname; find /tmp -name x; stat -c %u /; echo a | grep a | sed s/a/b/; id; date; tar --version; gzip --version`,
 			nil,
 		},
+		"git": {images.Git, "/bin/bash", `set -e; git --version; git lfs version`, []string{"usr/bin/gitlab-runner"}},
 		"bash": {
 			images.Bash, "/bin/bash", `set -e; [[ $(id -un) = root ]]; find / -maxdepth 1; sh -c 'echo sh'; ls -l /bin/sh`,
 			[]string{"usr/bin/git", "usr/bin/gitlab-runner"},

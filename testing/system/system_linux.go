@@ -34,6 +34,8 @@ type Options struct {
 	// Isolation is the configured level; default "process". Virtual machines may be emulated, and boot the kernel of
 	// package guestkernel.
 	Isolation string
+	// NoMachines leaves [hypervisor] out of the configuration: for a host that cannot run virtual machines (yet).
+	NoMachines bool
 	// Policy, when not empty, is [policy] with its rules; then there is no configured level.
 	Policy string
 	// Restart starts the service again whenever it dies by a signal, as a service manager does.
@@ -113,11 +115,11 @@ func Start(ctx context.Context, o Options) (*System, error) {
 	if o.Reachable {
 		o.Tables = fmt.Sprintf("allow = [%q]\n%s", s.Gateway, o.Tables)
 	}
-	kernel, err := guestkernel.Dir()
-	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir))
-	}
-	if !strings.Contains(o.Tables, "[hypervisor]") {
+	if !o.NoMachines && !strings.Contains(o.Tables, "[hypervisor]") {
+		kernel, err := guestkernel.Dir()
+		if err != nil {
+			return nil, errors.Join(err, os.RemoveAll(dir))
+		}
 		o.Tables += fmt.Sprintf("\n[hypervisor]\nallow_emulation = true\nkernel_dir = %q\n", kernel)
 	}
 	config := level + fmt.Sprintf("state_dir = %q\nrun_dir = %q\ngroup = \"root\"\ncgroup_parent = \"airlock-%s\"\nlog_level = \"debug\"\nreap_interval = \"2s\"\n%s\n[network]\nbridge = %q\nsubnet = %q\n%s\n",
