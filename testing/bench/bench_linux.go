@@ -115,7 +115,7 @@ func (b *bench) close() error {
 
 // caller calls a driver as runner 19.4 does.
 func (b *bench) caller(driver string, args ...string) *gitlabtest.Caller {
-	return &gitlabtest.Caller{Driver: driver, Args: args, TempDir: b.dir, Attempts: 1, OldHelper: true}
+	return &gitlabtest.Caller{Driver: driver, Args: args, TempDir: b.dir, Attempts: 1}
 }
 
 // airlockCaller calls Airlock's driver.

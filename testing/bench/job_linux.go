@@ -70,14 +70,13 @@ func jobError(result gitlabtest.Result) error {
 }
 
 // runnerJobs measures whole jobs of real runners: a runner and a GitLab for each executor, so that no job goes to
-// the wrong one. The runner is of version 12.8 and calls drivers through a shim, which costs both of them alike.
+// the wrong one.
 func (b *bench) runnerJobs(ctx context.Context) (_ []*section, err error) {
 	s := &section{title: "a whole job of a real gitlab-runner"}
 	noop := s.row("driver that does nothing", nil, 0)
 	airlock := s.row("airlock, network nat and helper root", noop, jobTarget)
-	shell := s.row("shell executor", noop, 0)
-	s.note("runner 12.8, the newest that builds from the module proxy; its calls of drivers go through a shim that " +
-		"gives them what 12.8 does not. From the hand-out of the job to its last update at GitLab.")
+	s.note("GitLab Runner " + gitlabtest.RunnerVersion + ". From the hand-out of the job to its last update at GitLab. The driver that does " +
+		"nothing runs scripts on this machine, so its job costs what the runner itself does.")
 	driver, args := b.airlock.DriverArgs()
 	var turns []turn
 	for _, one := range []struct {
@@ -86,7 +85,6 @@ func (b *bench) runnerJobs(ctx context.Context) (_ []*section, err error) {
 	}{
 		{noop, gitlabtest.RunnerOptions{Driver: b.noop, Args: []string{b.dir}}},
 		{airlock, gitlabtest.RunnerOptions{Driver: driver, Args: args}},
-		{shell, gitlabtest.RunnerOptions{Executor: "shell"}},
 	} {
 		gitlab, err := gitlabtest.StartCoordinator("")
 		if err != nil {

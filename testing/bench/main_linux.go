@@ -1,6 +1,6 @@
 // Command bench measures Airlock beside what a runner could use instead, in one run on one machine: its driver
-// beside an empty program, its sandboxes beside bare containers and docker's, its jobs beside those of the shell
-// executor and of a driver that does nothing. `make bench` runs it, docs/performance.md reads it.
+// beside an empty program, its sandboxes beside bare containers and docker's, its jobs beside those of a driver that
+// does nothing. `make bench` runs it, docs/performance.md reads it.
 //
 // It needs root, crun, QEMU and busybox-static, and uses dockerd when that is installed. Everything that it starts is
 // its own and below a temporary directory, and goes when it ends.

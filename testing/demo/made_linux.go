@@ -94,7 +94,7 @@ func (r *rest) wait(m *made, p *page) error {
 	}
 	m.runner, m.helper = got.runner, got.helper
 	p.table([][]string{
-		{"gitlab-runner", m.runner},
+		{"gitlab-runner " + gitlabtest.RunnerVersion, m.runner},
 		{"helper image (git, git-lfs, gitlab-runner)", m.helper},
 	})
 	return nil

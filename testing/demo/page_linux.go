@@ -25,7 +25,7 @@ func (p *page) introduce() {
 	p.say("%s", `Airlock, demonstrated: a job's way from GitLab Runner to a fresh sandbox and back.
 
 Real:      Airlock's four programs, containers, virtual machines and their network on this host, git, and from the second
-           job on the process gitlab-runner: version 19.4 with the custom executor alone.
+           job on GitLab Runner 19.4.0, built from its released sources with the custom executor alone.
 Played:    the runner of the first job, which is shown while the real one is being compiled: this process calls
            airlock-driver as version 19.4 does.
 Stand-in:  GitLab and the registry are small servers in this process. No GitLab is asked for anything.`)
@@ -89,19 +89,10 @@ func (p *page) table(rows [][]string) {
 }
 
 // marks are what the runner puts into a log for GitLab's page: where sections begin and end, and colours.
-var marks = regexp.MustCompile(`section_(start|end):[0-9]+:[a-z_]+\r|\x1b\[[0-9;]*[A-Za-z]`)
+var marks = regexp.MustCompile(`section_(start|end):[0-9]+:[a-z_]+(\[[^]]*\])?\r|\x1b\[[0-9;]*[A-Za-z]`)
 
-// readable is a job's log as GitLab's page shows it, but without colours, and without git's advice on the name
-// of a first branch.
-func readable(log string) string {
-	var shown strings.Builder
-	for line := range strings.Lines(marks.ReplaceAllString(log, "")) {
-		if !strings.HasPrefix(line, "hint:") {
-			shown.WriteString(line)
-		}
-	}
-	return shown.String()
-}
+// readable is a job's log as GitLab's page shows it, but without colours.
+func readable(log string) string { return marks.ReplaceAllString(log, "") }
 
 // linesWith returns the lines that begin with one of the prefixes.
 func linesWith(content string, prefixes ...string) string {

@@ -133,7 +133,7 @@ func (s *stage) describe(p *page) {
 	p.table([][]string{
 		{"real", "airlock serve", fmt.Sprintf("process %d, in the temporary prefix %s", s.airlock.HostPID(), s.airlock.Dir)},
 		{"real", "airlock-executor", fmt.Sprintf("process %d, started by the service through go-plugin", s.executor)},
-		{"real", "gitlab-runner", fmt.Sprintf("process %d, which calls airlock-driver for every step of a job", s.runner.PID())},
+		{"real", "gitlab-runner " + gitlabtest.RunnerVersion, fmt.Sprintf("process %d, which calls airlock-driver for every step of a job", s.runner.PID())},
 		{"stand-in", "GitLab", s.gitlab.URL + ", jobs, logs, artifacts and git over HTTP"},
 		{"stand-in", "registry", s.image},
 	})

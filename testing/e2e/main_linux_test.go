@@ -125,7 +125,6 @@ func (b *bench) newCaller(args ...string) *gitlabtest.Caller {
 	return &gitlabtest.Caller{
 		Driver: driver, Args: append(socket, args...), TempDir: b.t.TempDir(),
 		RetryInterval: 50 * time.Millisecond, ForceKill: 5 * time.Second,
-		OldHelper: true, // the helper image's gitlab-runner is the 12.8 one
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 	"github.com/airlock-ci/airlock/testing/system"
 )
 
-// realRunner starts a GitLab Runner 12.8 that runs the jobs of the bench's GitLab through Airlock.
+// realRunner starts a GitLab Runner that runs the jobs of the bench's GitLab through Airlock.
 func (b *bench) realRunner(concurrent int) *gitlabtest.RealRunner {
 	b.t.Helper()
 	driver, args := b.DriverArgs()
@@ -149,7 +149,7 @@ func TestARealRunnersJobIsCancelled(t *testing.T) { eachLevel(t, aRealRunnersJob
 func aRealRunnersJobIsCancelled(t *testing.T, level string) {
 	b := start(t, system.Options{Isolation: level})
 	b.realRunner(1)
-	// Runner 12.8 hears of a cancel when it sends output, so the script keeps talking.
+	// The runner hears of a cancel when it reports, which it does every second while there is output.
 	canceled := b.queue(gitlabtest.Job{Script: []string{"(setsid sleep 1000 &)", "echo started", "while :; do echo tick; sleep 0.2; done"}})
 	b.prints(canceled, "started")
 	require.Len(t, b.ps(), 1)

@@ -34,10 +34,6 @@ type Caller struct {
 	// FinishTimeout bounds the wait for a cancelled job's last call before cleanup begins; default 5 min.
 	FinishTimeout time.Duration
 
-	// OldHelper leaves out of the scripts the options of gitlab-runner's cache and artifacts commands that
-	// version 12.8 does not know: for sandboxes whose gitlab-runner is BuildRunner's.
-	OldHelper bool
-
 	// Before, Started and After are called, when not nil, around each call of the driver.
 	Before, Started, After func(*Call)
 	// Stdout and Stderr take the output of prepare and run when not nil, instead of the job log.
@@ -108,7 +104,7 @@ func (c *Caller) Run(ctx context.Context, job Job) Result { return c.Start(ctx, 
 // Start begins to run a job.
 func (c *Caller) Start(ctx context.Context, job Job) *Execution {
 	e := &Execution{caller: c.filled(), done: make(chan struct{})}
-	e.build = &build{Job: job.filled(), runnerEnvironment: c.RunnerEnvironment, correlationID: correlationID(), oldHelper: c.OldHelper}
+	e.build = &build{Job: job.filled(), runnerEnvironment: c.RunnerEnvironment, correlationID: correlationID()}
 	e.build.refresh()
 	ctx, e.abort = context.WithCancelCause(ctx)
 	e.setCancel(e.abort)

@@ -3,7 +3,6 @@ package gitlabtest
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -11,14 +10,14 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
 )
 
-// Coordinator is a small GitLab: it hands jobs to runners, takes their logs, states and artifacts, and serves
-// git repositories over HTTP. It believes every runner.
+// Coordinator is a small GitLab: it hands jobs to runners, takes their logs, states and artifacts, tells them of cancels,
+// and serves git repositories with their large files (LFS) over HTTP. It believes every runner.
 type Coordinator struct {
 	// URL is its address, without a slash at the end.
 	URL string
@@ -30,6 +29,7 @@ type Coordinator struct {
 	changed *sync.Cond
 	queue   []*record
 	jobs    map[int64]*record
+	large   map[string]string // large files by their SHA-256
 	lastID  int64
 }
 
@@ -40,7 +40,8 @@ type JobRecord struct {
 	State, FailureReason string
 	// ExitCode is the script's status, if the runner told it.
 	ExitCode *int
-	Trace    string
+	// Trace is the job's log as GitLab shows it: without the time stamps that runners since 18 put before each line.
+	Trace string
 	// Artifacts are the uploaded files by name.
 	Artifacts map[string][]byte
 }
@@ -50,10 +51,10 @@ func (r JobRecord) Done() bool { return r.State == "success" || r.State == "fail
 
 type record struct {
 	JobRecord
-	job      Job
-	ticket   string
-	trace    bytes.Buffer
-	canceled bool
+	job   Job
+	trace bytes.Buffer
+	// status is what the runner hears of the job's state at GitLab: "running", "canceling" or "canceled".
+	status string
 }
 
 // StartCoordinator starts a coordinator that listens on address, a "host:port"; empty means a free port of
@@ -68,7 +69,7 @@ func StartCoordinator(address string) (*Coordinator, error) {
 		_ = listener.Close()
 		return nil, err
 	}
-	c := &Coordinator{URL: "http://" + listener.Addr().String(), repos: repos, jobs: map[int64]*record{}}
+	c := &Coordinator{URL: "http://" + listener.Addr().String(), repos: repos, jobs: map[int64]*record{}, large: map[string]string{}}
 	c.changed = sync.NewCond(&c.mu)
 	c.server = &http.Server{Handler: c.routes()}
 	go func() { _ = c.server.Serve(listener) }() // ends with Close
@@ -107,18 +108,24 @@ func (c *Coordinator) register(job Job) *record {
 	}
 	c.lastID = max(c.lastID, job.ID)
 	job.ServerURL = c.URL
-	r := &record{job: job.filled(), ticket: rand.Text()}
+	r := &record{job: job.filled(), status: "running"}
 	r.ID, r.State, r.Artifacts = job.ID, "pending", map[string][]byte{}
 	c.jobs[job.ID] = r
 	return r
 }
 
-// Cancel is the button in GitLab: the runner learns of it with its next report.
-func (c *Coordinator) Cancel(id int64) {
+// Cancel is the button in GitLab: the runner learns of it with its next report, ends the author's script, and runs
+// after_script and what follows.
+func (c *Coordinator) Cancel(id int64) { c.setStatus(id, "canceling") }
+
+// ForceCancel is the button for a job that is being cancelled already: the runner ends all of it.
+func (c *Coordinator) ForceCancel(id int64) { c.setStatus(id, "canceled") }
+
+func (c *Coordinator) setStatus(id int64, status string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if r := c.jobs[id]; r != nil {
-		r.canceled = true
+		r.status = status
 	}
 }
 
@@ -140,12 +147,13 @@ func (c *Coordinator) Wait(ctx context.Context, id int64) (JobRecord, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for {
-		r := c.jobs[id].snapshot()
-		if r.Done() {
-			return r, nil
+		r := c.jobs[id]
+		if r != nil && r.Done() {
+			return r.snapshot(), nil
 		}
 		if ctx.Err() != nil {
-			return r, fmt.Errorf("job %d is %s: %w", id, r.State, context.Cause(ctx))
+			s := r.snapshot()
+			return s, fmt.Errorf("job %d is %s: %w", id, s.State, context.Cause(ctx))
 		}
 		c.changed.Wait()
 	}
@@ -156,7 +164,7 @@ func (r *record) snapshot() JobRecord {
 		return JobRecord{}
 	}
 	s := r.JobRecord
-	s.Trace = r.trace.String()
+	s.Trace = withoutStamps(r.trace.String())
 	s.Artifacts = map[string][]byte{}
 	for name, content := range r.Artifacts {
 		s.Artifacts[name] = content
@@ -164,26 +172,38 @@ func (r *record) snapshot() JobRecord {
 	return s
 }
 
+// stamp is what the runner puts before each line: the time, a stream's number, O or E for stdout and stderr, and a plus
+// sign if the line continues the last one (common/buildlogger/internal/timestamper of GitLab Runner 19.4).
+var stamp = regexp.MustCompile(`(?m)^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z [0-9a-f]{2}[OE][ +]`)
+
+func withoutStamps(trace string) string {
+	var out strings.Builder
+	end := 0
+	for _, found := range stamp.FindAllStringIndex(trace, -1) {
+		before := trace[end:found[0]]
+		if end = found[1]; trace[end-1] == '+' {
+			before = strings.TrimSuffix(before, "\n")
+		}
+		out.WriteString(before)
+	}
+	out.WriteString(trace[end:])
+	return out.String()
+}
+
 func (c *Coordinator) routes() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /api/v4/runners/verify", answer(http.StatusOK))
-	mux.HandleFunc("POST /api/v4/runners", func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, http.StatusCreated, map[string]string{"token": "runner-token"})
+	mux.HandleFunc("POST /api/v4/runners/verify", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, map[string]any{"id": 1, "token": "runner-token"})
 	})
-	mux.HandleFunc("DELETE /api/v4/runners", answer(http.StatusNoContent))
 	mux.HandleFunc("POST /api/v4/jobs/request", c.requestJob)
 	mux.HandleFunc("PATCH /api/v4/jobs/{id}/trace", c.withJob(c.patchTrace))
 	mux.HandleFunc("PUT /api/v4/jobs/{id}", c.withJob(c.updateJob))
 	mux.HandleFunc("POST /api/v4/jobs/{id}/artifacts", c.withJob(c.uploadArtifacts))
 	mux.HandleFunc("GET /api/v4/jobs/{id}/artifacts", c.withJob(c.downloadArtifacts))
-	mux.HandleFunc("GET /-/shim/{ticket}/response", c.shimResponse)
-	mux.HandleFunc("PUT /-/shim/{ticket}/exit-code", c.shimExitCode)
+	mux.HandleFunc("POST /{group}/{project}/info/lfs/objects/batch", c.largeFiles)
+	mux.HandleFunc("GET /-/lfs/{oid}", c.largeFile)
 	mux.Handle("/", c.repositories())
 	return mux
-}
-
-func answer(status int) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }
 }
 
 func writeJSON(w http.ResponseWriter, status int, value any) {
@@ -192,14 +212,15 @@ func writeJSON(w http.ResponseWriter, status int, value any) {
 	_ = json.NewEncoder(w).Encode(value) // a client that has gone needs no answer
 }
 
-// withJob finds the request's job and tells the runner when it was cancelled.
+// withJob finds the request's job, and tells the runner its state and that it may report every second.
 func (c *Coordinator) withJob(handle func(http.ResponseWriter, *http.Request, *record)) http.HandlerFunc {
 	return func(w http.ResponseWriter, req *http.Request) {
 		id, _ := strconv.ParseInt(req.PathValue("id"), 10, 64) // 0: unknown
 		c.mu.Lock()
 		r := c.jobs[id]
-		if r != nil && r.canceled {
-			w.Header().Set("Job-Status", "canceled")
+		if r != nil {
+			w.Header().Set("Job-Status", r.status)
+			w.Header().Set("X-GitLab-Trace-Update-Interval", "1")
 		}
 		c.mu.Unlock()
 		if r == nil {
@@ -210,8 +231,7 @@ func (c *Coordinator) withJob(handle func(http.ResponseWriter, *http.Request, *r
 	}
 }
 
-// requestJob hands out the oldest pending job. Its last variable, which no other can override, is the ticket
-// by which the shim asks for the job response that a newer runner would have written to a file.
+// requestJob hands out the oldest pending job.
 func (c *Coordinator) requestJob(w http.ResponseWriter, _ *http.Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -222,12 +242,9 @@ func (c *Coordinator) requestJob(w http.ResponseWriter, _ *http.Request) {
 	r := c.queue[0]
 	c.queue = c.queue[1:]
 	r.State = "running"
-	job := r.job
-	job.Response = nil
-	job.Variables = append(slices.Clone(job.Variables), Variable{Key: TicketVariable, Value: r.ticket})
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusCreated)
-	_, _ = w.Write(job.response())
+	_, _ = w.Write(r.job.answer())
 }
 
 func (c *Coordinator) patchTrace(w http.ResponseWriter, req *http.Request, r *record) {
@@ -262,10 +279,7 @@ func (c *Coordinator) updateJob(w http.ResponseWriter, req *http.Request, r *rec
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	r.State, r.FailureReason = update.State, update.FailureReason
-	if update.ExitCode != nil {
-		r.ExitCode = update.ExitCode
-	}
+	r.State, r.FailureReason, r.ExitCode = update.State, update.FailureReason, update.ExitCode
 	w.WriteHeader(http.StatusOK)
 	c.changed.Broadcast()
 }

@@ -30,8 +30,11 @@ type Job struct {
 	// Protected is git_info.protected: nil leaves the key out, as GitLab before 18.3 does.
 	Protected *bool
 
-	Image    string
-	Services []Service
+	Image string
+	// Entrypoint, ImageUser and ImagePlatform are image:entrypoint, image:docker:user and image:docker:platform.
+	Entrypoint               []string
+	ImageUser, ImagePlatform string
+	Services                 []Service
 	// Script, Release and AfterScript are the stages of the same names. Release becomes a stage step_release.
 	Script, Release, AfterScript []string
 	// PreGetSources and PostGetSources are hooks.
@@ -42,8 +45,10 @@ type Job struct {
 	Cache        []Cache
 	Dependencies []Dependency
 	Credentials  []Credentials
+	// Inputs are job inputs: ${{ job.inputs.KEY }} in scripts. A Caller knows none.
+	Inputs []Input
 
-	// Timeout defaults to an hour; a Caller enforces it.
+	// Timeout defaults to an hour; whole seconds, which the runner enforces.
 	Timeout time.Duration
 	// StartedAt defaults to a fixed time.
 	StartedAt time.Time
@@ -61,6 +66,19 @@ type Variable struct {
 	File   bool   `json:"file"`
 	Masked bool   `json:"masked"`
 	Raw    bool   `json:"raw"`
+}
+
+// Input is a job input.
+type Input struct {
+	Key   string     `json:"key"`
+	Value InputValue `json:"value"`
+}
+
+// InputValue is a job input's value; Type is "string", "number", "boolean", "array" or "struct".
+type InputValue struct {
+	Type      string `json:"type"`
+	Content   any    `json:"content"`
+	Sensitive bool   `json:"sensitive"`
 }
 
 // Service is an entry of services:.
@@ -83,6 +101,8 @@ type Artifact struct {
 type Cache struct {
 	Key, Policy, When string
 	Paths             []string
+	// FallbackKeys are tried in turn when there is no cache under Key.
+	FallbackKeys []string
 }
 
 // Dependency is an earlier job whose artifacts are downloaded.

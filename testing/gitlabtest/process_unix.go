@@ -3,6 +3,7 @@
 package gitlabtest
 
 import (
+	"os"
 	"os/exec"
 	"syscall"
 )
@@ -12,3 +13,5 @@ func ownProcessGroup(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Set
 func terminateGroup(cmd *exec.Cmd) { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 
 func killGroup(cmd *exec.Cmd) { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+
+func quit(process *os.Process) error { return process.Signal(syscall.SIGQUIT) }

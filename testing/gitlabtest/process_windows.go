@@ -1,6 +1,8 @@
 package gitlabtest
 
 import (
+	"errors"
+	"os"
 	"os/exec"
 	"strconv"
 	"syscall"
@@ -18,4 +20,8 @@ func terminateGroup(cmd *exec.Cmd) {
 
 func killGroup(cmd *exec.Cmd) {
 	_ = exec.Command("taskkill", "/F", "/T", "/PID", strconv.Itoa(cmd.Process.Pid)).Run()
+}
+
+func quit(*os.Process) error {
+	return errors.New("a runner on Windows knows no signal to finish its jobs")
 }

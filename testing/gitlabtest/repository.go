@@ -2,7 +2,10 @@ package gitlabtest
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/cgi"
 	"os"
@@ -17,9 +20,15 @@ type Repository struct {
 	URL, SHA, Ref string
 }
 
+// Submodule is another repository at a path of a repository.
+type Submodule struct {
+	Path       string
+	Repository Repository
+}
+
 // AddRepository makes a repository at projectPath ("group/project") with one commit of the given files, by
-// name, and serves it.
-func (c *Coordinator) AddRepository(ctx context.Context, projectPath string, files map[string]string) (Repository, error) {
+// name, and of submodules, and serves it.
+func (c *Coordinator) AddRepository(ctx context.Context, projectPath string, files map[string]string, submodules ...Submodule) (Repository, error) {
 	work, err := os.MkdirTemp("", "gitlabtest-worktree-")
 	if err != nil {
 		return Repository{}, err
@@ -35,13 +44,19 @@ func (c *Coordinator) AddRepository(ctx context.Context, projectPath string, fil
 		}
 	}
 	bare := filepath.Join(c.repos, projectPath+".git")
-	for _, args := range [][]string{
-		{"init", "--quiet", "--initial-branch=main"},
-		{"add", "--all"},
-		{"commit", "--quiet", "--allow-empty", "--message=a commit"},
-		{"clone", "--quiet", "--bare", ".", bare},
-		{"--git-dir", bare, "config", "uploadpack.allowAnySHA1InWant", "true"},
-	} {
+	commands := [][]string{{"init", "--quiet", "--initial-branch=main"}, {"add", "--all"}}
+	for _, sub := range submodules {
+		commands = append(commands,
+			[]string{"config", "--file", ".gitmodules", "submodule." + sub.Path + ".path", sub.Path},
+			[]string{"config", "--file", ".gitmodules", "submodule." + sub.Path + ".url", sub.Repository.URL},
+			[]string{"update-index", "--add", "--cacheinfo", "160000," + sub.Repository.SHA + "," + sub.Path},
+			[]string{"add", ".gitmodules"})
+	}
+	for _, args := range append(commands,
+		[]string{"commit", "--quiet", "--allow-empty", "--message=a commit"},
+		[]string{"clone", "--quiet", "--bare", ".", bare},
+		[]string{"--git-dir", bare, "config", "uploadpack.allowAnySHA1InWant", "true"},
+	) {
 		if _, err := git(ctx, work, args...); err != nil {
 			return Repository{}, err
 		}
@@ -81,4 +96,51 @@ func (c *Coordinator) repositories() http.Handler {
 		}
 		backend.ServeHTTP(w, req)
 	})
+}
+
+// AddLargeFile keeps a file for Git LFS, and returns the pointer that stands for it in a repository. There, the file's name
+// has to have the attribute filter=lfs.
+func (c *Coordinator) AddLargeFile(content string) (pointer string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	oid := fmt.Sprintf("%x", sha256.Sum256([]byte(content)))
+	c.large[oid] = content
+	return fmt.Sprintf("version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize %d\n", oid, len(content))
+}
+
+// largeFiles says where files are to be had: Git LFS's batch API, for downloads.
+func (c *Coordinator) largeFiles(w http.ResponseWriter, req *http.Request) {
+	type link struct {
+		Href string `json:"href"`
+	}
+	type object struct {
+		OID     string          `json:"oid"`
+		Size    int64           `json:"size"`
+		Actions map[string]link `json:"actions,omitempty"`
+	}
+	var batch struct {
+		Transfer string   `json:"transfer"`
+		Objects  []object `json:"objects"`
+	}
+	if err := json.NewDecoder(req.Body).Decode(&batch); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	batch.Transfer = "basic"
+	for i := range batch.Objects {
+		batch.Objects[i].Actions = map[string]link{"download": {c.URL + "/-/lfs/" + batch.Objects[i].OID}}
+	}
+	w.Header().Set("Content-Type", "application/vnd.git-lfs+json")
+	_ = json.NewEncoder(w).Encode(batch) // a client that has gone needs no answer
+}
+
+func (c *Coordinator) largeFile(w http.ResponseWriter, req *http.Request) {
+	c.mu.Lock()
+	content, known := c.large[req.PathValue("oid")]
+	c.mu.Unlock()
+	if !known {
+		http.NotFound(w, req)
+		return
+	}
+	_, _ = io.WriteString(w, content)
 }

@@ -6,8 +6,8 @@ import (
 	"fmt"
 )
 
-// The types below are GitLab's answer to a request for a job, in the form in which runner 19.4 writes it to
-// JOB_RESPONSE_FILE: the same keys, also the empty ones.
+// The types below are GitLab's answer to a request for a job. Runner 19.4 writes it to JOB_RESPONSE_FILE with the same
+// keys, also the empty ones; only inputs are a list in the answer, and come to nothing in the file.
 
 type jobResponse struct {
 	ID            int64          `json:"id"`
@@ -16,7 +16,7 @@ type jobResponse struct {
 	JobInfo       jobInfo        `json:"job_info"`
 	GitInfo       *gitInfo       `json:"git_info,omitempty"`
 	RunnerInfo    runnerInfo     `json:"runner_info"`
-	Inputs        struct{}       `json:"inputs"`
+	Inputs        any            `json:"inputs"`
 	Variables     []Variable     `json:"variables"`
 	Steps         []step         `json:"steps"`
 	Image         *image         `json:"image,omitempty"`
@@ -139,15 +139,28 @@ func Response(job Job) ([]byte, error) {
 	return job.filled().response(), nil
 }
 
-// response returns the job response of a filled job, as one line of JSON.
+// response returns what the runner writes of a filled job's response to JOB_RESPONSE_FILE, as one line of JSON.
 func (j Job) response() []byte {
+	r := j.newResponse()
+	r.Inputs = struct{}{}
+	return j.encode(r)
+}
+
+// answer returns GitLab's answer to a request for a job, which is this filled one.
+func (j Job) answer() []byte {
+	r := j.newResponse()
+	r.Inputs = append([]Input{}, j.Inputs...)
+	return j.encode(r)
+}
+
+func (j Job) newResponse() jobResponse {
 	r := jobResponse{
 		ID: j.ID, Token: j.Token, AllowGitFetch: true,
 		JobInfo: j.jobInfo(), GitInfo: j.gitInfo(),
 		RunnerInfo:    runnerInfo{UUID: "runner-uuid", Timeout: int64(j.Timeout.Seconds())},
 		Variables:     j.predefined(),
 		Steps:         j.steps(),
-		Image:         newImage(Service{Name: j.Image}),
+		Image:         newImage(Service{Name: j.Image, Entrypoint: j.Entrypoint}),
 		Services:      []image{},
 		Credentials:   append([]Credentials{}, j.Credentials...),
 		Dependencies:  []dependency{},
@@ -159,6 +172,7 @@ func (j Job) response() []byte {
 			"unknown_failure", "script_failure", "api_failure", "stuck_or_timeout_failure", "runner_system_failure", "job_execution_timeout",
 		}},
 	}
+	r.Image.ExecutorOpts["docker"] = map[string]any{"platform": j.ImagePlatform, "user": j.ImageUser}
 	for _, s := range j.Services {
 		r.Services = append(r.Services, *newImage(s))
 	}
@@ -169,7 +183,9 @@ func (j Job) response() []byte {
 		})
 	}
 	for _, c := range j.Cache {
-		r.Cache = append(r.Cache, cache{Key: c.Key, Policy: or(c.Policy, "pull-push"), Paths: c.Paths, When: or(c.When, "on_success")})
+		r.Cache = append(r.Cache, cache{
+			Key: c.Key, Policy: or(c.Policy, "pull-push"), Paths: c.Paths, When: or(c.When, "on_success"), FallbackKeys: c.FallbackKeys,
+		})
 	}
 	for _, d := range j.Dependencies {
 		file := artifactsFile{Filename: d.Filename, Size: int64(len(d.Filename))}
@@ -178,7 +194,7 @@ func (j Job) response() []byte {
 	if j.BootVerify {
 		r.Token, r.GitInfo, r.Image = "", nil, nil
 	}
-	return j.encode(r)
+	return r
 }
 
 func (j Job) encode(r jobResponse) []byte {

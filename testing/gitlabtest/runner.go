@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,13 +16,12 @@ import (
 	"github.com/airlock-ci/airlock/testing/syncbuf"
 )
 
-// RealRunner is a running gitlab-runner 12.8 whose custom executor calls a driver through the shim. Unlike
-// 19.4 it signals the driver's process alone, not its group, and has no graceful cancel.
+// RealRunner is a running GitLab Runner 19.4.0 whose custom executor calls a driver.
 type RealRunner struct {
 	cmd  *exec.Cmd
 	dir  string
 	log  syncbuf.Buffer
-	done chan error
+	done chan struct{}
 }
 
 // RunnerOptions say what a RealRunner runs.
@@ -30,22 +30,18 @@ type RunnerOptions struct {
 	// Driver is the driver's program, called with config, prepare, run or cleanup and Args.
 	Driver string
 	Args   []string
-	// Executor is "custom" by default; "shell" runs jobs on this machine without the driver.
-	Executor string
 	// Concurrent is how many jobs run at once; default 1.
 	Concurrent int
 	// Env is added to this process's environment for the runner and so for the driver.
 	Env []string
+	// Settings are further lines of [[runners]] in config.toml, tables last.
+	Settings string
 }
 
-// StartRunner builds the runner and the shim when needed (a minute, once per machine) and starts the runner.
-// Its directory, which holds its HOME and TMPDIR, goes with Stop.
+// StartRunner builds the runner when needed (BuildRunner) and starts it. Its directory, which holds its HOME and TMPDIR,
+// goes with Stop.
 func StartRunner(ctx context.Context, o RunnerOptions) (*RealRunner, error) {
 	runner, err := BuildRunner(ctx)
-	if err != nil {
-		return nil, err
-	}
-	shim, err := buildShim(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -54,37 +50,34 @@ func StartRunner(ctx context.Context, o RunnerOptions) (*RealRunner, error) {
 		return nil, err
 	}
 	config := filepath.Join(dir, "config.toml")
-	if err := os.WriteFile(config, []byte(o.config(shim)), 0o600); err != nil {
-		return nil, err
+	if err := os.WriteFile(config, []byte(o.config()), 0o600); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	r := &RealRunner{dir: dir, done: make(chan error, 1)}
+	r := &RealRunner{dir: dir, done: make(chan struct{})}
 	r.cmd = exec.Command(runner, "run", "--config", config, "--working-directory", dir)
-	// Version 12.8 leaves its jobs' temporary directories behind: they go with this one.
 	r.cmd.Env = append(append(os.Environ(), o.Env...), "HOME="+dir, "TMPDIR="+dir)
 	r.cmd.Stdout, r.cmd.Stderr = &r.log, &r.log
+	r.cmd.WaitDelay = time.Second // a runner that was killed leaves drivers, which hold its streams
 	ownProcessGroup(r.cmd)
 	if err := r.cmd.Start(); err != nil {
-		_ = os.RemoveAll(dir)
-		return nil, err
+		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	go func() { r.done <- r.cmd.Wait() }()
+	go func() { defer close(r.done); _ = r.cmd.Wait() }()
 	return r, nil
 }
 
 // config is the runner's config.toml.
-func (o RunnerOptions) config(shim string) string {
+func (o RunnerOptions) config() string {
 	var b strings.Builder
 	_, _ = fmt.Fprintf(&b, "concurrent = %d\ncheck_interval = 1\n\n[[runners]]\n", max(1, o.Concurrent))
-	_, _ = fmt.Fprintf(&b, "  name = \"gitlabtest\"\n  url = %q\n  token = \"runner-token\"\n  executor = %q\n  shell = \"bash\"\n",
-		o.Coordinator.URL, or(o.Executor, "custom"))
-	b.WriteString("  [runners.custom]\n")
+	_, _ = fmt.Fprintf(&b, "  name = \"gitlabtest\"\n  url = %q\n  token = \"runner-token\"\n  executor = \"custom\"\n", o.Coordinator.URL)
+	_, _ = fmt.Fprintf(&b, "  request_concurrency = %d\n%s\n  [runners.custom]\n", max(1, o.Concurrent), o.Settings)
 	for _, call := range []string{"config", "prepare", "run", "cleanup"} {
-		args := append([]string{o.Coordinator.URL, o.Driver, call}, o.Args...)
-		quoted := make([]string, len(args))
-		for i, arg := range args {
-			quoted[i] = fmt.Sprintf("%q", arg)
+		args := []string{fmt.Sprintf("%q", call)}
+		for _, arg := range o.Args {
+			args = append(args, fmt.Sprintf("%q", arg))
 		}
-		_, _ = fmt.Fprintf(&b, "    %s_exec = %q\n    %[1]s_args = [%[3]s]\n", call, shim, strings.Join(quoted, ", "))
+		_, _ = fmt.Fprintf(&b, "    %s_exec = %q\n    %[1]s_args = [%[3]s]\n", call, o.Driver, strings.Join(args, ", "))
 	}
 	return b.String()
 }
@@ -95,6 +88,26 @@ func (r *RealRunner) PID() int { return r.cmd.Process.Pid }
 // Log returns what the runner has logged so far.
 func (r *RealRunner) Log() string { return r.log.String() }
 
+// Quit asks the runner to take no more jobs and to end when those it has are done.
+func (r *RealRunner) Quit() error { return quit(r.cmd.Process) }
+
+// Kill ends the runner as a crash would: the drivers that it has called go on.
+func (r *RealRunner) Kill() error {
+	err := r.cmd.Process.Kill()
+	<-r.done
+	return err
+}
+
+// Wait returns when the runner has ended, or an error when it does not in time.
+func (r *RealRunner) Wait(patience time.Duration) error {
+	select {
+	case <-r.done:
+		return nil
+	case <-time.After(patience):
+		return fmt.Errorf("the runner did not end within %s", patience)
+	}
+}
+
 // Stop asks the runner to end, which aborts its jobs, forces it when it does not within 30 seconds, and
 // removes its directory.
 func (r *RealRunner) Stop() error {
@@ -102,66 +115,64 @@ func (r *RealRunner) Stop() error {
 	if err := r.cmd.Process.Signal(os.Interrupt); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
-	select {
-	case <-r.done:
-		return nil
-	case <-time.After(30 * time.Second):
+	err := r.Wait(30 * time.Second)
+	if err != nil {
 		killGroup(r.cmd)
 		<-r.done
-		return errors.New("the runner did not end within 30 s and was killed")
 	}
+	return err
 }
 
-// runnerModule is the nested module that pins the runner.
-const runnerModule = "testing/gitlabtest/runner12"
+// The runner that BuildRunner builds: a version, its commit, and the nested module that pins it.
+const (
+	RunnerVersion  = "19.4.0"
+	runnerRevision = "fc1f1862"
+	runnerModule   = "testing/gitlabtest/runner19"
+)
 
-// BuildRunner returns a statically linked gitlab-runner 12.8, built on first use.
-func BuildRunner(ctx context.Context) (string, error) {
+// BuildRunner returns a statically linked gitlab-runner for this system: GitLab Runner 19.4.0 with the custom executor
+// alone (testing/gitlabtest/runner19). It is built on first use, which takes some minutes once per machine.
+func BuildRunner(ctx context.Context) (string, error) { return BuildRunnerFor(ctx, runtime.GOOS) }
+
+// BuildRunnerFor is BuildRunner for a system by Go's name.
+func BuildRunnerFor(ctx context.Context, system string) (string, error) {
 	root, err := moduleRoot(ctx)
 	if err != nil {
 		return "", err
 	}
 	dir := filepath.Join(root, runnerModule)
-	key := sha256.New()
-	for _, name := range []string{"go.mod", "go.sum"} {
-		content, err := os.ReadFile(filepath.Join(dir, name))
-		if err != nil {
-			return "", err
-		}
-		_, _ = key.Write(content)
+	key, err := hashOf(dir)
+	if err != nil {
+		return "", err
 	}
-	name := fmt.Sprintf("gitlab-runner-12.8-%s-%s-%x", runtime.GOARCH, runtime.Version(), key.Sum(nil)[:6])
+	name := fmt.Sprintf("gitlab-runner-%s-%s-%s-%s-%x", RunnerVersion, system, runtime.GOARCH, runtime.Version(), key)
 	return Cached(ctx, name, func(ctx context.Context, path string) error {
-		return goBuild(ctx, dir, path, "gitlab.com/gitlab-org/gitlab-runner",
-			"-X gitlab.com/gitlab-org/gitlab-runner/common.VERSION=12.8.0-gitlabtest")
+		const common = "gitlab.com/gitlab-org/gitlab-runner/common"
+		return goBuild(ctx, dir, path, system, fmt.Sprintf("-X %s.VERSION=%s -X %[1]s.REVISION=%[3]s", common, RunnerVersion, runnerRevision))
 	})
 }
 
-func buildShim(ctx context.Context) (string, error) {
-	root, err := moduleRoot(ctx)
-	if err != nil {
-		return "", err
-	}
-	dir, err := cacheDir()
-	if err != nil {
-		return "", err
-	}
-	// The go command keeps the build; only the link is repeated. Replacing the file by a rename lets a shim
-	// that another process is running be.
-	path := filepath.Join(dir, fmt.Sprintf("shim-%d", os.Getpid()))
-	if err := goBuild(ctx, root, path, "./testing/gitlabtest/shim", ""); err != nil {
-		return "", err
-	}
-	final := filepath.Join(dir, "gitlabtest-shim")
-	return final, os.Rename(path, final)
+// hashOf is a short hash of all files below a directory, with their names.
+func hashOf(dir string) ([]byte, error) {
+	key := sha256.New()
+	err := fs.WalkDir(os.DirFS(dir), ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		content, err := os.ReadFile(filepath.Join(dir, name))
+		_, _ = fmt.Fprintf(key, "%s %d\n%s", name, len(content), content)
+		return err
+	})
+	return key.Sum(nil)[:6], err
 }
 
-func goBuild(ctx context.Context, dir, output, pkg, ldflags string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w "+ldflags, "-o", output, pkg)
+// goBuild builds the program of a module's root directory.
+func goBuild(ctx context.Context, dir, output, system, ldflags string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w "+ldflags, "-o", output, ".")
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=-buildvcs=false")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=-buildvcs=false", "GOOS="+system)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("building %s: %w: %s", pkg, err, out)
+		return fmt.Errorf("building %s: %w: %s", dir, err, out)
 	}
 	return nil
 }

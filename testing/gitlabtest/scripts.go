@@ -7,7 +7,6 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -155,7 +154,7 @@ func (b *build) writeFetch(s *bashScript, clone bool) {
 	s.command("git", "remote", "set-url", "origin", b.RepositoryURL)
 	s.line(`git "config" "--file" ".git/config" "--replace-all" "include.path" "$GLR_EXT_GIT_CONFIG_PATH" "\.gitlab-runner\.ext\.conf$"`)
 	s.end()
-	args := []string{"-c", "http.userAgent=gitlab-runner " + runnerVersion + " linux/amd64", "fetch", "origin", "--no-recurse-submodules"}
+	args := []string{"-c", "http.userAgent=gitlab-runner " + RunnerVersion + " linux/amd64", "fetch", "origin", "--no-recurse-submodules"}
 	args = append(args, b.refspecs()...)
 	s.command("git", append(args, "--depth", strconv.Itoa(depth), "--prune", "--quiet")...)
 }
@@ -270,7 +269,7 @@ func (b *build) writeArchive(s *bashScript, c Cache) {
 	for _, p := range c.Paths {
 		args = append(args, "--path", p)
 	}
-	s.ifCommand("gitlab-runner", b.known(append(args, "--env-file", env))...)
+	s.ifCommand("gitlab-runner", append(args, "--env-file", env)...)
 	s.notice("Created cache")
 	s.otherwise()
 	s.warning("Failed to create cache")
@@ -334,30 +333,10 @@ func (b *build) writeUploadArtifacts(s *bashScript, success bool) bool {
 		args = append(args, "--artifact-format", or(a.Format, "zip"), "--artifact-type", or(a.Type, "archive"))
 		writeGuarded(s, "Uploading artifacts", func() {
 			s.notice("Uploading artifacts...")
-			s.command("gitlab-runner", b.known(args)...)
+			s.command("gitlab-runner", args...)
 		})
 	}
 	return written
-}
-
-// known drops the options, each with its value, that the gitlab-runner of an old helper would refuse.
-func (b *build) known(args []string) []string {
-	if !b.oldHelper {
-		return args
-	}
-	unknown := []string{"--alternate-file", "--env-file", "--response-header-timeout"}
-	if args[0] == "artifacts-uploader" {
-		unknown = append(unknown, "--timeout")
-	}
-	var kept []string
-	for i := 0; i < len(args); i++ {
-		if slices.Contains(unknown, args[i]) {
-			i++
-			continue
-		}
-		kept = append(kept, args[i])
-	}
-	return kept
 }
 
 // applies tells whether something with this when: happens.

@@ -50,18 +50,14 @@ EXPORT_HIGH_CARDINALITY_METRICS USE_FLEETING_ACQUIRE_HEARTBEATS +USE_EXPONENTIAL
 +ENABLE_JOB_INPUTS_INTERPOLATION USE_JOB_ROUTER SCRIPT_TO_STEP_MIGRATION USE_PARALLEL_CACHE_TRANSFER
 USE_PARALLEL_ARTIFACT_TRANSFER CONCRETE SUSPENDABLE_ENVIRONMENTS USE_NATIVE_CONTAINER_STOP`
 
-// runnerVersion and runnerRevision are those of the recorded runner.
-const (
-	runnerVersion  = "19.4.0"
-	runnerRevision = "localbench"
-)
+// recordedRevision is the recorded runner's, a build like BuildRunner's.
+const recordedRevision = "localbench"
 
 // build is a job on one runner: the job, what the runner's configuration adds, and what config_exec replied.
 type build struct {
 	Job
 	runnerEnvironment []Variable // [[runners]] environment
 	correlationID     string     // of the request for the job
-	oldHelper         bool       // see Caller.OldHelper
 
 	rootDir, cacheDir string // builds_dir and cache_dir; empty until config_exec replied
 	hostname          string
@@ -114,8 +110,8 @@ func (b *build) refresh() {
 	vs = append(vs, b.predefined()...)
 	vs = append(vs,
 		public("CI_SHARED_ENVIRONMENT", "true"),
-		public("CI_RUNNER_VERSION", runnerVersion),
-		public("CI_RUNNER_REVISION", runnerRevision),
+		public("CI_RUNNER_VERSION", RunnerVersion),
+		public("CI_RUNNER_REVISION", recordedRevision),
 		public("CI_RUNNER_EXECUTABLE_ARCH", "linux/amd64"),
 		public("RUNNER_TEMP_PROJECT_DIR", b.tmpDir()))
 	b.mu.Lock()
