@@ -29,7 +29,8 @@ func first(ctx context.Context, m made, p *page) (err error) {
 		ProjectPath: project, Image: s.image,
 		Script: []string{"cat greeting.txt", kernelLine, "echo I am $(id -un) on $(hostname)"},
 	}))
-	p.say("airlock-driver is called as GitLab Runner 19.4 calls it, by this process: the runner itself is still being compiled.")
+	p.say(`This process calls airlock-driver as GitLab Runner 19.4 does. The runner itself, which takes minutes to compile the first
+time, has the jobs after it.`)
 	p.say("The job's author wrote:")
 	p.quote(yaml(job))
 	driver, args := s.airlock.DriverArgs()

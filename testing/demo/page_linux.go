@@ -26,7 +26,7 @@ func (p *page) introduce() {
 
 Real:      Airlock's four programs, containers, virtual machines and their network on this host, git, and from the second
            job on GitLab Runner 19.4.0, built from its released sources with the custom executor alone.
-Played:    the runner of the first job, which is shown while the real one is being compiled: this process calls
+Played:    the runner of the first job, which is shown before the real one has been compiled: this process calls
            airlock-driver as version 19.4 does.
 Stand-in:  GitLab and the registry are small servers in this process. No GitLab is asked for anything.`)
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/airlock-ci/airlock/testing/gitlabtest"
 )
 
-// jobTimeout bounds one job; it takes some ten seconds.
-const jobTimeout = time.Minute
+// jobTimeout bounds one job; it takes some ten seconds, and several times that on a slow or busy machine.
+const jobTimeout = 5 * time.Minute
 
 // whole starts everything, runs a trusted job twice and an untrusted one, and stops everything.
 func whole(ctx context.Context, m made, p *page) (err error) {
@@ -69,7 +69,7 @@ func whole(ctx context.Context, m made, p *page) (err error) {
 }
 
 // templateTimeout bounds the making of a template: up to ten seconds to find out that KVM does not work, then a boot.
-const templateTimeout = 2 * time.Minute
+const templateTimeout = 6 * time.Minute
 
 // distrust runs an untrusted job, which the policy gives a virtual machine, beside what a trusted one saw.
 func (s *stage) distrust(ctx context.Context, trusted gitlabtest.JobRecord, p *page) error {
