@@ -18,6 +18,7 @@ import (
 	"github.com/airlock-ci/airlock/executor/api"
 	"github.com/airlock-ci/airlock/executor/config"
 	"github.com/airlock-ci/airlock/executor/plugin"
+	"github.com/airlock-ci/airlock/isolation/inherited"
 	"github.com/airlock-ci/airlock/isolation/mountns"
 )
 
@@ -34,8 +35,9 @@ const (
 
 func main() {
 	stderr := os.Stderr //nolint:forbidigo // the one that the host reads, before go-plugin puts its own in its place
-	var err error
+	err := inherited.Seal() // nothing that we start shall have what whoever started us left open
 	switch {
+	case err != nil:
 	case len(os.Args) > 1 && os.Args[1] == "probe":
 		err = probe(os.Args[2:])
 	case len(os.Args) > 1 && os.Args[1] == importCommand:

@@ -19,6 +19,7 @@ import (
 	"github.com/airlock-ci/airlock/executor/config"
 	"github.com/airlock-ci/airlock/executor/host"
 	"github.com/airlock-ci/airlock/executor/service"
+	"github.com/airlock-ci/airlock/isolation/inherited"
 )
 
 func serveCommand() *cli.Command {
@@ -45,6 +46,10 @@ func configFlag() cli.Flag {
 func serve(ctx context.Context, c *cli.Command) error {
 	if _, err := arguments(ctx, c, 0, 0); err != nil {
 		return err
+	}
+	// What a shell or a supervisor left open is ours alone: no executor, container or virtual machine has it.
+	if err := inherited.Seal(); err != nil {
+		return fault.Systemf("%w", err)
 	}
 	// A service of Windows has no stderr: what ends it goes into the event log and, once that is there, into its own.
 	var output io.WriteCloser

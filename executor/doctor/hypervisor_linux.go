@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,6 +27,8 @@ func checkHypervisor(ctx context.Context, r *report, options Options, cfg *confi
 	h := &hypervisorChecks{report: r, cfg: cfg, wanted: slices.Contains(cfg.Levels(), isolation.HypervisorLevel)}
 	complete := h.qemu(ctx)
 	complete = h.kernel() && complete
+	complete = h.setpriv() && complete
+	complete = h.userNamespaces("/proc/sys/user/max_user_namespaces") && complete
 	h.tun()
 	if _, _, known := h.recall(); complete && h.wanted && !known && os.Geteuid() == 0 && !h.probe(ctx, options) {
 		return
@@ -124,6 +127,47 @@ func (h *hypervisorChecks) kernel() bool {
 		return false
 	}
 	h.ok(check, "%d to choose from in %s", len(images), filepath.Join(v.KernelDir, "boot"))
+	return true
+}
+
+// setpriv looks for the program that takes from QEMU what it must not have.
+func (h *hypervisorChecks) setpriv() bool {
+	const check = "setpriv"
+	path, err := exec.LookPath("setpriv")
+	if err != nil {
+		h.missing(check, "install it (apt install util-linux)", "setpriv is not installed")
+		return false
+	}
+	h.ok(check, "%s", path)
+	return true
+}
+
+// fewNamespaces is a limit that a busy host may reach: every virtual machine has a user namespace of its own, and so have
+// other programs' containers.
+const fewNamespaces = 128
+
+// userNamespaces looks whether QEMU can have a user namespace of its own. There is no machine without: an administrator who
+// has switched them off decides which of the two is wanted. Path is where the kernel says how many there may be.
+func (h *hypervisorChecks) userNamespaces(path string) bool {
+	const check, remedy = "user namespaces", "sysctl -w user.max_user_namespaces=15000, and the same line in /etc/sysctl.d"
+	content, err := os.ReadFile(path)
+	if err != nil {
+		h.missing(check, "use a kernel with CONFIG_USER_NS", "%v", err)
+		return false
+	}
+	most, err := strconv.Atoi(strings.TrimSpace(string(content)))
+	switch {
+	case err != nil:
+		h.missing(check, remedy, "%s: %v", path, err)
+		return false
+	case most == 0:
+		h.missing(check, remedy, "they are switched off (%s is 0), and every virtual machine has one", path)
+		return false
+	case most < fewNamespaces && h.wanted:
+		h.warn(check, remedy, "there may be %d, and every virtual machine has one", most)
+	default:
+		h.ok(check, "there may be %d", most)
+	}
 	return true
 }
 

@@ -83,3 +83,31 @@ func TestAcceleratorAsRemembered(t *testing.T) {
 	remember("another boot", `"accelerator": "kvm"`)
 	require.Contains(t, examine(true, true).Detail, "is found out when")
 }
+
+// TestUserNamespaces: off, few, many, and a kernel without.
+func TestUserNamespaces(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "max_user_namespaces")
+	examine := func(wanted bool) Finding {
+		return examineHypervisor(wanted, config.Hypervisor{}, "", func(h *hypervisorChecks) { h.userNamespaces(path) })
+	}
+	require.Equal(t, Fail, examine(true).Status)
+	require.Equal(t, Info, examine(false).Status)
+	for content, status := range map[string]Status{"0\n": Fail, "10\n": Warn, "96364\n": OK} {
+		require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
+		require.Equal(t, status, examine(true).Status, content)
+	}
+	require.NoError(t, os.WriteFile(path, []byte("0\n"), 0o600))
+	require.Contains(t, examine(true).Detail, "switched off")
+	require.Equal(t, Info, examine(false).Status)
+}
+
+func TestSetprivThatIsMissing(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("PATH", dir)
+	examine := func() Finding {
+		return examineHypervisor(true, config.Hypervisor{}, "", func(h *hypervisorChecks) { h.setpriv() })
+	}
+	require.Equal(t, Fail, examine().Status)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "setpriv"), []byte("#!/bin/sh\n"), 0o755))
+	require.Equal(t, OK, examine().Status)
+}

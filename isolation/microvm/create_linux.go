@@ -157,7 +157,7 @@ func (r *Runtime) bootGuest(ctx context.Context, s *sandbox, spec isolation.Spec
 		files.close()
 		return err
 	}
-	v, err := startVM(r.jailed(), r.options.QEMU, spec.ID, m, files)
+	v, err := startVM(r.jailed(), spec.ID, m, files)
 	if err != nil {
 		return err
 	}
@@ -198,14 +198,17 @@ func (v *vm) explain(ctx context.Context, err error) error {
 
 // attach opens the disks and the tap.
 func (r *Runtime) attach(m *machine, files *descriptors, spec isolation.Spec) error {
-	m.disks, m.scratch = map[string]int{}, scratchSize(spec)
+	m.disks = map[string]int{}
 	for _, serial := range diskOrder {
-		file, err := openDisk(serial, spec)
+		file, size, err := openDisk(serial, spec)
 		if err != nil {
 			return err
 		}
 		if file != nil {
 			m.disks[serial] = files.add(file)
+		}
+		if serial == agent.GuestScratch {
+			m.writable = size
 		}
 	}
 	if spec.Network.TapFile == nil {
@@ -219,26 +222,31 @@ func (r *Runtime) attach(m *machine, files *descriptors, spec isolation.Spec) er
 	return nil
 }
 
-// openDisk opens a disk of the sandbox; nil if it has none of that kind.
-func openDisk(serial string, spec isolation.Spec) (*os.File, error) {
+// openDisk opens a disk of the sandbox, and tells its size in bytes; nil if it has none of that kind. A scratch that is larger
+// than the sandbox may use is cut: what is behind its end, no QEMU can write, map or allocate.
+func openDisk(serial string, spec isolation.Spec) (*os.File, int64, error) {
 	path, flags := spec.Image.Disk, os.O_RDONLY
 	switch serial {
 	case agent.GuestScratch:
 		path, flags = spec.ScratchDisk, os.O_RDWR
 	case agent.GuestHelper:
 		if spec.Helper == nil {
-			return nil, nil
+			return nil, 0, nil
 		}
 		path = spec.Helper.Disk
 	}
 	file, err := os.OpenFile(path, flags, 0)
 	if err != nil {
-		return nil, fault.Systemf("opening the %s disk: %w", serial, err)
+		return nil, 0, fault.Systemf("opening the %s disk: %w", serial, err)
 	}
-	if size, err := file.Seek(0, io.SeekEnd); err != nil || size > placeholderDisk {
-		return nil, errors.Join(fault.Systemf("the %s disk has %d bytes, more than %d: %w", serial, size, int64(placeholderDisk), err), file.Close())
+	size, err := file.Seek(0, io.SeekEnd)
+	if most := scratchSize(spec); err == nil && serial == agent.GuestScratch && most > 0 && size > most {
+		size, err = most, file.Truncate(most)
 	}
-	return file, nil
+	if err != nil || size > placeholderDisk {
+		return nil, 0, errors.Join(fault.Systemf("the %s disk has %d bytes, more than %d: %w", serial, size, int64(placeholderDisk), err), file.Close())
+	}
+	return file, size, nil
 }
 
 // scratchSize is how much of the scratch disk a sandbox may use, in bytes; 0 is all of it.

@@ -3,14 +3,20 @@ package microvm
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/isolation/inherited"
 	"github.com/airlock-ci/airlock/isolation/ownthread"
 )
 
@@ -20,7 +26,14 @@ import (
 //
 // What a QEMU sees is its own program and libraries, read-only, the kernels and initramfs, a few device nodes and a
 // proc in which all processes but its own are hidden.
+//
+// Each QEMU has a user namespace of its own, in which there is no user but its own. The kernel gives the first process of
+// a user namespace every capability in it and a full bounding set, and os/exec cannot take them away, so setpriv(1) of
+// util-linux runs between the two, as QEMU's own user already and with one capability, to drop that set: nothing that
+// QEMU may execute ever could have a capability again, also not in its own namespace.
 type jail struct {
+	program  string // QEMU
+	setpriv  string
 	requests chan startRequest
 }
 
@@ -29,33 +42,100 @@ type startRequest struct {
 	result  chan error
 }
 
+// dropAll are setpriv's arguments before the program's.
+var dropAll = []string{"--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all", "--"}
+
+// confined are the user, the namespaces and the bond to this process of a QEMU, which setpriv completes.
+func confined(user uint32) *syscall.SysProcAttr {
+	own := []syscall.SysProcIDMap{{ContainerID: int(user), HostID: int(user), Size: 1}}
+	return &syscall.SysProcAttr{
+		Setsid: true, Credential: &syscall.Credential{Uid: user, Gid: user}, Pdeathsig: syscall.SIGKILL,
+		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP,
+		// Our own supplementary groups are given up by setgroups(2), which this allows until the capabilities are gone.
+		UidMappings: own, GidMappings: own, GidMappingsEnableSetgroups: true,
+		AmbientCaps: []uintptr{unix.CAP_SETPCAP},
+	}
+}
+
+// userNamespaces is where Linux says how many user namespaces there may be (namespaces(7)): 0 switches them off, and a kernel
+// that was built without has no such file. Other switches (kernel.unprivileged_userns_clone, AppArmor's) do not bind root.
+const userNamespaces = "/proc/sys/user/max_user_namespaces"
+
+const moreUserNamespaces = "sysctl -w user.max_user_namespaces=15000, and the same line in /etc/sysctl.d: each virtual machine takes one"
+
+// checkUserNamespaces refuses a host on which QEMU could not have a user namespace of its own. Path is userNamespaces.
+func checkUserNamespaces(path string) error {
+	content, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fault.WithRemedy(fault.Systemf("virtual machines need user namespaces, which this kernel has not: %w", isolation.ErrUnsupported),
+			"use a kernel with CONFIG_USER_NS, as distributions' are")
+	}
+	if err != nil {
+		return fault.Systemf("looking for user namespaces: %w", err)
+	}
+	if strings.TrimSpace(string(content)) == "0" {
+		return fault.WithRemedy(fault.Systemf("virtual machines need user namespaces, which %s = 0 switches off: %w", path, isolation.ErrUnsupported),
+			moreUserNamespaces)
+	}
+	return nil
+}
+
 // bootMount is where the directory of kernels and initramfs is in a jail.
 const bootMount = "/boot"
 
 // newJail makes a jail for the given program, mounted at dir for its thread alone. The directory boots is mounted at bootMount.
 func newJail(dir, program, boots string) (*jail, error) {
-	j := &jail{requests: make(chan startRequest)}
+	setpriv, err := findSetpriv()
+	if err != nil {
+		return nil, err
+	}
+	j := &jail{program: program, setpriv: setpriv, requests: make(chan startRequest)}
 	ready := make(chan error, 1)
-	ownthread.Go(func() { j.run(dir, program, boots, ready) })
+	ownthread.Go(func() { j.run(dir, boots, ready) })
 	if err := <-ready; err != nil {
 		return nil, fmt.Errorf("making the jail of virtual machines: %w", err)
 	}
 	return j, nil
 }
 
-// start starts a command in the jail. The process ends with this one, whatever happens to it.
-func (j *jail) start(command *exec.Cmd) error {
+// findSetpriv returns the path of setpriv.
+func findSetpriv() (string, error) {
+	path, err := exec.LookPath("setpriv")
+	if err == nil {
+		path, err = filepath.EvalSymlinks(path)
+	}
+	if err != nil {
+		return "", fault.WithRemedy(fault.Systemf("there is no setpriv: %w: %w", err, isolation.ErrUnsupported), "install the package util-linux")
+	}
+	return path, nil
+}
+
+// start starts QEMU in the jail, as a user and with arguments and open files (os/exec's ExtraFiles). The process ends with
+// this one, whatever happens to it.
+func (j *jail) start(user uint32, arguments []string, files []*os.File, stderr io.Writer) (*exec.Cmd, error) {
+	command := &exec.Cmd{
+		Path: j.setpriv, Args: slices.Concat([]string{j.setpriv}, dropAll, []string{j.program}, arguments),
+		Env: []string{"PATH=/usr/bin:/bin"}, Dir: "/", Stderr: stderr, ExtraFiles: files, SysProcAttr: confined(user),
+	}
 	request := startRequest{command, make(chan error, 1)}
 	j.requests <- request
-	return <-request.result
+	return command, explainStart(<-request.result)
+}
+
+// explainStart adds what to do about a start that failed for want of user namespaces.
+func explainStart(err error) error {
+	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EUSERS) {
+		return err
+	}
+	return fault.WithRemedy(fault.Systemf("this host has no more user namespaces to give: %w", err), moreUserNamespaces)
 }
 
 // close ends the jail's thread; machines that run end with it. No start may follow.
 func (j *jail) close() { close(j.requests) }
 
 // run is the life of the jail's thread.
-func (j *jail) run(dir, program, boots string, ready chan<- error) {
-	err := enterJail(dir, program, boots)
+func (j *jail) run(dir, boots string, ready chan<- error) {
+	err := j.enter(dir, boots)
 	if err == nil {
 		err = giveUpPrivileges()
 	}
@@ -64,7 +144,12 @@ func (j *jail) run(dir, program, boots string, ready chan<- error) {
 		return
 	}
 	for request := range j.requests {
-		request.result <- request.command.Start()
+		// os/exec passes on what it is told and whatever is open without close-on-exec: what came from whoever started us.
+		err := inherited.Seal()
+		if err == nil {
+			err = request.command.Start()
+		}
+		request.result <- err
 	}
 }
 
@@ -84,8 +169,8 @@ func giveUpPrivileges() error {
 	}
 }
 
-// enterJail gives this thread a mount namespace with nothing in it but the jail.
-func enterJail(root, program, boots string) error {
+// enter gives this thread a mount namespace with nothing in it but the jail.
+func (j *jail) enter(root, boots string) error {
 	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("making a mount namespace: %w", err)
 	}
@@ -95,7 +180,7 @@ func enterJail(root, program, boots string) error {
 	if err := unix.Mount("tmpfs", root, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755,size=1m"); err != nil {
 		return fmt.Errorf("mounting the jail's root: %w", err)
 	}
-	if err := furnish(root, program, boots); err != nil {
+	if err := furnish(root, boots, j.program, j.setpriv); err != nil {
 		return err
 	}
 	if err := unix.Chdir(root); err != nil {
@@ -113,12 +198,15 @@ func enterJail(root, program, boots string) error {
 	return unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 }
 
-// furnish mounts what QEMU needs below root.
-func furnish(root, program, boots string) error {
+// furnish mounts what the programs need below root.
+func furnish(root, boots string, programs ...string) error {
 	const readOnly = unix.MS_RDONLY | unix.MS_NOSUID
 	dirs := []string{"/usr", "/lib", "/lib64", "/bin"} // the last three are links into the first, on most hosts
-	if !strings.HasPrefix(program, "/usr/") {
-		dirs = append(dirs, filepath.Dir(filepath.Dir(program))) // PREFIX/bin/qemu, with PREFIX/lib and PREFIX/share
+	for _, program := range programs {
+		prefix := filepath.Dir(filepath.Dir(program)) // PREFIX/bin/qemu, with PREFIX/lib and PREFIX/share
+		if prefix != "/" && !strings.HasPrefix(program, "/usr/") && !slices.Contains(dirs, prefix) {
+			dirs = append(dirs, prefix)
+		}
 	}
 	for _, dir := range dirs {
 		if err := bindInto(root, dir, dir, readOnly|unix.MS_NODEV); err != nil {

@@ -100,9 +100,8 @@ type machine struct {
 	agent, monitor, console int
 	// disks are those of files; others are placeholders.
 	disks map[string]int
-	// scratch is how much of the scratch disk may be used, in bytes, or 0 for all of it. All scratch disks have one size,
-	// with a file system of the size that was asked for; a guest that has left its kernel's bounds gets no further.
-	scratch int64
+	// writable is the size of the scratch disk in bytes, the largest file that QEMU may write; 0 if it has no job's disk.
+	writable int64
 	// tap is an inherited descriptor, or 0.
 	tap int
 	// memory is an inherited descriptor of a memory file, or 0 for anonymous memory; shared maps it as it is, for a
@@ -112,6 +111,10 @@ type machine struct {
 	// incoming makes it wait for a template's state instead of booting.
 	incoming bool
 }
+
+// processorModel is all that the host's processor, or the emulator, can do, but for what no job needs and what has been the
+// way out of machines: virtual machines in the machine (Intel's and AMD's) and the performance counters.
+const processorModel = "max,+arat,vmx=off,svm=off,pmu=off"
 
 // kernelCommandLine: no messages but a panic's, which ends the machine at once by a triple fault; no calibration
 // against timers that an emulator cannot keep.
@@ -126,7 +129,7 @@ func (m machine) arguments() []string {
 	arguments := []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "none", "-parallel", "none",
 		"-machine", "microvm,acpi=on,rtc=on,isa-serial=off,pic=off,pit=off,dump-guest-core=off,memory-backend=mem",
-		"-accel", m.accelerator(), "-cpu", "max,+arat",
+		"-accel", m.accelerator(), "-cpu", processorModel,
 		"-m", "size=" + size + "B", "-smp", strconv.Itoa(m.shape.cpus),
 		"-global", "virtio-mmio.force-legacy=false",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
@@ -186,7 +189,7 @@ func (m machine) disk(number int, serial string) []string {
 	}, []string(nil)
 	if fd, ok := m.disks[serial]; ok {
 		set = []string{"-add-fd", fmt.Sprintf("fd=%d,set=%d", fd, number+1)}
-		node = fileNode(serial, serial, number+1, m.scratch)
+		node = fileNode(serial, serial, number+1)
 	}
 	text, _ := json.Marshal(node) // it cannot fail for what is in there
 	return append(set, "-blockdev", string(text),
@@ -196,15 +199,10 @@ func (m machine) disk(number int, serial string) []string {
 // deviceOf is QEMU's name of a disk's device.
 func deviceOf(serial string) string { return serial + "-disk" }
 
-// fileNode describes a disk in a file of a descriptor set, as blockdev-add takes it. Of a scratch no more than its size may
-// be used, unless that is 0.
-func fileNode(serial, name string, set int, size int64) map[string]any {
-	node := map[string]any{
+// fileNode describes a disk in a file of a descriptor set, as blockdev-add takes it.
+func fileNode(serial, name string, set int) map[string]any {
+	return map[string]any{
 		"driver": "raw", "node-name": name, "read-only": serial != agent.GuestScratch, "discard": "unmap", "cache": map[string]any{"no-flush": true},
 		"file": map[string]any{"driver": "file", "filename": fmt.Sprintf("/dev/fdset/%d", set), "locking": "off", "aio": "threads"},
 	}
-	if serial == agent.GuestScratch && size > 0 {
-		node["size"] = size
-	}
-	return node
 }

@@ -153,7 +153,7 @@ func (r *Runtime) raise(ctx context.Context, s shape) (*vm, error) {
 	if err != nil {
 		return nil, err
 	}
-	v, err := startVM(r.jailed(), r.options.QEMU, "waiting-"+rand.Text(), m, files)
+	v, err := startVM(r.jailed(), "waiting-"+rand.Text(), m, files)
 	if err != nil {
 		return nil, err
 	}
@@ -225,18 +225,23 @@ func (r *Runtime) plug(v *vm, spec isolation.Spec) error {
 	}()
 	var commands []command
 	for i, serial := range diskOrder {
-		file, err := openDisk(serial, spec)
+		file, size, err := openDisk(serial, spec)
 		if err != nil {
 			return err
 		}
 		if file == nil {
 			continue
 		}
+		if serial == agent.GuestScratch {
+			if err := v.limit(size); err != nil {
+				return errors.Join(err, file.Close())
+			}
+		}
 		files = append(files, file)
 		set := firstPluggedSet + i
 		commands = append(commands,
 			command{Execute: "add-fd", Arguments: map[string]any{"fdset-id": set}, file: int(file.Fd())},
-			command{Execute: "blockdev-add", Arguments: fileNode(serial, serial+"-job", set, scratchSize(spec))},
+			command{Execute: "blockdev-add", Arguments: fileNode(serial, serial+"-job", set)},
 			command{Execute: "qom-set", Arguments: map[string]any{
 				"path": "/machine/peripheral/" + deviceOf(serial), "property": "drive", "value": serial + "-job",
 			}},

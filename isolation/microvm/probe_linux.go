@@ -97,6 +97,9 @@ func (r *Runtime) prepare() error {
 		r.mutex.Unlock()
 	}
 	if r.jailed() == nil {
+		if err := checkUserNamespaces(userNamespaces); err != nil {
+			return err
+		}
 		made, err := newJail(filepath.Join(r.options.RunDir, "jail"), r.options.QEMU, r.boots)
 		if err != nil {
 			return fault.Systemf("%w", err)
@@ -121,7 +124,7 @@ func (r *Runtime) tryBoot(ctx context.Context, accel Accelerator) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("a machine did not boot within %s", limit))
 	defer cancel()
 	m := machine{accel: accel, shape: shape{2 * minMemory, 1, false}, boot: r.booted()}
-	v, err := startVM(r.jailed(), r.options.QEMU, "probe", m, &descriptors{})
+	v, err := startVM(r.jailed(), "probe", m, &descriptors{})
 	if err != nil {
 		return err
 	}

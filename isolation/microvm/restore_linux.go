@@ -30,7 +30,7 @@ func (r *Runtime) restoreGuest(ctx context.Context, s *sandbox, spec isolation.S
 	if err != nil {
 		return fault.Systemf("opening a template: %w", err)
 	}
-	v, err := startVM(r.jailed(), r.options.QEMU, spec.ID, m, files)
+	v, err := startVM(r.jailed(), spec.ID, m, files)
 	if err != nil {
 		return &restoreError{err}
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/isolation/agent"
 	"github.com/airlock-ci/airlock/isolation/cgroup"
 	"github.com/airlock-ci/airlock/testing/runtimetest"
 )
@@ -158,12 +159,42 @@ func (b *bench) members(t *testing.T, id string) []int {
 	return pids
 }
 
-// TestPosture looks at a living QEMU from the host.
+// TestPosture looks at living QEMUs from the host: one that was booted, one that was cloned, and one that waited. What whoever
+// started us left open, and what somebody opens meanwhile, reaches none of them.
 func TestPosture(t *testing.T) {
 	bench := newBench(t)
-	spec := bench.spec(t)
-	s := bench.box(t, bench.warm(t), spec)
-	require.Equal(t, []int{s.vm.command.Process.Pid}, bench.members(t, spec.ID))
+	stray := func() {
+		fd, err := unix.Open("/dev/zero", unix.O_RDONLY, 0) // without close-on-exec, as an inherited one
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, unix.Close(fd)) })
+	}
+	stray()
+	r := bench.newRuntime(t, func(o *Options) { o.Pool = 1 })
+	require.NoError(t, r.Warm(t.Context(), bench.spec(t).Limits, false))
+	stray()
+	for _, kind := range []struct{ cloned, waited bool }{{true, true}, {true, false}, {false, false}} {
+		spec := bench.spec(t)
+		spec.Limits.Scratch = 96<<20 + 100 // not a multiple of a sector
+		require.NoError(t, makeScratch(spec.ScratchDisk, 96<<20))
+		require.NoError(t, os.Truncate(spec.ScratchDisk, 1<<30)) // larger than its file system, and than it may be
+		switch {
+		case !kind.cloned:
+			spec.Limits.Memory += 32 << 20 // no template has this shape
+		case !kind.waited:
+			require.NoError(t, r.Warm(t.Context(), spec.Limits, false))
+			r.pool.take(shapeOf(spec.Limits, spec.Network)).kill()
+		}
+		s := bench.box(t, r, spec)
+		require.Equal(t, kind.cloned, s.cloned)
+		require.Equal(t, kind.waited, s.waited)
+		require.Equal(t, []int{s.vm.command.Process.Pid}, bench.members(t, spec.ID))
+		checkPosture(t, s, spec)
+		require.NoError(t, s.Destroy(t.Context()))
+	}
+}
+
+func checkPosture(t *testing.T, s *sandbox, spec isolation.Spec) {
+	t.Helper()
 	dir := fmt.Sprintf("/proc/%d", s.vm.command.Process.Pid)
 
 	content, err := os.ReadFile(dir + "/status")
@@ -173,7 +204,11 @@ func TestPosture(t *testing.T) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
 		status[name] = strings.Join(strings.Fields(value), " ")
 	}
-	user := fmt.Sprint(userOf(spec.ID))
+	user, _, _ := strings.Cut(status["Uid"], " ")
+	if !s.waited { // or the machine had its user before it was this sandbox's
+		require.Equal(t, fmt.Sprint(userOf(spec.ID)), user)
+	}
+	require.Regexp(t, "^20[0-9]{8}$", user)
 	for name, want := range map[string]string{
 		"Uid": strings.Repeat(user+" ", 3) + user, "Gid": strings.Repeat(user+" ", 3) + user, "Groups": "",
 		"CapInh": "0000000000000000", "CapPrm": "0000000000000000", "CapEff": "0000000000000000",
@@ -181,7 +216,20 @@ func TestPosture(t *testing.T) {
 	} {
 		require.Equal(t, want, status[name], name)
 	}
-	for _, namespace := range []string{"mnt", "net", "ipc", "pid", "uts", "cgroup"} {
+	for _, file := range []string{"uid_map", "gid_map"} {
+		content, err := os.ReadFile(dir + "/" + file)
+		require.NoError(t, err)
+		require.Equal(t, []string{user, user, "1"}, strings.Fields(string(content)), file)
+	}
+	limits, err := os.ReadFile(dir + "/limits")
+	require.NoError(t, err)
+	for name, want := range map[string]int64{"Max file size": 96 << 20, "Max core file size": 0, "Max open files": openFiles} {
+		require.Regexp(t, fmt.Sprintf(`(?m)^%s +%d +%d `, name, want, want), string(limits))
+	}
+	disk, err := os.Stat(spec.ScratchDisk)
+	require.NoError(t, err)
+	require.EqualValues(t, 96<<20, disk.Size(), "behind its end nothing can be mapped or allocated, whatever the limit on writes says")
+	for _, namespace := range []string{"user", "mnt", "net", "ipc", "pid", "uts", "cgroup"} {
 		ours, err := os.Readlink("/proc/self/ns/" + namespace)
 		require.NoError(t, err)
 		theirs, err := os.Readlink(dir + "/ns/" + namespace)
@@ -363,4 +411,59 @@ func TestGuestThatPanics(t *testing.T) {
 		require.Equal(t, fault.System, fault.ClassOf(err))
 		require.Empty(t, bench.leftovers(t, spec.ID))
 	}
+}
+
+// TestUserNamespacesThatAreOff: a machine without a namespace of its own is none, and the error says what to do.
+func TestUserNamespacesThatAreOff(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "max_user_namespaces")
+	require.ErrorIs(t, checkUserNamespaces(path), isolation.ErrUnsupported)
+	require.ErrorContains(t, checkUserNamespaces(path), "CONFIG_USER_NS")
+	require.NoError(t, os.WriteFile(path, []byte("0\n"), 0o600))
+	require.ErrorIs(t, checkUserNamespaces(path), isolation.ErrUnsupported)
+	require.ErrorContains(t, checkUserNamespaces(path), "sysctl -w user.max_user_namespaces")
+	require.NoError(t, os.WriteFile(path, []byte("96364\n"), 0o600))
+	require.NoError(t, checkUserNamespaces(path))
+	require.ErrorContains(t, explainStart(unix.ENOSPC), "sysctl -w user.max_user_namespaces")
+}
+
+// TestGuestsProcessor: what no job needs of the processor and what has been a way out of machines is not there.
+func TestGuestsProcessor(t *testing.T) {
+	bench := newBench(t)
+	s := bench.box(t, bench.warm(t), bench.spec(t))
+	flags := strings.Fields(shell(t, s, "grep -m1 ^flags /proc/cpuinfo"))
+	require.Contains(t, flags, "sse2")
+	for _, flag := range []string{"vmx", "svm", "arch_perfmon"} {
+		require.NotContains(t, flags, flag)
+	}
+}
+
+// TestTakenOverQEMU: whoever runs as QEMU, with its descriptors, gets no further on the host's disk than the scratch's size,
+// by writing, allocating or growing.
+func TestTakenOverQEMU(t *testing.T) {
+	const size = 96 << 20
+	bench := newBench(t)
+	spec := bench.spec(t)
+	spec.Limits.Scratch = size
+	require.NoError(t, makeScratch(spec.ScratchDisk, size))
+	require.NoError(t, os.Truncate(spec.ScratchDisk, 1<<30))
+	disk, size64, err := openDisk(agent.GuestScratch, spec)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, disk.Close()) }()
+	for name, command := range map[string]string{
+		"write":    "dd if=/dev/zero of=/proc/self/fd/3 bs=4096 count=1 seek=$((96 << 8)) conv=notrunc",
+		"allocate": "fallocate -o $((96 << 20)) -l 4096 /proc/self/fd/3",
+		"grow":     "truncate -s 97M /proc/self/fd/3",
+		"inside":   "dd if=/dev/zero of=/proc/self/fd/3 bs=4096 count=1 seek=$(((96 << 8) - 1)) conv=notrunc",
+	} {
+		intruder := exec.Command("sh", "-c", "sleep 0.5; exec "+command)
+		intruder.ExtraFiles = []*os.File{disk}
+		require.NoError(t, intruder.Start())
+		v := &vm{command: intruder, exited: make(chan struct{})}
+		require.NoError(t, v.limit(size64))
+		err := intruder.Wait()
+		require.Equal(t, name == "inside", err == nil, "%s: %v", name, err)
+	}
+	info, err := disk.Stat()
+	require.NoError(t, err)
+	require.EqualValues(t, size, info.Size())
 }

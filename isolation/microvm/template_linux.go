@@ -266,7 +266,7 @@ func (r *Runtime) saveGuest(ctx context.Context, t *template) error {
 	}
 	files := &descriptors{}
 	m := machine{accel: r.accelerator(), shape: t.shape, boot: r.booted(), memory: files.add(memory), shared: true}
-	v, err := startVM(r.jailed(), r.options.QEMU, "template", m, files)
+	v, err := startVM(r.jailed(), "template", m, files)
 	if err != nil {
 		return err
 	}

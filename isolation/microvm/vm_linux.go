@@ -52,7 +52,7 @@ type vm struct {
 }
 
 // startVM starts a machine in the jail. The files are closed here, whatever happens.
-func startVM(j *jail, program, id string, m machine, files *descriptors) (*vm, error) {
+func startVM(j *jail, id string, m machine, files *descriptors) (*vm, error) {
 	defer files.close()
 	v := &vm{console: &tail{}, errors: &tail{}, exited: make(chan struct{})}
 	agentConn, agentEnd, err := agent.SocketPair()
@@ -71,11 +71,7 @@ func startVM(j *jail, program, id string, m machine, files *descriptors) (*vm, e
 	}
 	m.console = files.add(consoleEnd)
 
-	v.command = &exec.Cmd{
-		Path: program, Args: append([]string{program}, m.arguments()...), Env: []string{"PATH=/usr/bin:/bin"}, Dir: "/",
-		Stderr: v.errors, ExtraFiles: files.files, SysProcAttr: confined(id),
-	}
-	err = j.start(v.command)
+	v.command, err = j.start(userOf(id), m.arguments(), files.files, v.errors)
 	files.close() // or their ends would outlive it
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("starting QEMU: %w", err), agentConn.Close(), monitorConn.Close(), consoleConn.Close())
@@ -87,16 +83,31 @@ func startVM(j *jail, program, id string, m machine, files *descriptors) (*vm, e
 		_ = v.command.Wait() // its state says all
 		close(v.exited)
 	}()
+	if err := v.limit(m.writable); err != nil { // before the guest is anybody's
+		v.kill()
+		return nil, err
+	}
 	return v, nil
 }
 
-// confined are a QEMU's user, namespaces and its bond to this process.
-func confined(id string) *syscall.SysProcAttr {
-	user := userOf(id)
-	return &syscall.SysProcAttr{
-		Setsid: true, Credential: &syscall.Credential{Uid: user, Gid: user}, Pdeathsig: syscall.SIGKILL,
-		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP,
+// openFiles is how many files a QEMU may have open: a few dozen are usual.
+const openFiles = 1024
+
+// limit sets QEMU's resource limits. Writable is the size of the scratch disk in bytes, the largest file that it may write; 0
+// while it has no job's disk, because not every host's root may raise a limit again. A write behind that, or the growing of a
+// file, ends QEMU by SIGXFSZ. No guest can cause that: the disk that it sees ends before. Pipes and devices have no size.
+func (v *vm) limit(writable int64) error {
+	limits := map[int]uint64{unix.RLIMIT_CORE: 0, unix.RLIMIT_NOFILE: openFiles}
+	if writable > 0 {
+		limits[unix.RLIMIT_FSIZE] = uint64(writable)
 	}
+	for resource, most := range limits {
+		err := unix.Prlimit(v.command.Process.Pid, resource, &unix.Rlimit{Cur: most, Max: most}, nil)
+		if err != nil && v.runs() { // what has ended is explained by whoever speaks to it next
+			return fault.Systemf("limiting QEMU: %w", err)
+		}
+	}
+	return nil
 }
 
 // kill ends the process and waits for it, as its parent, which no other process's id can be mistaken by.
