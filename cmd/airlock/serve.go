@@ -96,7 +96,8 @@ func hostOptions(c *cli.Command, output io.Writer) (host.Options, error) {
 		return host.Options{}, err
 	}
 	options := host.Options{
-		ConfigPath: path, ExecutorPath: executor, RunDir: cfg.RunDir, Group: cfg.Group,
+		ConfigPath: path, ExecutorPath: executor, RunDir: cfg.RunDir, Group: cfg.Group, Sockets: classSockets(cfg),
+		Bound: func() ([]string, error) { return boundClasses(path) },
 		MetricsAddress: cfg.ListenAddress, StopExecutor: c.Bool("stop-executor-on-exit"),
 		Version: version, Logger: log, Reload: hangUps(),
 		Ready: func() {
@@ -109,6 +110,28 @@ func hostOptions(c *cli.Command, output io.Writer) (host.Options, error) {
 		options.SocketPath = c.String("socket")
 	}
 	return options, nil
+}
+
+// classSockets are the sockets of runner classes, as the host knows them.
+func classSockets(cfg *config.Config) []host.Socket {
+	var sockets []host.Socket
+	for _, s := range cfg.Sockets {
+		sockets = append(sockets, host.Socket(s))
+	}
+	return sockets
+}
+
+// boundClasses are the runner classes that have a socket of their own by what the file says now.
+func boundClasses(path string) ([]string, error) {
+	cfg, err := config.Load(path)
+	if err != nil {
+		return nil, err
+	}
+	var classes []string
+	for _, s := range cfg.Sockets {
+		classes = append(classes, s.RunnerClass)
+	}
+	return classes, nil
 }
 
 // loadConfig loads the configuration that --config names; its path is made absolute for other processes.

@@ -53,6 +53,8 @@ type Config struct {
 	RunDir string
 	// Group may use the driver's socket; default "gitlab-runner" if that group exists, else root only.
 	Group string
+	// Sockets are those of runner classes, beside the service's own.
+	Sockets []Socket
 	// Runtime is the OCI runtime: "crun" or "runc", by name or absolute path; default: crun, else runc.
 	Runtime string
 	// CgroupParent is the cgroup below which every sandbox has its own; default "airlock".

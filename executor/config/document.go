@@ -23,15 +23,16 @@ type entry struct {
 type document struct {
 	data    []byte
 	entries []entry
-	rules   []ruleTable
+	rules   []listedTable // [[policy.rules]]
+	sockets []listedTable // [[sockets]]
 	// hasPolicy is true when there is anything of [policy], an empty table included.
 	hasPolicy bool
 	// idTokenAt is where [policy.id_token] begins.
 	idTokenAt position
 }
 
-// ruleTable is one [[policy.rules]]; its entries have the keys "name", "limits.memory" and so on.
-type ruleTable struct {
+// listedTable is one table of a list of tables; its entries have the keys "name", "limits.memory" and so on.
+type listedTable struct {
 	at      position
 	entries []entry
 }
@@ -83,21 +84,39 @@ type walk struct {
 	parser unstable.Parser
 	values map[string]any
 	all    *Error
-	skip   bool // below a table that was reported as a whole
-	inRule bool // below [[policy.rules]]
+	skip   bool   // below a table that was reported as a whole
+	list   string // below one table of this list: rulesTable or socketsTable
 }
 
-// rulesTable is the name of the table that there may be any number of.
-const rulesTable = "policy.rules"
+// rulesTable and socketsTable are the names of the tables that there may be any number of.
+const (
+	rulesTable   = "policy.rules"
+	socketsTable = "sockets"
+)
+
+// listed returns the tables of a list that were read so far; nil if there is no list of that name.
+func (w *walk) listed(name string) *[]listedTable {
+	switch name {
+	case rulesTable:
+		return &w.rules
+	case socketsTable:
+		return &w.sockets
+	default:
+		return nil
+	}
+}
 
 // table starts [path]. One that Airlock does not know is reported once, without its keys.
 func (w *walk) table(path []string, node *unstable.Node) {
 	name := dotted(path)
-	w.inRule = len(w.rules) > 0 && strings.HasPrefix(name, rulesTable+".")
-	w.skip = !isTable(name) && !w.inRule
+	w.list = ""
+	if len(w.rules) > 0 && strings.HasPrefix(name, rulesTable+".") {
+		w.list = rulesTable
+	}
+	w.skip = !isTable(name) && w.list == ""
 	w.note(name, w.at(node.Key()))
 	switch {
-	case name == rulesTable:
+	case w.listed(name) != nil:
 		w.all.add(w.at(node.Key()), name, "there may be several", "write [["+name+"]]")
 	case w.skip:
 		w.all.add(w.at(node.Key()), name, "unknown table", suggestTable(name))
@@ -106,12 +125,14 @@ func (w *walk) table(path []string, node *unstable.Node) {
 
 func (w *walk) arrayTable(path []string, node *unstable.Node) {
 	name := dotted(path)
-	w.skip = name != rulesTable
-	w.inRule = !w.skip
+	w.list = ""
+	w.skip = w.listed(name) == nil
+	w.note(name, w.at(node.Key()))
 	switch {
-	case w.inRule:
-		w.hasPolicy = true
-		w.rules = append(w.rules, ruleTable{at: w.at(node.Key())})
+	case !w.skip:
+		w.list = name
+		tables := w.listed(name)
+		*tables = append(*tables, listedTable{at: w.at(node.Key())})
 	case isTable(name):
 		w.all.add(w.at(node.Key()), name, "is a single table", "write ["+name+"]")
 	case name == "runners":
@@ -136,7 +157,7 @@ func (w *walk) keyValue(table []string, node *unstable.Node) {
 	name := dotted(path)
 	value := node.Value()
 	w.note(name, keyAt)
-	limits := w.inRule && name == rulesTable+".limits"
+	limits := w.list == rulesTable && name == rulesTable+".limits"
 	if value.Kind == unstable.InlineTable && (isTable(name) || limits) {
 		for it := value.Children(); it.Next(); {
 			w.keyValue(path, it.Node())
@@ -147,8 +168,8 @@ func (w *walk) keyValue(table []string, node *unstable.Node) {
 	case isTable(name) || limits:
 		w.all.add(keyAt, name, "is a table", "write ["+name+"] on a line of its own and its keys below")
 		return
-	case name == rulesTable:
-		w.all.add(keyAt, name, "its rules are tables", "write each below a line [["+name+"]] of its own")
+	case w.listed(name) != nil:
+		w.all.add(keyAt, name, "it is a list of tables", "write each below a line [["+name+"]] of its own")
 		return
 	}
 	e := entry{key: name, value: w.lookup(path), keyAt: keyAt, at: keyAt}
@@ -163,12 +184,13 @@ func (w *walk) keyValue(table []string, node *unstable.Node) {
 		}
 		e.items = append(e.items, at)
 	}
-	if !w.inRule {
+	if w.list == "" {
 		w.entries = append(w.entries, e)
 		return
 	}
-	e.key = strings.TrimPrefix(e.key, rulesTable+".")
-	last := &w.rules[len(w.rules)-1]
+	e.key = strings.TrimPrefix(e.key, w.list+".")
+	tables := *w.listed(w.list)
+	last := &tables[len(tables)-1]
 	last.entries = append(last.entries, e)
 }
 
@@ -196,8 +218,10 @@ func (w *walk) position(node *unstable.Node) position {
 func (w *walk) lookup(path []string) any {
 	var value any = w.values
 	for _, part := range path {
-		if list, ok := value.([]any); ok && w.inRule && len(w.rules) <= len(list) {
-			value = list[len(w.rules)-1]
+		if list, ok := value.([]any); ok && w.list != "" {
+			if read := len(*w.listed(w.list)); read <= len(list) {
+				value = list[read-1]
+			}
 		}
 		table, ok := value.(map[string]any)
 		if !ok {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -39,6 +40,27 @@ func TestEveryKeyIsDocumented(t *testing.T) {
 		require.NotNil(t, example, "%s has no example", key)
 		require.Regexp(t, `(?m)^`+name+` = `, example[1])
 		parse(t, example[1])
+	}
+}
+
+// TestSocketsAreDocumented reads docs/configuration.md and the example: each key of [[sockets]] is there.
+func TestSocketsAreDocumented(t *testing.T) {
+	reference, err := os.ReadFile("../../docs/configuration.md")
+	require.NoError(t, err)
+	section := regexp.MustCompile(`(?s)\n### sockets\n(.*?)(\n##|$)`).FindSubmatch(reference)
+	require.NotNil(t, section)
+	example := regexp.MustCompile("(?s)```toml\n(.*?)```").FindSubmatch(section[1])
+	require.NotNil(t, example)
+	commented := regexp.MustCompile(`(?m)^# ?(\[\[sockets\]\]\n(?:# .*\n)+)`).FindStringSubmatch(config.Example)
+	require.NotNil(t, commented)
+	for _, name := range config.SocketKeyNames() {
+		require.Regexp(t, `(?m)^`+name+` = `, string(example[1]))
+		require.Contains(t, commented[1], "# "+name+" = ")
+		require.Contains(t, string(section[1]), "`"+name+"`")
+	}
+	if runtime.GOOS != "windows" { // whose sockets are pipes
+		require.Len(t, parse(t, string(example[1])).Sockets, 1)
+		require.Len(t, parse(t, regexp.MustCompile(`(?m)^# ?`).ReplaceAllString(commented[1], "")).Sockets, 1)
 	}
 }
 

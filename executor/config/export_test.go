@@ -20,6 +20,15 @@ func PolicyKeyNames() []string {
 	return names
 }
 
+// SocketKeyNames returns the names of the keys of [[sockets]].
+func SocketKeyNames() []string {
+	var names []string
+	for _, k := range socketKeys() {
+		names = append(names, k.name)
+	}
+	return names
+}
+
 // RuleKeyNames returns the names of the keys of a rule; limits are one.
 func RuleKeyNames() []string {
 	var names []string

@@ -46,6 +46,7 @@ func Parse(data []byte, path string) (*Config, error) {
 	c := Default()
 	given := apply(c, doc.entries, all)
 	settle(c, given, all)
+	settleSockets(c, doc, all)
 	settlePolicy(c, doc, given, all)
 	if len(all.Problems) > 0 {
 		slices.SortStableFunc(all.Problems, func(a, b Problem) int { return a.position().compare(b.position()) })

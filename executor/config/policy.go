@@ -64,16 +64,10 @@ func (c *Config) idToken() *IDToken {
 	return c.Policy.IDToken
 }
 
-// ruleKey is one key of [[policy.rules]].
-type ruleKey struct {
-	name string
-	set  func(rule *policy.Rule, r *reading)
-}
-
 // ruleKeys returns the keys of a rule, in the order of the documentation. Ranges are those of the same keys at the
 // top level.
-func ruleKeys() []ruleKey {
-	return []ruleKey{
+func ruleKeys() []listedKey[policy.Rule] {
+	return []listedKey[policy.Rule]{
 		{"name", func(rule *policy.Rule, r *reading) { r.text(&rule.Name, anything) }},
 		{"when", func(rule *policy.Rule, r *reading) { r.text(&rule.When, anything) }},
 		{"isolation", func(rule *policy.Rule, r *reading) { optional(&rule.Isolation, r.level) }},
@@ -220,19 +214,8 @@ func settleIDToken(token *IDToken, doc document, given map[string]entry, all *Er
 }
 
 // readRule reads one [[policy.rules]].
-func readRule(table ruleTable, all *Error) policy.Rule {
-	var rule policy.Rule
-	keys := ruleKeys()
-	for _, e := range table.entries {
-		name := e.key
-		e.key = "policy.rules." + name
-		i := slices.IndexFunc(keys, func(k ruleKey) bool { return k.name == name })
-		if i < 0 {
-			all.add(e.keyAt, e.key, "unknown key", suggestRuleKey(name, keys))
-			continue
-		}
-		keys[i].set(&rule, &reading{entry: e, all: all})
-	}
+func readRule(table listedTable, all *Error) policy.Rule {
+	rule := readListed(table, rulesTable, ruleKeys(), all)
 	if rule.Reject == "" {
 		return rule
 	}
@@ -242,17 +225,6 @@ func readRule(table ruleTable, all *Error) policy.Rule {
 		}
 	}
 	return rule
-}
-
-func suggestRuleKey(name string, keys []ruleKey) string {
-	names := make([]string, len(keys))
-	for i, k := range keys {
-		names[i] = k.name
-	}
-	if best := nearest(name, names); best != "" {
-		return "did you mean " + best + "?"
-	}
-	return "remove it; a rule's keys are " + strings.Join(names, ", ")
 }
 
 // place finds a problem of the policy in the file: in the middle of an expression, if that is where it is.

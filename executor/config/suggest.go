@@ -35,7 +35,7 @@ func suggest(name string, known []key) string {
 }
 
 func suggestTable(name string) string {
-	names := append(tables(allKeys()), "["+rulesTable+"]")
+	names := append(tables(allKeys()), "["+rulesTable+"]", "["+socketsTable+"]")
 	if best := nearest(name, names); best != "" {
 		return "did you mean [" + best + "]?"
 	}

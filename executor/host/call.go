@@ -66,6 +66,11 @@ func (c *connection) Call(ctx context.Context, caller hostpb.Host_CallServer) er
 	if err != nil {
 		return p.deliver(wire.FailureResult(wire.FromStatus(err)))
 	}
+	if prepare := open.GetPrepare(); prepare != nil {
+		if err := c.door.classes.settle(c.entrance, prepare); err != nil {
+			return p.deliver(wire.FailureResult(err))
+		}
+	}
 	relayed := ctx
 	if open.GetCleanup() != nil {
 		// Nobody calls cleanup again: once asked for it is done, though its driver may be killed meanwhile.

@@ -16,11 +16,12 @@ import (
 
 // connection implements the host's service for one caller. Everything is passed on to the executor.
 type connection struct {
-	door    *door
-	conn    *pacedConn
-	peer    peer
-	calling atomic.Bool // a call is in flight
-	called  bool        // there was one; under door.mu
+	door     *door
+	entrance *entrance // by which the caller came
+	conn     *pacedConn
+	peer     peer
+	calling  atomic.Bool // a call is in flight
+	called   bool        // there was one; under door.mu
 }
 
 // Version answers for the executor behind the host.
@@ -105,6 +106,7 @@ func (c *connection) Reap(ctx context.Context, req *api.ReapRequest) (*api.ReapR
 }
 
 func (c *connection) Reload(ctx context.Context, req *api.ReloadRequest) (*api.ReloadReply, error) {
+	c.door.classes.refresh()
 	return forward(ctx, c, "reloading the configuration", req,
 		func(rpc executorpb.ExecutorClient, ctx context.Context, req *api.ReloadRequest) (*api.ReloadReply, error) {
 			return rpc.Reload(ctx, req)

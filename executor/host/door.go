@@ -19,8 +19,8 @@ import (
 // door lets drivers and administrators in: it accepts connections, finds out who is there, and serves each
 // connection on its own, because what a caller may do depends on who it is.
 type door struct {
-	listener   net.Listener
-	group      string
+	entrances  []*entrance
+	classes    *classes
 	supervisor *supervisor
 	metrics    *metrics
 	log        zerolog.Logger
@@ -34,18 +34,18 @@ type door struct {
 	conns sync.WaitGroup
 }
 
-func newDoor(listener net.Listener, opts Options, supervisor *supervisor, metrics *metrics) *door {
+func newDoor(entrances []*entrance, opts Options, supervisor *supervisor, metrics *metrics) *door {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	return &door{
-		listener: listener, group: opts.Group, supervisor: supervisor, metrics: metrics, log: opts.Logger,
+		entrances: entrances, classes: supervisor.classes, supervisor: supervisor, metrics: metrics, log: opts.Logger,
 		ctx: ctx, cancel: cancel, open: map[*connection]struct{}{},
 	}
 }
 
-// accept lets callers in until the door is closed.
-func (d *door) accept() {
+// accept lets callers in by one entrance until the door is closed.
+func (d *door) accept(e *entrance) {
 	for {
-		conn, err := d.listener.Accept()
+		conn, err := e.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -54,7 +54,7 @@ func (d *door) accept() {
 			time.Sleep(100 * time.Millisecond)
 			continue
 		}
-		c, ok := d.enter(conn)
+		c, ok := d.enter(conn, e)
 		if !ok {
 			_ = conn.Close()
 			return
@@ -66,13 +66,13 @@ func (d *door) accept() {
 	}
 }
 
-func (d *door) enter(conn net.Conn) (*connection, bool) {
+func (d *door) enter(conn net.Conn, e *entrance) (*connection, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.shut {
 		return nil, false
 	}
-	c := &connection{door: d, conn: newPacedConn(conn)}
+	c := &connection{door: d, entrance: e, conn: newPacedConn(conn)}
 	d.open[c] = struct{}{}
 	d.conns.Add(1)
 	return c, true
@@ -89,7 +89,7 @@ func (d *door) leave(c *connection) {
 // serve serves one connection until either side ends it.
 func (d *door) serve(c *connection) {
 	var err error
-	if c.peer, err = identify(c.conn.Conn, d.group); err != nil {
+	if c.peer, err = identify(c.conn.Conn, c.entrance.group); err != nil {
 		d.log.Error().Err(err).Msg("a caller could not be identified")
 		return
 	}
@@ -123,7 +123,7 @@ func (d *door) beginCall(c *connection) bool {
 
 // close lets nobody in any more, gives the calls in flight their results, and ends the connections.
 func (d *door) close() {
-	_ = d.listener.Close()
+	closeEntrances(d.entrances)
 	d.mu.Lock()
 	d.shut = true
 	d.mu.Unlock()

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -135,7 +136,11 @@ func driverMain() error {
 			}
 		}()
 	} else {
-		for _, frame := range []*api.ClientFrame{runFrame(os.Args[2]), endFrame()} {
+		frame := runFrame(os.Args[2])
+		if class, ok := strings.CutPrefix(os.Args[2], "prepare:"); ok {
+			frame = &api.ClientFrame{Kind: &api.ClientFrame_Prepare{Prepare: &api.Prepare{Handle: "1-x", RunnerClass: class}}}
+		}
+		for _, frame := range []*api.ClientFrame{frame, endFrame()} {
 			if err := stream.Send(frame); err != nil {
 				return err
 			}

@@ -38,6 +38,11 @@ type Options struct {
 	SocketPath string
 	// Group is the group whose members may drive jobs; empty: root alone.
 	Group string
+	// Sockets are those of runner classes, beside SocketPath.
+	Sockets []Socket
+	// Bound returns the runner classes that the configuration binds to sockets now, which may be others than when the service
+	// was started: it is asked before an executor reads that configuration. May be nil.
+	Bound func() ([]string, error)
 	// MetricsAddress serves Prometheus metrics under /metrics when not empty: "127.0.0.1:9402".
 	MetricsAddress string
 	// StopExecutor ends the executor, and by that every sandbox, when Run ends. Otherwise an executor with
@@ -53,6 +58,14 @@ type Options struct {
 
 	// answerWithin replaces answerTimeout for the first answer; tests shorten it.
 	answerWithin time.Duration
+}
+
+// Socket is a socket for the callers of one runner class.
+type Socket struct {
+	// Path is the socket's, on Windows the name of a pipe. Group may use it.
+	Path, Group string
+	// RunnerClass is that of every caller there, and of no caller elsewhere.
+	RunnerClass string
 }
 
 // How long things may take. They are generous where a loaded machine must not turn into a failed job.
@@ -131,20 +144,24 @@ func serve(ctx context.Context, opts Options, supervisor *supervisor, metrics *m
 	if socket == "" {
 		socket = DefaultSocket(opts.RunDir)
 	}
-	listener, err := listen(socket, opts.RunDir, opts.Group)
+	entrances, err := openEntrances(socket, opts)
 	if err != nil {
-		return fault.Adminf("listening on %s: %w", socket, err)
+		return err
 	}
-	door := newDoor(listener, opts, supervisor, metrics)
+	door := newDoor(entrances, opts, supervisor, metrics)
 
 	ended := make(chan error, 1)
 	go func() {
 		ended <- supervisor.run(supervised)
 		close(ended)
 	}()
-	go door.accept()
+	for _, e := range entrances {
+		go door.accept(e)
+	}
 	go reload(supervised, opts, supervisor)
-	opts.Logger.Info().Str("socket", socket).Str("group", opts.Group).Msg("listening")
+	for _, e := range entrances {
+		opts.Logger.Info().Str("socket", e.path).Str("group", e.group).Str("runner_class", e.class).Msg("listening")
+	}
 	if opts.Ready != nil {
 		opts.Ready()
 	}

@@ -45,6 +45,7 @@ func (s *supervisor) launch(ctx context.Context) (*executor, error) {
 	if err := s.checkBinary(); err != nil {
 		return nil, err
 	}
+	s.classes.refresh()
 	removeStaleSockets(s.paths.plugin())
 	tlsConfig, err := plugin.ClientTLS(s.paths.tls())
 	if err != nil {

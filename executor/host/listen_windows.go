@@ -46,13 +46,9 @@ func makeRunDir(dir string) error { return private.MakeDir(dir) }
 
 // listen makes both pipes.
 func listen(path, _, group string) (net.Listener, error) {
-	drivers := administratorsOnly
-	if group != "" {
-		sid, _, _, err := windows.LookupSID("", group)
-		if err != nil {
-			return nil, fmt.Errorf("the configured group %q: %w", group, err)
-		}
-		drivers += fmt.Sprintf(member, private.UsePipe, sid)
+	drivers, err := membersToo(group)
+	if err != nil {
+		return nil, err
 	}
 	all, err := winio.ListenPipe(path, &winio.PipeConfig{SecurityDescriptor: administratorsOnly})
 	if err != nil {
@@ -66,6 +62,43 @@ func listen(path, _, group string) (net.Listener, error) {
 	go l.accept(all, rightsAll)
 	go l.accept(jobs, rightsJobs)
 	return l, nil
+}
+
+// membersToo is the access list of a pipe that a group may use, too, unless it is empty.
+func membersToo(group string) (string, error) {
+	if group == "" {
+		return administratorsOnly, nil
+	}
+	sid, _, _, err := windows.LookupSID("", group)
+	if err != nil {
+		return "", fmt.Errorf("the configured group %q: %w", group, err)
+	}
+	return administratorsOnly + fmt.Sprintf(member, private.UsePipe, sid), nil
+}
+
+// listenForClass makes the pipe of a runner class: one for drivers. If there is one of that name already, it fails.
+func listenForClass(path, group string) (net.Listener, error) {
+	drivers, err := membersToo(group)
+	if err != nil {
+		return nil, err
+	}
+	pipe, err := winio.ListenPipe(path, &winio.PipeConfig{SecurityDescriptor: drivers})
+	if err != nil {
+		return nil, err
+	}
+	return driversPipe{pipe}, nil
+}
+
+// driversPipe lets drivers in and nobody else.
+type driversPipe struct{ net.Listener }
+
+// Accept is net.Listener's.
+func (l driversPipe) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &pipeConn{conn, rightsJobs}, nil
 }
 
 // twoPipes accepts from both.

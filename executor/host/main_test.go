@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -48,6 +49,8 @@ func exit(err error) {
 type settings struct {
 	ConfigPath, ExecutorPath, Checksum, RunDir, Group, MetricsAddress, Version string
 	StopExecutor                                                               bool
+	Sockets                                                                    []Socket
+	BoundIn                                                                    string // a file with classes
 }
 
 // testAnswerTimeout is how long a test's host waits for an executor's first answer.
@@ -62,7 +65,13 @@ func hostMain() error {
 	opts := Options{
 		ConfigPath: set.ConfigPath, ExecutorPath: set.ExecutorPath, Checksum: set.Checksum, RunDir: set.RunDir,
 		Group: set.Group, MetricsAddress: set.MetricsAddress, Version: set.Version, StopExecutor: set.StopExecutor,
-		answerWithin: testAnswerTimeout,
+		Sockets: set.Sockets, answerWithin: testAnswerTimeout,
+	}
+	if set.BoundIn != "" {
+		opts.Bound = func() ([]string, error) {
+			text, err := os.ReadFile(set.BoundIn)
+			return strings.Fields(string(text)), err
+		}
 	}
 	hangUps := make(chan os.Signal, 1)
 	signal.Notify(hangUps, syscall.SIGHUP)

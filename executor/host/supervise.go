@@ -24,6 +24,7 @@ type supervisor struct {
 	log          zerolog.Logger
 	logs         *executorLogs
 	metrics      *metrics
+	classes      *classes
 
 	mu      sync.Mutex
 	current *executor     // nil while there is none
@@ -38,7 +39,7 @@ func newSupervisor(opts Options, where paths, checksum []byte, metrics *metrics)
 		answerWithin = answerTimeout
 	}
 	return &supervisor{
-		opts: opts, paths: where, checksum: checksum, metrics: metrics,
+		opts: opts, paths: where, checksum: checksum, metrics: metrics, classes: newClasses(opts),
 		grace: StopGrace, answerWithin: answerWithin,
 		log: opts.Logger, logs: &executorLogs{log: opts.Logger}, changed: make(chan struct{}),
 	}
@@ -277,6 +278,7 @@ func (s *supervisor) acquire(ctx context.Context) (e *executor, release func(), 
 
 // reload makes the executor read its configuration again.
 func (s *supervisor) reload(ctx context.Context) error {
+	s.classes.refresh()
 	e, release, err := s.acquire(ctx)
 	if err != nil {
 		return err
