@@ -1,5 +1,7 @@
 package gitlab
 
+import "gitlab.com/gitlab-org/gitlab-runner/executors/custom/api"
+
 // DriverName is the name that the job log shows: "Using Custom executor with driver airlock ...".
 const DriverName = "airlock"
 
@@ -15,33 +17,14 @@ type Settings struct {
 	Handle Handle
 }
 
-// Reply is config_exec's answer, as the runner reads it: ConfigExecOutput in executors/custom/api/config.go of
-// GitLab Runner 19.4, whose module cannot be required (parts of its module graph are not to be had). Every key
-// may be missing; then the runner's own configuration counts, and it fails when that names no builds_dir or
-// cache_dir.
-type Reply struct {
-	Driver            *DriverInfo        `json:"driver,omitempty"`
-	Hostname          *string            `json:"hostname,omitempty"`
-	BuildsDir         *string            `json:"builds_dir,omitempty"`
-	CacheDir          *string            `json:"cache_dir,omitempty"`
-	BuildsDirIsShared *bool              `json:"builds_dir_is_shared,omitempty"`
-	JobEnv            *map[string]string `json:"job_env,omitempty"`
-	Shell             *string            `json:"shell,omitempty"`
-}
-
-// DriverInfo names a driver in the job log.
-type DriverInfo struct {
-	Name    *string `json:"name,omitempty"`
-	Version *string `json:"version,omitempty"`
-}
-
-// ConfigReply is the reply for a job, to be written to stdout as JSON. Every sandbox is one job's alone, so the
-// builds directory is not shared; the host name stays the runner's own, which the job log then names.
-func ConfigReply(s Settings) Reply {
+// ConfigReply is config_exec's answer for a job, to be written to stdout as JSON, in the runner's own type. Of keys that
+// are missing there the runner's own configuration counts. Every sandbox is one job's alone, so the builds directory is
+// not shared; the host name stays the runner's own, which the job log then names.
+func ConfigReply(s Settings) api.ConfigExecOutput {
 	name, shared := DriverName, false
 	jobEnv := map[string]string{HandleVariable: string(s.Handle)}
-	return Reply{
-		Driver:            &DriverInfo{Name: &name, Version: &s.Version},
+	return api.ConfigExecOutput{
+		Driver:            &api.DriverInfo{Name: &name, Version: &s.Version},
 		BuildsDir:         &s.BuildsDir,
 		CacheDir:          &s.CacheDir,
 		BuildsDirIsShared: &shared,

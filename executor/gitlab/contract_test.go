@@ -35,7 +35,7 @@ func TestReadEnvironment(t *testing.T) {
 	require.Equal(t, fault.Admin, fault.ClassOf(err))
 }
 
-// The keys are those that GitLab Runner 19.4 decodes (executors/custom/api/config.go); it ignores all others.
+// The keys are those that GitLab Runner decodes; it ignores all others.
 func TestConfigReplyIsWhatTheRunnerReads(t *testing.T) {
 	text, err := json.Marshal(gitlab.ConfigReply(gitlab.Settings{
 		Version: "1.2", BuildsDir: "/builds", CacheDir: "/cache", Shell: "bash", Handle: "12-abc",

@@ -4,18 +4,9 @@ import (
 	"errors"
 	"strconv"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
-)
+	"gitlab.com/gitlab-org/gitlab-runner/executors/custom/api"
 
-// Variables by which the runner speaks to a driver: executors/custom/api/const.go of GitLab Runner 19.4.
-const (
-	// BuildFailureVariable and SystemFailureVariable hold the exit codes for the two kinds of failure.
-	BuildFailureVariable  = "BUILD_FAILURE_EXIT_CODE"
-	SystemFailureVariable = "SYSTEM_FAILURE_EXIT_CODE"
-	// ExitCodeFileVariable names the file that takes a failed script's status.
-	ExitCodeFileVariable = "BUILD_EXIT_CODE_FILE"
-	// JobResponseFileVariable names the file with GitLab's job response, in JSON.
-	JobResponseFileVariable = "JOB_RESPONSE_FILE"
+	"github.com/airlock-ci/airlock/executor/api/fault"
 )
 
 // Environment is what GitLab Runner tells a driver through unprefixed environment variables. Everything that
@@ -34,10 +25,10 @@ type Environment struct {
 // ReadEnvironment reads a driver's environment through getenv, which is os.Getenv's like.
 func ReadEnvironment(getenv func(string) string) Environment {
 	return Environment{
-		JobResponseFile: getenv(JobResponseFileVariable),
-		ExitCodeFile:    getenv(ExitCodeFileVariable),
-		BuildFailure:    exitCode(getenv(BuildFailureVariable), fault.ExitBuildFailure),
-		SystemFailure:   exitCode(getenv(SystemFailureVariable), fault.ExitSystemFailure),
+		JobResponseFile: getenv(api.JobResponseFileVariable),
+		ExitCodeFile:    getenv(api.BuildCodeFileVariable),
+		BuildFailure:    exitCode(getenv(api.BuildFailureExitCodeVariable), fault.ExitBuildFailure),
+		SystemFailure:   exitCode(getenv(api.SystemFailureExitCodeVariable), fault.ExitSystemFailure),
 		Handle:          getenv(HandleVariable),
 	}
 }
@@ -59,7 +50,7 @@ func (e Environment) CheckJobResponseFile() error {
 	}
 	return &fault.Error{
 		Class:  fault.Admin,
-		Err:    errors.New(JobResponseFileVariable + " is not set: Airlock needs GitLab Runner 14.1 or newer"),
+		Err:    errors.New(api.JobResponseFileVariable + " is not set: Airlock needs GitLab Runner 14.1 or newer"),
 		Remedy: "update GitLab Runner, and call airlock-driver only as its custom executor's driver",
 	}
 }

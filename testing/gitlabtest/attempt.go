@@ -11,7 +11,7 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/airlock-ci/airlock/executor/gitlab"
+	"gitlab.com/gitlab-org/gitlab-runner/executors/custom/api"
 )
 
 // Exit codes that the runner announces to drivers.
@@ -54,7 +54,7 @@ func (a *attempt) prepare(ctx context.Context) error {
 
 // configure takes over config's reply.
 func (a *attempt) configure(reply []byte) error {
-	var config gitlab.Reply
+	var config api.ConfigExecOutput
 	if len(reply) > 0 {
 		if err := json.Unmarshal(reply, &config); err != nil {
 			return fmt.Errorf("error while parsing JSON output: %w", err)
@@ -129,11 +129,11 @@ func (a *attempt) stderr() io.Writer {
 func (a *attempt) environment() []string {
 	env := append([]string{}, a.caller.Env...)
 	for key, value := range map[string]string{
-		"TMPDIR":                       a.dir,
-		gitlab.BuildFailureVariable:    strconv.Itoa(buildFailureExitCode),
-		gitlab.SystemFailureVariable:   strconv.Itoa(systemFailureExitCode),
-		gitlab.ExitCodeFileVariable:    a.exitCodeFile(),
-		gitlab.JobResponseFileVariable: filepath.Join(a.dir, "response.json"),
+		"TMPDIR":                          a.dir,
+		api.BuildFailureExitCodeVariable:  strconv.Itoa(buildFailureExitCode),
+		api.SystemFailureExitCodeVariable: strconv.Itoa(systemFailureExitCode),
+		api.BuildCodeFileVariable:         a.exitCodeFile(),
+		api.JobResponseFileVariable:       filepath.Join(a.dir, "response.json"),
 	} {
 		env = append(env, key+"="+value)
 	}
