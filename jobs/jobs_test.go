@@ -286,10 +286,24 @@ func TestImagesAndPullPoliciesAreTheAdministrators(t *testing.T) {
 		response      string
 		want          string
 	}{
-		"not allowed":         {allowed: []string{"registry.example/**"}, want: `the image "busybox" is not one of the allowed images`},
-		"negated":             {allowed: []string{"**", "!busybox"}, want: "not one of the allowed images"},
-		"allowed":             {allowed: []string{"busy*"}},
-		"only negations":      {allowed: []string{"!evil/**"}},
+		"not allowed":    {allowed: []string{"registry.example/**"}, want: `the image "busybox" is not one of the allowed images`},
+		"negated":        {allowed: []string{"**", "!busybox"}, want: "not one of the allowed images"},
+		"allowed":        {allowed: []string{"busy*"}},
+		"only negations": {allowed: []string{"!evil/**"}},
+		"a forbidden tag, implied": {
+			allowed: []string{"127.0.0.1:5555/**", "!**/*:latest"}, response: `{"id":7,"image":{"name":"127.0.0.1:5555/lib/bb"}}`,
+			want: `the image "127.0.0.1:5555/lib/bb" is not one of the allowed images: 127.0.0.1:5555/**, !**/*:latest; "!**/*:latest" forbids it`,
+		},
+		"a forbidden tag, by its digest": {
+			allowed: []string{"**", "!debian:latest"}, response: `{"id":7,"image":{"name":"docker.io/debian:13@sha256:` + strings.Repeat("a", 64) + `"}}`,
+			want: `"!debian:latest" forbids it, as what a digest names may have any tag`,
+		},
+		"another tag":                 {allowed: []string{"127.0.0.1:5555/**", "!**/*:latest"}, response: `{"id":7,"image":{"name":"127.0.0.1:5555/lib/bb:1"}}`},
+		"a pattern that does nothing": {allowed: []string{"**", "!**:latest"}, want: `the pattern "!**:latest" has ** in "**:latest"`},
+		"a password": {
+			allowed: []string{"**"}, response: `{"id":7,"image":{"name":"me:geheim@registry.example.com/x"}}`,
+			want: `the image "***@registry.example.com/x" is not one of the allowed images: **; it is not written as [registry/]repository[:tag][@digest]`,
+		},
 		"unreadable pattern":  {allowed: []string{"[", "**"}, want: "not one of the allowed images"},
 		"pull policy refused": {pull: []string{"never"}, response: `{"id":7,"image":{"name":"busybox","pull_policy":["always"]}}`, want: `the pull policy "always"`},
 		"no image":            {response: `{"id":7}`, want: "no image is named"},

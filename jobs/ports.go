@@ -37,7 +37,7 @@ type Decision struct {
 	Timeout time.Duration
 	// Network is "nat" or "none".
 	Network string
-	// AllowedImages are doublestar patterns; empty allows every image.
+	// AllowedImages are patterns of package imagepattern; empty allows every image.
 	AllowedImages []string
 	// AllowedServices are the patterns for the images of services; empty allows every one.
 	AllowedServices []string

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/bmatcuk/doublestar/v4"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/airlock-ci/airlock/executor/api"
@@ -15,6 +14,7 @@ import (
 	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/executor/gitlab"
 	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/jobs/imagepattern"
 )
 
 // Prepare makes the sandbox of a job: record, decide, authorise the image, lease its base, make scratch and
@@ -109,11 +109,15 @@ func (s *Service) lease(ctx context.Context, sess *session, settings Settings, f
 		}
 		return fault.WithRemedy(fault.Authorf("no image is named and the runner has no default"), remedy)
 	}
-	if !fromAdmin && !imageAllowed(sess.decision.AllowedImages, image) {
-		return fault.Adminf("the image %q is not one of the allowed images: %s", image, strings.Join(sess.decision.AllowedImages, ", "))
+	if !fromAdmin {
+		if err := checkAllowed("image", sess.decision.AllowedImages, image); err != nil {
+			return err
+		}
 	}
-	if err := checkServices(sess.decision.AllowedServices, job.Services); err != nil {
-		return err
+	for _, service := range job.Services {
+		if err := checkAllowed("service", sess.decision.AllowedServices, service.Name); err != nil {
+			return err
+		}
 	}
 	pullPolicy, err := choosePullPolicy(sess.decision.PullPolicies, job.Image.PullPolicies)
 	if err != nil {
@@ -213,32 +217,19 @@ func (s *Service) intend(ctx context.Context, sess *session, effect Effect) erro
 	return failpoint.Hit("prepare/intended-" + string(effect))
 }
 
-// imageAllowed applies GitLab Runner's allowed_images: any pattern may allow, any pattern with ! forbids.
-func imageAllowed(patterns []string, image string) bool {
-	if len(patterns) == 0 {
-		return true
+// checkAllowed applies the administrator's patterns to what a job names, an image or a service.
+func checkAllowed(what string, patterns []string, image string) error {
+	allowed, why := imagepattern.Allows(patterns, image)
+	if allowed {
+		return nil
 	}
-	allowed, onlyNegative := false, true
-	for _, pattern := range patterns {
-		negated := strings.HasPrefix(pattern, "!")
-		match, err := doublestar.Match(strings.TrimPrefix(pattern, "!"), image)
-		if err != nil || (match && negated) {
-			return false // a pattern that cannot be read allows nothing
-		}
-		onlyNegative = onlyNegative && negated
-		allowed = allowed || match
+	if why != "" {
+		why = "; " + why
 	}
-	return allowed || onlyNegative
-}
-
-// checkServices applies the patterns for the images of services.
-func checkServices(patterns []string, services []gitlab.Image) error {
-	for _, service := range services {
-		if !imageAllowed(patterns, service.Name) {
-			return fault.Adminf("the service %q is not one of the allowed services: %s", service.Name, strings.Join(patterns, ", "))
-		}
+	if at := strings.LastIndexByte(image, '@'); at >= 0 && !strings.HasPrefix(image[at:], "@sha") {
+		image = "***" + image[at:] // somebody wrote a user, and perhaps a password, into it
 	}
-	return nil
+	return fault.Adminf("the %s %q is not one of the allowed %ss: %s%s", what, image, what, strings.Join(patterns, ", "), why)
 }
 
 // choosePullPolicy takes the first policy that the job asks for, if the administrator allows all it names.

@@ -23,7 +23,7 @@ type Config struct {
 	Image string
 	// HelperImage is the image of the helper root. Empty: the runner's own stages run in the job's image.
 	HelperImage string
-	// AllowedImages are doublestar patterns, "!" negates; empty, the default, allows all.
+	// AllowedImages are patterns of package jobs/imagepattern; empty, the default, allows all.
 	AllowedImages []string
 	// PullPolicies is pull_policy: "always", "if-not-present", "never"; the first is the default; default
 	// if-not-present.

@@ -38,7 +38,7 @@ func TestEveryKey(t *testing.T) {
 isolation = "process"
 image = "debian:13"
 helper_image = "oci:/srv/helper"
-allowed_images = ["registry.example.com/**", "!**:latest"]
+allowed_images = ["registry.example.com/**", "!**/*:latest"]
 pull_policy = ["always", "never"]
 allowed_pull_policies = ["never", "always", "if-not-present"]
 memory = "1.5G"
@@ -83,7 +83,7 @@ template_vms = true
 `)
 	require.Equal(t, &config.Config{
 		Isolation: isolation.ProcessLevel, Image: "debian:13", HelperImage: "oci:/srv/helper",
-		AllowedImages: []string{"registry.example.com/**", "!**:latest"},
+		AllowedImages: []string{"registry.example.com/**", "!**/*:latest"},
 		PullPolicies:  []string{"always", "never"}, AllowedPullPolicies: []string{"never", "always", "if-not-present"},
 		Limits:      isolation.Limits{Memory: 3 << 29, CPUs: 1.5, PIDs: 512, Scratch: 10 << 30},
 		NetworkMode: "none", DNS: []string{"192.0.2.53"}, DNSSearch: []string{"example.com"},

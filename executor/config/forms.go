@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"net/netip"
 	"path/filepath"
 	"regexp"
@@ -8,7 +9,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/bmatcuk/doublestar/v4"
+	"github.com/airlock-ci/airlock/jobs/imagepattern"
 )
 
 // The forms of single strings. Each returns what is wrong, to follow the quoted value, and the remedy.
@@ -21,11 +22,12 @@ func isImage(s string) (string, string) {
 }
 
 func isImagePattern(s string) (string, string) {
-	pattern := strings.TrimPrefix(s, "!")
-	if pattern == "" || !doublestar.ValidatePattern(pattern) {
-		return "is not a pattern", `close every [ and {, as in "registry.example.com/**" or "!*:latest"`
+	_, err := imagepattern.Parse(s)
+	var mistake *imagepattern.Mistake
+	if errors.As(err, &mistake) {
+		return mistake.Wrong, mistake.Remedy
 	}
-	return isImage(pattern)
+	return "", ""
 }
 
 func isPullPolicy(s string) (string, string) {

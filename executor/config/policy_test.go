@@ -52,7 +52,7 @@ name = "trusted"
 when = "git.protected && id.ref_protected && !git.merge_request"
 isolation = "process"
 network = "none"
-images = ["registry.example.com/**", "!**:latest"]
+images = ["registry.example.com/**", "!**/*:latest"]
 services = "postgres:*"
 pull_policies = ["always"]
 cache = "job"
@@ -84,7 +84,7 @@ cpus = 0.5
 	require.Equal(t, jobs.Decision{
 		Level: isolation.ProcessLevel, Rule: "trusted", Policy: c.Policy.Digest(), Reason: d.Reason,
 		Limits: isolation.Limits{Memory: 8 << 30, CPUs: 4, PIDs: 8192, Scratch: 40 << 30}, Timeout: 2 * time.Hour, Network: "none",
-		AllowedImages: []string{"registry.example.com/**", "!**:latest"}, AllowedServices: []string{"postgres:*"},
+		AllowedImages: []string{"registry.example.com/**", "!**/*:latest"}, AllowedServices: []string{"postgres:*"},
 		PullPolicies: []string{"always"}, CacheScope: "job",
 	}, d)
 

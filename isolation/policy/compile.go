@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"cel.dev/cel-go/common/ast"
 
 	"github.com/airlock-ci/airlock/jobs"
+	"github.com/airlock-ci/airlock/jobs/imagepattern"
 )
 
 // maxRules is how many rules a policy may have.
@@ -111,6 +113,8 @@ func (c *compiler) rule(i int, src Rule) {
 	} else if slices.ContainsFunc(c.policy.rules, func(r *rule) bool { return r.Name == src.Name }) {
 		c.add(i, "name", 0, fmt.Sprintf("there is a rule %q already", src.Name), "give each rule a name of its own")
 	}
+	c.patterns(i, "images", src.Images)
+	c.patterns(i, "services", src.Services)
 	r := &rule{Rule: src, grant: src.grant(c.policy.base)}
 	c.policy.rules = append(c.policy.rules, r)
 	if src.Reject == "" {
@@ -119,6 +123,17 @@ func (c *compiler) rule(i int, src Rule) {
 	}
 	if checked := c.check(i, src.When); checked != nil {
 		c.plan(i, r, checked)
+	}
+}
+
+// patterns refuses what allows nothing at all: a list with a mistake in it.
+func (c *compiler) patterns(i int, key string, list []string) {
+	for _, pattern := range list {
+		_, err := imagepattern.Parse(pattern)
+		var mistake *imagepattern.Mistake
+		if errors.As(err, &mistake) {
+			c.add(i, key, 0, fmt.Sprintf("%q %s", pattern, mistake.Wrong), mistake.Remedy)
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/airlock-ci/airlock/executor/api/bytesize"
 	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/jobs/imagepattern"
 )
 
 // respect is one of the respects in which a grant may go beyond another.
@@ -41,11 +42,11 @@ func respects() []respect {
 			func(dst *Grant, src Grant) { dst.Network = src.Network },
 			func(g Grant) string { return g.Network }},
 		{"images",
-			func(a, b Grant) int { return compareSets(patternsWithin, a.Images, b.Images) },
+			func(a, b Grant) int { return compareSets(imagepattern.Within, a.Images, b.Images) },
 			func(dst *Grant, src Grant) { dst.Images = src.Images },
 			func(g Grant) string { return showPatterns(g.Images) }},
 		{"services",
-			func(a, b Grant) int { return compareSets(patternsWithin, a.Services, b.Services) },
+			func(a, b Grant) int { return compareSets(imagepattern.Within, a.Services, b.Services) },
 			func(dst *Grant, src Grant) { dst.Services = src.Services },
 			func(g Grant) string { return showPatterns(g.Services) }},
 		{"pull_policies",
@@ -142,34 +143,4 @@ func compareSets(within func(a, b []string) bool, a, b []string) int {
 
 func within(a, b []string) bool {
 	return !slices.ContainsFunc(a, func(item string) bool { return !slices.Contains(b, item) })
-}
-
-// patternsWithin tells whether surely all that the patterns a allow is allowed by b: they are compared as written.
-func patternsWithin(a, b []string) bool {
-	allowedByA, forbiddenByA := splitPatterns(a)
-	allowedByB, forbiddenByB := splitPatterns(b)
-	if !within(forbiddenByB, forbiddenByA) {
-		return false
-	}
-	switch {
-	case len(allowedByB) == 0:
-		return true
-	case len(allowedByA) == 0:
-		return slices.Contains(allowedByB, "**")
-	default:
-		return slices.Contains(allowedByB, "**") || within(allowedByA, allowedByB)
-	}
-}
-
-// splitPatterns tells the patterns that allow from those that forbid; with none of the first, everything else is
-// allowed.
-func splitPatterns(patterns []string) (allowed, forbidden []string) {
-	for _, pattern := range patterns {
-		if strings.HasPrefix(pattern, "!") {
-			forbidden = append(forbidden, pattern)
-		} else {
-			allowed = append(allowed, pattern)
-		}
-	}
-	return allowed, forbidden
 }

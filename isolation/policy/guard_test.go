@@ -14,7 +14,7 @@ import (
 func base() policy.Grant {
 	return policy.Grant{
 		Level: isolation.HypervisorLevel, Limits: isolation.Limits{Memory: 4 << 30, CPUs: 2, PIDs: 4096, Scratch: 20 << 30},
-		Network: "nat", Images: []string{"registry.example.com/**", "!**:latest"},
+		Network: "nat", Images: []string{"registry.example.com/**", "!**/*:latest"},
 		PullPolicies: []string{"if-not-present", "always"}, CacheScope: "project",
 	}
 }

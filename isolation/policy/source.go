@@ -27,7 +27,7 @@ type Grant struct {
 	Timeout time.Duration
 	// Network is "nat" or "none".
 	Network string
-	// Images and Services are doublestar patterns as in jobs.Decision; empty allows all.
+	// Images and Services are patterns of package jobs/imagepattern; empty allows all.
 	Images, Services []string
 	// PullPolicies are the allowed ones, the first is the default.
 	PullPolicies []string

@@ -72,7 +72,7 @@ func zipped(t *testing.T, artifacts map[string][]byte) []string {
 func TestHowJobsEnd(t *testing.T) { eachLevel(t, howJobsEnd) }
 
 func howJobsEnd(t *testing.T, level string) {
-	b := start(t, system.Options{Isolation: level, Config: "allowed_images = [\"127.0.0.1:*/**\"]\n"})
+	b := start(t, system.Options{Isolation: level, Config: "allowed_images = [\"127.0.0.1:*/**\", \"!**/*:forbidden\"]\n"})
 	cases := map[string]struct {
 		job    gitlabtest.Job
 		reason string
@@ -84,6 +84,7 @@ func howJobsEnd(t *testing.T, level string) {
 		"killed by itself":         {job: gitlabtest.Job{Script: []string{"kill -9 $$"}}, reason: gitlabtest.ScriptFailure, code: 137},
 		"no such image":            {job: gitlabtest.Job{Image: b.registry + "/absent"}, reason: gitlabtest.ScriptFailure, log: "absent"},
 		"an image not allowed":     {job: gitlabtest.Job{Image: "registry.example/evil"}, reason: gitlabtest.ScriptFailure, log: "not one of the allowed images"},
+		"a tag not allowed":        {job: gitlabtest.Job{Image: b.registry + "/busybox:forbidden"}, reason: gitlabtest.ScriptFailure, log: "not one of the allowed images"},
 		"a path of the host":       {job: gitlabtest.Job{Image: "docker-archive:" + helper}, reason: gitlabtest.ScriptFailure, log: "not one of the allowed images"},
 		"out of memory": {
 			job:    gitlabtest.Job{Script: []string{"dd if=/dev/zero of=/dev/null bs=700M count=1"}},
