@@ -44,16 +44,46 @@ type Identity struct {
 	RefProtected, EnvironmentProtected *bool
 }
 
-// Provenance says who vouches for a fact.
+// Provenance says who vouches for a fact; the zero value is nobody.
 type Provenance string
 
-// The provenances. Only Attested facts may raise trust.
+// The provenances. Only Attested facts may raise trust, and of those only the ones that have Grounds.
 const (
 	// Attested facts come from GitLab or from the administrator; no job's author can forge them.
 	Attested Provenance = "attested"
 	// Claimed facts are what a job's author writes, or may overwrite.
 	Claimed Provenance = "claimed"
 )
+
+// Grounds says what a rule rests on that demands a fact; the zero value is nothing.
+type Grounds int
+
+// The grounds on which a rule may give a job more than the default.
+const (
+	// NoGrounds: the author of any job can bring about what the fact says, or it is the same for strangers.
+	NoGrounds Grounds = iota
+	// OfProject: the job is one of a project, or of a group's projects.
+	OfProject
+	// OfProtection: the job's ref is protected, so whoever wrote what it runs may push there.
+	OfProtection
+	// OfRunner: the administrator said it of the runner that called.
+	OfRunner
+)
+
+// Trust is what a fact does for a rule that gives a job more than the default. The zero value is nothing: a new fact
+// raises no trust until somebody decides that it may.
+type Trust struct {
+	// Raises says on what a rule rests that demands this fact. Whoever sets it has asked: can a stranger's job, in a project
+	// of the stranger's own or in a fork, have the demanded value?
+	Raises Grounds
+	// Narrows says on what a rule rests that demands this fact beside protection; alone it is nothing.
+	Narrows Grounds
+	// Because says, to follow "no: ", why the fact does not raise trust; empty when it does.
+	Because string
+	// Chosen says that a job's author chooses the value freely: what he writes, how he names a ref, what he starts. A rule that
+	// is stricter by such a fact is avoided by another value.
+	Chosen bool
+}
 
 // Kind is the type of a fact's value.
 type Kind int
@@ -73,6 +103,7 @@ type FactDefinition struct {
 	Name       string
 	Kind       Kind
 	Provenance Provenance
+	Trust      Trust
 	// Meaning is one line for people.
 	Meaning string
 	// Read returns the value, nil when it is unknown. Unknown is neither false nor empty.
@@ -110,40 +141,55 @@ func FactTable() []FactDefinition {
 	return append(table, claimedFacts()...)
 }
 
+// What facts do for trust.
+var (
+	byProject    = Trust{Raises: OfProject}
+	byProtection = Trust{Raises: OfProtection}
+
+	everybody  = Trust{Because: "every job has one"}
+	sameForAll = Trust{Because: "it is the same for strangers"}
+	person     = Trust{Because: "a fork's merge request that a member runs carries the member's name and the fork's scripts"}
+	beside     = Trust{Because: "such a job runs beside the author's files"}
+	pushed     = Trust{Because: "whoever may push names it", Chosen: true}
+	written    = Trust{Because: "the job's author decides it", Chosen: true}
+)
+
 func responseFacts() []FactDefinition {
-	number := func(name, meaning string, field func(*gitlab.JobResponse) *int64) FactDefinition {
-		return FactDefinition{name, Number, Attested, meaning, func(f Facts) any { return known(field(f.Job)) }}
+	number := func(name, meaning string, trust Trust, field func(*gitlab.JobResponse) *int64) FactDefinition {
+		return FactDefinition{name, Number, Attested, trust, meaning, func(f Facts) any { return known(field(f.Job)) }}
 	}
-	text := func(name, meaning string, field func(*gitlab.JobResponse) *string) FactDefinition {
-		return FactDefinition{name, Text, Attested, meaning, func(f Facts) any { return plain(field(f.Job)) }}
+	text := func(name, meaning string, trust Trust, field func(*gitlab.JobResponse) *string) FactDefinition {
+		return FactDefinition{name, Text, Attested, trust, meaning, func(f Facts) any { return plain(field(f.Job)) }}
 	}
-	truth := func(name, meaning string, field func(*gitlab.JobResponse) *bool) FactDefinition {
-		return FactDefinition{name, Truth, Attested, meaning, func(f Facts) any { return known(field(f.Job)) }}
+	truth := func(name, meaning string, trust Trust, field func(*gitlab.JobResponse) *bool) FactDefinition {
+		return FactDefinition{name, Truth, Attested, trust, meaning, func(f Facts) any { return known(field(f.Job)) }}
 	}
 	type job = *gitlab.JobResponse
 	return []FactDefinition{
-		number("job.id", "the job", func(j job) *int64 { return positive(&j.ID) }),
-		number("job.project_id", "its project", func(j job) *int64 { return positive(j.JobInfo.ProjectID) }),
-		text("job.project_path", "its project's full path", func(j job) *string { return j.JobInfo.ProjectFullPath }),
-		number("job.namespace_id", "the group or user that the project is in", func(j job) *int64 { return positive(j.JobInfo.NamespaceID.Value) }),
-		number("job.root_namespace_id", "the top-level group of that", func(j job) *int64 { return positive(j.JobInfo.RootNamespaceID.Value) }),
-		number("job.organization_id", "the organization of that", func(j job) *int64 { return positive(j.JobInfo.OrganizationID.Value) }),
-		text("job.instance_id", "the GitLab instance", func(j job) *string { return j.JobInfo.InstanceID.Value }),
-		number("job.pipeline_id", "its pipeline", func(j job) *int64 { return positive(j.JobInfo.PipelineID) }),
-		number("job.user_id", "who started it; never raises trust", func(j job) *int64 { return positive(j.JobInfo.UserID) }),
-		number("job.timeout", "its time-out in seconds", func(j job) *int64 { return positive(j.RunnerInfo.Timeout) }),
-		truth("job.policy_job", "a security policy of GitLab's made it", func(j job) *bool { return j.PolicyOptions.ExecutionPolicyJob.Value }),
-		text("job.policy_name", "that policy's name", func(j job) *string { return j.PolicyOptions.PolicyName.Value }),
+		number("job.id", "the job", everybody, func(j job) *int64 { return positive(&j.ID) }),
+		number("job.project_id", "its project", byProject, func(j job) *int64 { return positive(j.JobInfo.ProjectID) }),
+		text("job.project_path", "its project's full path", byProject, func(j job) *string { return j.JobInfo.ProjectFullPath }),
+		number("job.namespace_id", "the group or user that the project is in", byProject, func(j job) *int64 { return positive(j.JobInfo.NamespaceID.Value) }),
+		number("job.root_namespace_id", "the top-level group of that", byProject, func(j job) *int64 { return positive(j.JobInfo.RootNamespaceID.Value) }),
+		number("job.organization_id", "the organization of that", Trust{Because: "a GitLab of your own has one for everybody"},
+			func(j job) *int64 { return positive(j.JobInfo.OrganizationID.Value) }),
+		text("job.instance_id", "the GitLab instance", sameForAll, func(j job) *string { return j.JobInfo.InstanceID.Value }),
+		number("job.pipeline_id", "its pipeline", everybody, func(j job) *int64 { return positive(j.JobInfo.PipelineID) }),
+		number("job.user_id", "who started it", person, func(j job) *int64 { return positive(j.JobInfo.UserID) }),
+		number("job.timeout", "its time-out in seconds", Trust{Because: "the job's author sets it", Chosen: true}, func(j job) *int64 { return positive(j.RunnerInfo.Timeout) }),
+		truth("job.policy_job", "a security policy of GitLab's made it", beside, func(j job) *bool { return j.PolicyOptions.ExecutionPolicyJob.Value }),
+		text("job.policy_name", "that policy's name", beside, func(j job) *string { return j.PolicyOptions.PolicyName.Value }),
 
-		truth("git.protected", "its ref is protected", func(j job) *bool { return j.GitInfo.Protected }),
-		text("git.ref", "the branch, tag or refs/merge-requests/... that is built", func(j job) *string { return j.GitInfo.Ref }),
-		text("git.ref_type", `"branch" or "tag"`, func(j job) *string { return j.GitInfo.RefType }),
-		{"git.merge_request", Truth, Attested, "a ref or refspec of it is below refs/merge-requests/", isMergeRequest},
-		text("git.sha", "the commit", func(j job) *string { return j.GitInfo.SHA }),
-		{"git.repo_url", Text, Attested, "the repository's URL, without credentials", repositoryURL},
-		{"git.refspecs", Texts, Attested, "what is fetched", func(f Facts) any { return plainList(f.Job.GitInfo.Refspecs.Value) }},
+		truth("git.protected", "its ref is protected", byProtection, func(j job) *bool { return j.GitInfo.Protected }),
+		text("git.ref", "the branch, tag or refs/merge-requests/... that is built", pushed, func(j job) *string { return j.GitInfo.Ref }),
+		text("git.ref_type", `"branch" or "tag"`, pushed, func(j job) *string { return j.GitInfo.RefType }),
+		{"git.merge_request", Truth, Attested, Trust{Because: "whoever may push or open a merge request decides it, and its absence"},
+			"a ref or refspec of it is below refs/merge-requests/", isMergeRequest},
+		text("git.sha", "the commit", pushed, func(j job) *string { return j.GitInfo.SHA }),
+		{"git.repo_url", Text, Attested, Trust{Because: "job.project_path says more"}, "the repository's URL, without credentials", repositoryURL},
+		{"git.refspecs", Texts, Attested, pushed, "what is fetched", func(f Facts) any { return plainList(f.Job.GitInfo.Refspecs.Value) }},
 
-		{"runner.class", Text, Attested, "the --runner-class of the runner that called", func(f Facts) any {
+		{"runner.class", Text, Attested, Trust{Raises: OfRunner}, "the --runner-class of the runner that called", func(f Facts) any {
 			if f.RunnerClass == "" {
 				return nil
 			}
@@ -153,8 +199,8 @@ func responseFacts() []FactDefinition {
 }
 
 func identityFacts() []FactDefinition {
-	define := func(name string, kind Kind, meaning string, field func(*Identity) any) FactDefinition {
-		return FactDefinition{name, kind, Attested, meaning, func(f Facts) any {
+	define := func(name string, kind Kind, meaning string, trust Trust, field func(*Identity) any) FactDefinition {
+		return FactDefinition{name, kind, Attested, trust, meaning, func(f Facts) any {
 			if f.Identity == nil {
 				return nil
 			}
@@ -162,33 +208,38 @@ func identityFacts() []FactDefinition {
 		}}
 	}
 	type id = *Identity
+	started := Trust{Because: "anybody can start a child pipeline, a push or a schedule", Chosen: true}
+	deployed := Trust{Because: "the job's author names it", Chosen: true}
+	deploysTo := Trust{Because: "it says who may deploy, not who may push what is run", Chosen: true}
+	config := Trust{Because: "it ends in a ref that whoever may push names; beside git.protected or id.ref_protected it narrows", Narrows: OfProject}
 	return []FactDefinition{
-		define("id.job_id", Number, "the job", func(i id) any { return known(positive(i.JobID)) }),
-		define("id.project_id", Number, "its project", func(i id) any { return known(positive(i.ProjectID)) }),
-		define("id.project_path", Text, "its project's full path", func(i id) any { return plain(i.ProjectPath) }),
-		define("id.project_visibility", Text, `"private", "internal" or "public"`, func(i id) any { return plain(i.ProjectVisibility) }),
-		define("id.namespace_id", Number, "the group or user that the project is in", func(i id) any { return known(positive(i.NamespaceID)) }),
-		define("id.namespace_path", Text, "that group's or user's full path", func(i id) any { return plain(i.NamespacePath) }),
-		define("id.user_id", Number, "who started it; never raises trust", func(i id) any { return known(positive(i.UserID)) }),
-		define("id.user_login", Text, "that user's name; never raises trust", func(i id) any { return plain(i.UserLogin) }),
-		define("id.user_access_level", Text, "that user's role in the project; never raises trust", func(i id) any { return plain(i.UserAccessLevel) }),
-		define("id.pipeline_id", Number, "its pipeline", func(i id) any { return known(positive(i.PipelineID)) }),
-		define("id.pipeline_source", Text, "what started the pipeline; never raises trust", func(i id) any { return plain(i.PipelineSource) }),
-		define("id.ref", Text, "the branch or tag", func(i id) any { return plain(i.Ref) }),
-		define("id.ref_type", Text, `"branch" or "tag"`, func(i id) any { return plain(i.RefType) }),
-		define("id.ref_protected", Truth, "its ref is protected", func(i id) any { return known(i.RefProtected) }),
-		define("id.sha", Text, "the commit", func(i id) any { return plain(i.SHA) }),
-		define("id.environment", Text, "the environment that it deploys to", func(i id) any { return plain(i.Environment) }),
-		define("id.environment_protected", Truth, "that environment is protected", func(i id) any { return known(i.EnvironmentProtected) }),
-		define("id.runner_id", Number, "the runner", func(i id) any { return known(positive(i.RunnerID)) }),
-		define("id.runner_environment", Text, `"gitlab-hosted" or "self-hosted"`, func(i id) any { return plain(i.RunnerEnvironment) }),
-		define("id.ci_config_ref_uri", Text, "the .gitlab-ci.yml in force, with project and ref", func(i id) any { return plain(i.CIConfigRefURI) }),
+		define("id.job_id", Number, "the job", everybody, func(i id) any { return known(positive(i.JobID)) }),
+		define("id.project_id", Number, "its project", byProject, func(i id) any { return known(positive(i.ProjectID)) }),
+		define("id.project_path", Text, "its project's full path", byProject, func(i id) any { return plain(i.ProjectPath) }),
+		define("id.project_visibility", Text, `"private", "internal" or "public"`, Trust{Because: "anybody can make such a project"},
+			func(i id) any { return plain(i.ProjectVisibility) }),
+		define("id.namespace_id", Number, "the group or user that the project is in", byProject, func(i id) any { return known(positive(i.NamespaceID)) }),
+		define("id.namespace_path", Text, "that group's or user's full path", byProject, func(i id) any { return plain(i.NamespacePath) }),
+		define("id.user_id", Number, "who started it", person, func(i id) any { return known(positive(i.UserID)) }),
+		define("id.user_login", Text, "that user's name", person, func(i id) any { return plain(i.UserLogin) }),
+		define("id.user_access_level", Text, "that user's role in the project", person, func(i id) any { return plain(i.UserAccessLevel) }),
+		define("id.pipeline_id", Number, "its pipeline", everybody, func(i id) any { return known(positive(i.PipelineID)) }),
+		define("id.pipeline_source", Text, "what started the pipeline", started, func(i id) any { return plain(i.PipelineSource) }),
+		define("id.ref", Text, "the branch or tag", pushed, func(i id) any { return plain(i.Ref) }),
+		define("id.ref_type", Text, `"branch" or "tag"`, pushed, func(i id) any { return plain(i.RefType) }),
+		define("id.ref_protected", Truth, "its ref is protected", byProtection, func(i id) any { return known(i.RefProtected) }),
+		define("id.sha", Text, "the commit", pushed, func(i id) any { return plain(i.SHA) }),
+		define("id.environment", Text, "the environment that it deploys to", deployed, func(i id) any { return plain(i.Environment) }),
+		define("id.environment_protected", Truth, "that environment is protected", deploysTo, func(i id) any { return known(i.EnvironmentProtected) }),
+		define("id.runner_id", Number, "the runner", sameForAll, func(i id) any { return known(positive(i.RunnerID)) }),
+		define("id.runner_environment", Text, `"gitlab-hosted" or "self-hosted"`, sameForAll, func(i id) any { return plain(i.RunnerEnvironment) }),
+		define("id.ci_config_ref_uri", Text, "the .gitlab-ci.yml in force, with project and ref", config, func(i id) any { return plain(i.CIConfigRefURI) }),
 	}
 }
 
 func claimedFacts() []FactDefinition {
 	define := func(name string, kind Kind, meaning string, read func(*gitlab.JobResponse) any) FactDefinition {
-		return FactDefinition{name, kind, Claimed, meaning, func(f Facts) any { return read(f.Job) }}
+		return FactDefinition{name, kind, Claimed, written, meaning, func(f Facts) any { return read(f.Job) }}
 	}
 	type job = *gitlab.JobResponse
 	return []FactDefinition{

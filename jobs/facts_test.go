@@ -127,8 +127,31 @@ func TestFactTable(t *testing.T) {
 		seen[d.Name] = true
 		require.Equal(t, strings.HasPrefix(d.Name, "claimed."), d.Provenance == jobs.Claimed, d.Name)
 		require.NotEmpty(t, d.Meaning)
+		require.NotEqual(t, d.Trust.Raises == jobs.NoGrounds, d.Trust.Because == "", "%s: either it raises trust, or it says why not", d.Name)
+		if d.Provenance == jobs.Claimed {
+			require.Equal(t, jobs.Trust{Because: "the job's author decides it", Chosen: true}, d.Trust, d.Name)
+		}
 		require.NotEmpty(t, d.Source())
 	}
+}
+
+// TestWhatRaisesTrust is the list of the facts that do. Who adds one has asked whether a stranger's job can have the value:
+// in a project of the stranger's own, in a fork, in a fork's merge request that a member runs, with any name and any ref.
+func TestWhatRaisesTrust(t *testing.T) {
+	grounds := map[jobs.Grounds][]string{}
+	for _, d := range jobs.FactTable() {
+		if d.Trust.Raises != jobs.NoGrounds {
+			grounds[d.Trust.Raises] = append(grounds[d.Trust.Raises], d.Name)
+		}
+	}
+	require.Equal(t, map[jobs.Grounds][]string{
+		jobs.OfProject: {
+			"job.project_id", "job.project_path", "job.namespace_id", "job.root_namespace_id", "id.project_id", "id.project_path", "id.namespace_id", "id.namespace_path",
+		},
+		jobs.OfProtection: {"git.protected", "id.ref_protected"},
+		jobs.OfRunner:     {"runner.class"},
+	}, grounds)
+	require.Zero(t, jobs.FactDefinition{}.Trust.Raises, "the zero value is no")
 }
 
 func TestValuesOfVariablesStayHidden(t *testing.T) {

@@ -25,6 +25,8 @@ type Policy struct {
 	rules  []*rule
 	table  map[string]jobs.FactDefinition
 	digest string
+	// env is the language of its rules, for lint.
+	env *cel.Env
 }
 
 // rule is a compiled rule.
@@ -63,7 +65,8 @@ func Compile(src Source) (*Policy, []Problem) {
 	if err != nil {
 		return nil, []Problem{{Message: err.Error(), Remedy: "this is a mistake of Airlock's own: report it"}}
 	}
-	c := &compiler{policy: p, env: env, guard: &guard{facts: p.table, distrusted: distrusted()}}
+	p.env = env
+	c := &compiler{policy: p, env: env, guard: newGuard(p.table)}
 	for i, r := range src.Rules {
 		c.rule(i, r)
 	}
@@ -96,7 +99,7 @@ func (p *Policy) Grants() []Grant {
 type compiler struct {
 	policy   *Policy
 	env      *cel.Env
-	guard    *guard
+	guard    reasoning
 	problems []Problem
 }
 

@@ -1,6 +1,7 @@
 package policy_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -313,30 +314,185 @@ func TestExplain(t *testing.T) {
 // TestLint has policies that are valid and what is worth a second look in them.
 func TestLint(t *testing.T) {
 	stricter := func(when string) policy.Rule { return policy.Rule{Name: "stricter", When: when, Network: ptr("none")} }
+	const (
+		place    = "0: everybody has protected branches"
+		protect  = "0: a fork's merge request that a member runs"
+		merge    = "0: a merge request between protected branches"
+		avoided  = "0: it is stricter by what the job's author writes"
+		reached  = "1: it is never reached"
+		noEffect = "0: it grants just what the default grants"
+		good     = `git.protected && !git.merge_request && job.root_namespace_id == 7`
+	)
 	for _, c := range []struct {
 		name  string
 		rules []policy.Rule
 		wants []string
 	}{
-		{"nothing", []policy.Rule{weakening(`git.protected && !git.merge_request && job.root_namespace_id == 7`)}, nil},
+		{"nothing", []policy.Rule{weakening(good)}, nil},
 		{"a class alone is enough", []policy.Rule{weakening(`runner.class == "protected"`)}, nil},
-		{"never reached", []policy.Rule{stricter("true"), weakening(`runner.class == "protected"`)}, []string{"1: it is never reached"}},
-		{"no effect", []policy.Rule{{Name: "x", When: "git.protected"}}, []string{"0: it grants just what the default grants"}},
-		{"protected alone", []policy.Rule{weakening(`git.protected && !git.merge_request`)}, []string{"0: everybody has protected branches"}},
-		{"a place alone", []policy.Rule{weakening(`job.project_id == 42`)}, []string{"0: a fork's merge request that a member runs"}},
-		{"merge requests", []policy.Rule{weakening(`git.protected && job.project_id == 42`)}, []string{"0: a merge request between protected branches"}},
-		{"escapable", []policy.Rule{stricter(`claimed.image == "x"`), weakening(`runner.class == "protected"`)}, []string{"0: it is stricter by what the job's author writes"}},
+		{"never reached", []policy.Rule{stricter("true"), weakening(`runner.class == "protected"`)}, []string{reached}},
+		{"no effect", []policy.Rule{{Name: "x", When: "git.protected"}}, []string{noEffect}},
+		{"escapable", []policy.Rule{stricter(`claimed.image == "x"`), weakening(`runner.class == "protected"`)}, []string{avoided}},
 		{"not escapable", []policy.Rule{stricter(`claimed.image == "x" && git.protected`), weakening(`runner.class == "protected"`)}, nil},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			found := compile(t, c.rules...).Lint()
-			require.Len(t, found, len(c.wants), "%v", found)
-			for i, want := range c.wants {
-				index, message, _ := strings.Cut(want, ": ")
-				require.Equal(t, index, string(rune('0'+found[i].Rule)))
-				require.Contains(t, found[i].Message, message)
-				require.NotEmpty(t, found[i].Remedy)
-			}
-		})
+		t.Run(c.name, func(t *testing.T) { requireLint(t, compile(t, c.rules...), c.wants...) })
+	}
+	// What rules demand that give the weaker level.
+	for when, wants := range map[string][]string{
+		`git.protected && !git.merge_request`:   {place},
+		`job.project_id == 42`:                  {protect},
+		`git.protected && job.project_id == 42`: {merge},
+		`git.protected`:                         {place, merge},
+		`job.project_path == "example/project" && (git.protected || true)`:                                        {protect},
+		`job.project_path == "example/project" && (git.protected || claimed.stage == "x")`:                        {protect},
+		`job.project_path == "example/project" && (git.protected || !git.protected)`:                              {protect},
+		`job.project_path == "example/project" && !git.protected`:                                                 {protect},
+		`job.project_path == "example/project" && git.protected == false`:                                         {protect},
+		`job.project_path == "example/project" && has(git.protected)`:                                             {protect},
+		`job.project_path == "example/project" && (git.merge_request ? git.protected : true)`:                     {protect},
+		`git.protected && job.project_path != "evil/x"`:                                                           {place, merge},
+		`git.protected && !(job.project_path in ["evil/x"])`:                                                      {place, merge},
+		`git.protected && !job.project_path.startsWith("evil/")`:                                                  {place, merge},
+		`git.protected && job.project_path.startsWith("company") && !git.merge_request`:                           {place},
+		`git.protected && job.project_path.endsWith("/x") && !git.merge_request`:                                  {place},
+		`git.protected && job.project_id > 5 && !git.merge_request`:                                               {place},
+		`git.protected && !git.merge_request && job.organization_id == 1`:                                         {place},
+		`git.protected && !git.merge_request && job.instance_id == "inst"`:                                        {place},
+		`git.protected && !git.merge_request && id.project_visibility == "private"`:                               {place},
+		`git.protected && !git.merge_request && (job.project_id == 42 || git.ref == "main")`:                      {place},
+		`git.protected && job.project_id == 42 && id.environment_protected`:                                       {merge},
+		`job.project_id == 42 && id.environment_protected && git.protected == true`:                               {merge},
+		`git.protected || job.project_id == 42`:                                                                   {place, protect},
+		`job.project_path == "example/project" && git.protected && git.ref != "x"`:                                {merge},
+		`job.project_path == "example/project" && git.protected && git.merge_request`:                             {merge},
+		`job.project_path == "example/project" && git.protected && !has(git.merge_request)`:                       {merge},
+		`job.project_path == "example/project" && git.protected && (!git.merge_request || true)`:                  {merge},
+		`job.project_path == "example/project" && git.protected && git.ref.startsWith("refs/")`:                   {merge},
+		`job.project_path == "example/project" && git.protected && !git.ref.startsWith("wip/")`:                   {merge},
+		`job.project_path == "example/project" && git.protected && git.ref.contains("e")`:                         {merge},
+		`job.project_path == "example/project" && git.protected && git.ref.matches("head")`:                       {merge},
+		`job.project_path == "example/project" && git.protected && git.ref == claimed.stage`:                      {merge},
+		`job.project_path == "example/project" && git.protected && git.ref_type == "branch"`:                      {merge},
+		`job.project_path == "example/project" && git.protected && id.pipeline_source == "push"`:                  {merge},
+		`runner.class == "protected" && git.protected`:                                                            {merge},
+		`id.ref_protected && id.ci_config_ref_uri.startsWith("gitlab.example.com/")`:                              {place, merge},
+		`id.ref_protected && id.ci_config_ref_uri.startsWith("gitlab.example.com/company") && !git.merge_request`: {place},
+		`id.ref_protected && id.ci_config_ref_uri != "gitlab.example.com/g/p//x@refs/heads/main"`:                 {place, merge},
+		`id.ref_protected && id.ci_config_ref_uri.startsWith("gitlab.example.com/company/")`:                      {merge},
+
+		// Right rules.
+		good: nil,
+		`git.protected && git.merge_request == false && job.project_id == 42`:                                           nil,
+		`git.protected == true && git.merge_request != true && job.project_id in [1, 2]`:                                nil,
+		`!(!git.protected || git.merge_request || job.project_id != 42)`:                                                nil,
+		`git.protected && git.merge_request in [false] && id.namespace_path == "company"`:                               nil,
+		`git.protected && job.project_id == 42 && git.ref == "main"`:                                                    nil,
+		`git.protected && job.project_id == 42 && git.ref in ["main", "stable"]`:                                        nil,
+		`git.protected && job.project_id == 42 && git.ref.startsWith("release/")`:                                       nil,
+		`git.protected && job.project_id == 42 && !git.ref.startsWith("refs/merge-requests/")`:                          nil,
+		`git.protected && job.project_id == 42 && !git.ref.contains("merge-requests")`:                                  nil,
+		`git.protected && job.project_id == 42 && git.ref.matches("^v[0-9]+$")`:                                         nil,
+		`git.protected && job.project_id == 42 && git.ref_type == "tag"`:                                                nil,
+		`id.ref_protected && id.project_id == 42 && id.ref == "main"`:                                                   nil,
+		`id.ref_protected && id.ci_config_ref_uri == "gitlab.example.com/g/p//.gitlab-ci.yml@refs/heads/main"`:          nil,
+		`id.ref_protected && id.ci_config_ref_uri.startsWith("gitlab.example.com/g/p//x@refs/heads/")`:                  nil,
+		`git.protected && !git.merge_request && (job.project_id == 42 || id.project_path == "company/x")`:               nil,
+		`runner.class == "protected" || git.protected && !git.merge_request && job.project_id == 42`:                    nil,
+		`runner.class == "protected" && git.protected && !git.merge_request`:                                            nil,
+		`claimed.stage == "deploy" ? runner.class == "a" : git.protected && job.project_id == 42 && !git.merge_request`: nil,
+		`git.protected && job.project_id == 42 && (git.ref == "main" || !git.merge_request)`:                            nil,
+	} {
+		t.Run(when, func(t *testing.T) { requireLint(t, compile(t, weakening(when)), wants...) })
+	}
+}
+
+// TestLintOfStricterRules has, for a default of the weaker level, rules that give less, and whether the job's author can
+// avoid them by another choice.
+func TestLintOfStricterRules(t *testing.T) {
+	open := base()
+	open.Level = isolation.ProcessLevel
+	for when, chosen := range map[string]string{
+		`claimed.image.startsWith("evil")`:                                 "claimed.image",
+		`claimed.image == "x"`:                                             "claimed.image",
+		`claimed.image != "good"`:                                          "claimed.image",
+		`!(claimed.image in ["good"])`:                                     "claimed.image",
+		`"BAD" in claimed.variables`:                                       "claimed.variables",
+		`claimed.variables["A"] == "1" || claimed.stage == "x"`:            "claimed.variables, claimed.stage",
+		`claimed.services.exists(s, s == "docker:dind")`:                   "claimed.services",
+		`git.ref.startsWith("wip/")`:                                       "git.ref",
+		`git.ref != "main"`:                                                "git.ref",
+		`git.ref.matches("^feature")`:                                      "git.ref",
+		`id.ref == "x"`:                                                    "id.ref",
+		`id.environment == "test"`:                                         "id.environment",
+		`git.ref_type == "branch"`:                                         "git.ref_type",
+		`id.pipeline_source == "schedule"`:                                 "id.pipeline_source",
+		`git.ref.startsWith("wip/") && !git.protected`:                     "git.ref",
+		`!git.protected && claimed.image.startsWith("evil")`:               "claimed.image",
+		`git.merge_request || claimed.image == "x"`:                        "claimed.image",
+		`job.project_path == "evil/x" && claimed.stage == "x"`:             "claimed.stage",
+		`runner.class == "open" && git.ref == "x"`:                         "git.ref",
+		`claimed.stage == "a" ? git.merge_request : !git.protected`:        "claimed.stage",
+		`has(claimed.image) && size(claimed.image) > 5`:                    "claimed.image",
+		`!(git.protected && claimed.stage == "x" || claimed.stage == "y")`: "claimed.stage",
+
+		`true`:                                       "",
+		`git.merge_request`:                          "",
+		`!git.protected`:                             "",
+		`git.protected == false`:                     "",
+		`job.project_path == "evil/x"`:               "",
+		`job.project_path != "good/x"`:               "",
+		`runner.class == "open"`:                     "",
+		`job.user_id == 666`:                         "",
+		`git.ref.startsWith("refs/merge-requests/")`: "",
+		`!(git.protected && git.ref == "main")`:      "",
+		`!git.protected || claimed.image == "x"`:     "",
+		`!(git.protected && job.project_id == 42 && claimed.stage == "x")`: "",
+		`git.protected && claimed.image == "x"`:                            "",
+	} {
+		for name, r := range map[string]policy.Rule{
+			"level": {Isolation: ptr(isolation.HypervisorLevel)}, "reject": {Reject: "no"}, "network": {Network: ptr("none")}, "memory": {Memory: ptr(int64(1 << 30))},
+		} {
+			t.Run(name+" "+when, func(t *testing.T) {
+				r.Name, r.When = "stricter", when
+				p, problems := policy.Compile(policy.Source{Default: open, Rules: []policy.Rule{r}})
+				require.Empty(t, problems)
+				if chosen == "" {
+					requireLint(t, p)
+					return
+				}
+				requireLint(t, p, "0: it is stricter by what the job's author writes ("+chosen+"), who can write something else and get more from the default")
+			})
+		}
+	}
+	// What gives more is another rule, or nothing that can be reached.
+	strict := policy.Rule{Name: "strict", When: `git.ref == "x"`, Network: ptr("none"), Isolation: ptr(isolation.HypervisorLevel)}
+	for _, c := range []struct {
+		later []policy.Rule
+		want  string
+	}{
+		{[]policy.Rule{{Name: "rest", When: "true", Network: ptr("none"), Isolation: ptr(isolation.HypervisorLevel)}}, ""},
+		{[]policy.Rule{{Name: "rest", When: "true", Network: ptr("none")}}, `0: it is stricter by what the job's author writes (git.ref), who can write something else and get more from rule "rest"`},
+		{[]policy.Rule{{Name: "rest", When: "true", Reject: "no"}}, ""},
+	} {
+		p, problems := policy.Compile(policy.Source{Default: open, Rules: append([]policy.Rule{strict}, c.later...)})
+		require.Empty(t, problems)
+		if c.want == "" {
+			requireLint(t, p)
+		} else {
+			requireLint(t, p, c.want)
+		}
+	}
+}
+
+// requireLint wants just these warnings, each with the rule's index and the beginning of the message.
+func requireLint(t *testing.T, p *policy.Policy, wants ...string) {
+	t.Helper()
+	found := p.Lint()
+	require.Len(t, found, len(wants), "%v", found)
+	for i, want := range wants {
+		index, message, _ := strings.Cut(want, ": ")
+		require.Equal(t, index, fmt.Sprint(found[i].Rule))
+		require.Contains(t, found[i].Message, message)
+		require.NotEmpty(t, found[i].Remedy)
 	}
 }

@@ -23,6 +23,9 @@ func expression(t *rapid.T, depth int) string {
 		`claimed.image == "x"`, `claimed.stage != "y"`, `claimed.variables["A"] == "1"`, `"A" in claimed.variables`,
 		`claimed.services.exists(s, s == "x")`, `claimed.services.all(s, git.protected)`, `runner.class in claimed.services`,
 		`runner.class == claimed.image`, `runner.class in []`, `job.project_id > 41`, `true`, `false`,
+		`job.organization_id == 1`, `job.instance_id == "inst"`, `id.environment_protected`, `id.project_visibility == "private"`,
+		`id.ci_config_ref_uri.startsWith("gitlab.example.com/")`, `id.ci_config_ref_uri.endsWith("@refs/heads/main")`, `git.protected in [true]`,
+		`"a" + "b" == "ab"`, `(job.project_path + "").startsWith("company")`,
 	}
 	if depth == 0 {
 		return rapid.SampledFrom(atoms).Draw(t, "atom")
@@ -53,9 +56,13 @@ func expression(t *rapid.T, depth int) string {
 func strangers() []jobs.Facts {
 	no := false
 	another := int64(7)
+	own := jobs.Identity{
+		RefProtected: &no, EnvironmentProtected: ptr(true), ProjectVisibility: ptr("private"),
+		CIConfigRefURI: ptr("gitlab.example.com/stranger/x//.gitlab-ci.yml@refs/heads/main"),
+	}
 	var all []jobs.Facts
 	for _, protected := range []*bool{nil, &no} {
-		for _, tokens := range []*jobs.Identity{nil, {RefProtected: &no}} {
+		for _, tokens := range []*jobs.Identity{nil, &own} {
 			for _, class := range []string{"", "untrusted"} {
 				for _, project := range []*int64{nil, &another} {
 					for _, ref := range []*string{nil, ptr("main"), ptr("refs/merge-requests/1/head")} {
@@ -64,6 +71,7 @@ func strangers() []jobs.Facts {
 							job.GitInfo.Protected, job.GitInfo.Ref = protected, ref
 							job.JobInfo.ProjectID, job.JobInfo.ProjectFullPath, job.JobInfo.UserID = project, ptr("company-evil/x"), ptr(int64(5))
 							job.JobInfo.Stage = "y"
+							job.JobInfo.OrganizationID.Value, job.JobInfo.InstanceID.Value = ptr(int64(1)), ptr("inst")
 							if claims&1 != 0 {
 								job.Image.Name, job.JobInfo.Stage = "x", "z"
 							}
