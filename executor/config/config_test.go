@@ -179,6 +179,12 @@ func TestProblems(t *testing.T) {
 		{"glob", "allowed_images = ['a/**',\n  'b/[', '!', 5]\n", []string{
 			`2:3: allowed_images: "b/[" is not a pattern; close every [ and {`, `2:10: allowed_images: "!" is not a pattern`, `2:15: allowed_images: 5 is not a string`,
 		}},
+		{"what no pattern can mean", "allowed_images = ['a.b/**', '!**:latest', 'foo**',\n  'Debian', 'a.b/', 'https://a.b/c', '!!x', 'a b', '']\n", []string{
+			`1:29: allowed_images: "!**:latest" has ** in "**:latest", where it is no more than * and stays within a path element; write "!**/*:latest"`,
+			`1:43: allowed_images: "foo**" has ** in "foo**"`, `2:3: allowed_images: "Debian" can match no image: their names are in lower case`,
+			`2:13: allowed_images: "a.b/" can match no image: an element of its path is empty`, `2:21: allowed_images: "https://a.b/c" can match no image: their names have no scheme`,
+			`2:38: allowed_images: "!!x" begins with more than one "!"`, `2:45: allowed_images: "a b" can match no image`, `2:52: allowed_images: "" is not a pattern`,
+		}},
 		{"list as string", "dns = '192.0.2.1'\n", []string{`1:7: dns: "192.0.2.1" is not a list; write a list of strings, as in dns = ["...", "..."]`}},
 		{"pull policy", "pull_policy = 'sometimes'\n", []string{`1:15: pull_policy: "sometimes" is not a pull policy; use "always", "if-not-present" or "never"`}},
 		{"pull policy in a list", "pull_policy = ['always', 'Never']\n", []string{`1:26: pull_policy: "Never" is not a pull policy`}},

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/isolation/policy"
 	"github.com/airlock-ci/airlock/jobs"
+	"github.com/airlock-ci/airlock/jobs/imagepattern"
 )
 
 // TestEveryKeyIsDocumented reads docs/configuration.md: each key has a section of its own, with the default that the
@@ -88,9 +90,18 @@ func TestThePolicyIsDocumented(t *testing.T) {
 		require.NotNil(t, row, "docs/policy.md has no row for %s", fact.Name)
 		kind := map[jobs.Kind]string{jobs.Truth: "bool", jobs.Number: "int", jobs.Text: "string", jobs.Texts: "list of strings", jobs.Table: "map of strings"}
 		require.Equal(t, kind[fact.Kind], row[1], fact.Name)
-		require.Equal(t, fact.Provenance == jobs.Claimed, row[2] == "never", fact.Name)
+		raises := "no: " + fact.Trust.Because
+		switch {
+		case fact.Provenance == jobs.Claimed:
+			raises = "never"
+		case fact.Trust.Raises != jobs.NoGrounds:
+			raises = "yes"
+		}
+		require.Equal(t, raises, row[2], "%s: docs/policy.md and the table of facts differ", fact.Name)
 		require.Equal(t, trusts(fact), row[2] == "yes", "%s: docs/policy.md and the guard differ", fact.Name)
 	}
+	rows := regexp.MustCompile("(?m)^\\| `[a-z]+\\.[a-z_]+` \\|").FindAllString(string(guide), -1)
+	require.Len(t, rows, len(jobs.FactTable()), "docs/policy.md has facts that do not exist")
 	parsePolicy(t, string(guide[:bytes.Index(guide, []byte("## Look, explain"))]))
 	commented := regexp.MustCompile(`(?s)\n# \[policy\]\n.*`).FindString(config.Example)
 	require.NotNil(t, parse(t, regexp.MustCompile(`(?m)^# ?`).ReplaceAllString(commented, "")).Policy)
@@ -103,6 +114,82 @@ func parsePolicy(t *testing.T, text string) {
 	require.NotEmpty(t, examples)
 	for _, example := range examples {
 		require.NotNil(t, parse(t, example[1]).Policy)
+	}
+}
+
+// TestPatternsInTheDocumentation reads every document, the example and the ready-made policies: the patterns in them are
+// none that would be refused, those in the tables of docs/configuration.md do what the tables say, and what that section
+// calls a mistake is refused with the message that it has.
+func TestPatternsInTheDocumentation(t *testing.T) {
+	lists := regexp.MustCompile(`(?:(?:allowed_images|images|services) = |[^\[]\[)(?:"[^"\n]*"|'[^'\n]*'|[\[\], ])+`)
+	quoted := regexp.MustCompile(`"([^"\n]*)"|'([^'\n]*)'`)
+	read := func(path string) string {
+		content, err := os.ReadFile(path)
+		require.NoError(t, err)
+		return string(content)
+	}
+	documents := []string{"config.example.toml", "../../README.md"}
+	for _, pattern := range []string{"../../docs/*.md", "../../docs/*/*"} {
+		more, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		documents = append(documents, more...)
+	}
+	require.Greater(t, len(documents), 12)
+	found := map[string]int{}
+	for _, path := range documents {
+		for _, list := range lists.FindAllString(read(path), -1) {
+			for _, match := range quoted.FindAllStringSubmatch(list, -1) {
+				text := match[1] + match[2]
+				if !strings.ContainsAny(list, "*!") || strings.ContainsAny(text, "$ ") {
+					continue // no list of patterns
+				}
+				_, err := imagepattern.Parse(text)
+				require.NoError(t, err, "%s: %s", path, list)
+				found[text]++
+			}
+		}
+	}
+	for text, least := range map[string]int{"registry.example.com/**": 4, "!**/*:latest": 3, "debian:*": 2, "postgres:*": 1} {
+		require.GreaterOrEqual(t, found[text], least, "%s is not found: %v", text, found)
+	}
+
+	_, section, _ := strings.Cut(read("../../docs/configuration.md"), "\n### Patterns of images\n")
+	section, _, _ = strings.Cut(section, "\n### ")
+	uses, mistakes, _ := strings.Cut(section, "\n| pattern | message |\n")
+	code := regexp.MustCompile("`([^`]+)`")
+	spans := func(cell string) (all []string) {
+		for _, match := range code.FindAllStringSubmatch(cell, -1) {
+			all = append(all, match[1])
+		}
+		return all
+	}
+	rows := regexp.MustCompile("(?m)^\\| (`.*) \\| (.*`) \\| (.*`) \\|$").FindAllStringSubmatch(uses, -1)
+	require.Len(t, rows, 9)
+	for _, row := range rows {
+		pattern := spans(row[1])[0]
+		list, forbids := []string{pattern}, strings.HasPrefix(pattern, "!")
+		for i, images := range [][]string{spans(row[2]), spans(row[3])} {
+			for _, image := range images {
+				allowed, _ := imagepattern.Allows(list, image)
+				require.Equal(t, (i == 0) != forbids, allowed, "%s: %s", pattern, image)
+			}
+		}
+	}
+	rows = regexp.MustCompile("(?m)^\\| (`.*) \\| (.*) \\|$").FindAllStringSubmatch(mistakes, -1)
+	require.Len(t, rows, 12)
+	message := ""
+	for _, row := range rows {
+		if row[2] != "the same" {
+			message, _, _ = strings.Cut(strings.Trim(row[2], "`"), "...")
+		}
+		for _, pattern := range spans(row[1]) {
+			_, err := config.Parse([]byte("allowed_images = ['"+pattern+"']"), "f")
+			if row[2] == "the same" {
+				require.ErrorContains(t, err, "where it is no more than * and stays within a path element", pattern)
+				continue
+			}
+			require.ErrorContains(t, err, message, pattern)
+		}
 	}
 }
 

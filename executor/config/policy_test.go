@@ -126,6 +126,13 @@ func TestProblemsOfPolicies(t *testing.T) {
 		{"cache of a rule", rule + "when = 'true'\ncache = 'host'\n", []string{`4:9: policy.rules.cache: "host" is not a choice; use "project" or "job"`}},
 		{"no images", rule + "when = 'true'\nimages = []\n", []string{`4:1: policy.rules.images: the list is empty; name at least one`}},
 		{"a bad pattern", rule + "when = 'true'\nimages = ['a', 'b/[']\n", []string{`4:16: policy.rules.images: "b/[" is not a pattern`}},
+		{"patterns that deny nothing", rule + "when = 'true'\nimages = ['a.b/**', '!**:latest']\nservices = '!registry/**x'\n", []string{
+			`4:21: policy.rules.images: "!**:latest" has ** in "**:latest", where it is no more than * and stays within a path element; write "!**/*:latest"`,
+			`5:12: policy.rules.services: "!registry/**x" has ** in "**x", where it is no more than *`,
+		}},
+		{"the organization and the instance", rule + "isolation = 'process'\nwhen = 'job.instance_id == \"x\" && job.organization_id == 1'\n", []string{
+			"4:9: policy.rules.when: a job's author alone could satisfy `job.instance_id == \"x\" && job.organization_id == 1` (job.instance_id is attested, but it is the same for strangers, and job.organization_id",
+		}},
 		{"limits", rule + "when = 'true'\n[policy.rules.limits]\nmemory = '1k'\ncpus = -1\npids = 1\nscratch = 5\ntimeout = '1ms'\n", []string{
 			`5:10: policy.rules.limits.memory: "1k" is out of range`, `6:8: policy.rules.limits.cpus: -1 is not a number of cores`, `7:8: policy.rules.limits.pids: 1 is out of range`,
 			`8:11: policy.rules.limits.scratch: 5 is not a size`, `9:11: policy.rules.limits.timeout: "1ms" is out of range`,
