@@ -484,6 +484,37 @@ func TestLintOfStricterRules(t *testing.T) {
 	}
 }
 
+// TestLintOfTheOrder has rules that an author avoids by satisfying one before them.
+func TestLintOfTheOrder(t *testing.T) {
+	open := base()
+	open.Level = isolation.ProcessLevel
+	fast := policy.Rule{Name: "fast", When: `claimed.stage == "fast"`, Isolation: ptr(isolation.ProcessLevel)}
+	const avoided = `1: rule "fast" before it gives more, and the job's author can satisfy that by what he writes (claimed.stage) and so avoid this one`
+	const noEffect = "0: it grants just what the default grants"
+	for _, c := range []struct {
+		name          string
+		first, second policy.Rule
+		wants         []string
+	}{
+		{"the level", fast, policy.Rule{When: `!git.protected`, Isolation: ptr(isolation.HypervisorLevel)}, []string{noEffect, avoided}},
+		{"the level of all others", fast, policy.Rule{When: `true`, Isolation: ptr(isolation.HypervisorLevel)}, []string{noEffect, avoided}},
+		{"a refusal", fast, policy.Rule{When: `git.merge_request`, Reject: "no"}, []string{noEffect, avoided}},
+		{"a list of what is allowed", fast, policy.Rule{When: `true`, Reject: "no"}, []string{noEffect}},
+		{"the other order", policy.Rule{Name: "mr", When: `git.merge_request`, Isolation: ptr(isolation.HypervisorLevel)}, fast, []string{"1: it grants just what"}},
+		{"by a fact that somebody vouches for", policy.Rule{Name: "fast", When: `git.protected && claimed.stage == "fast"`},
+			policy.Rule{When: `!git.protected`, Isolation: ptr(isolation.HypervisorLevel)}, []string{noEffect}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.second.Name == "" {
+				c.second.Name = "second"
+			}
+			p, problems := policy.Compile(policy.Source{Default: open, Rules: []policy.Rule{c.first, c.second}})
+			require.Empty(t, problems)
+			requireLint(t, p, c.wants...)
+		})
+	}
+}
+
 // requireLint wants just these warnings, each with the rule's index and the beginning of the message.
 func requireLint(t *testing.T, p *policy.Policy, wants ...string) {
 	t.Helper()

@@ -30,6 +30,9 @@ func (p *Policy) Lint() []Problem {
 		if chosen, gives := p.escape(i); chosen != "" {
 			add(i, "when", fmt.Sprintf("it is stricter by what the job's author writes (%s), who can write something else and get more from %s", chosen, gives),
 				"demand facts that no author chooses, as in !git.protected, or put the rules that give more in one with this condition")
+		} else if earlier, chosen := p.bypass(i); earlier != nil {
+			add(i, "when", fmt.Sprintf("rule %q before it gives more, and the job's author can satisfy that by what he writes (%s) and so avoid this one", earlier.Name, chosen),
+				"put it before that rule: the first match wins")
 		}
 		if p.gives(r) {
 			p.lintTrust(i, add)
@@ -70,6 +73,25 @@ func (p *Policy) escape(i int) (chosen, gives string) {
 		return chosen, "the default"
 	}
 	return "", ""
+}
+
+// bypass finds a rule before rule i that an author satisfies by a choice, and that gives more: which, and by which facts. That
+// all is rejected which no rule before allows is no bypass.
+func (p *Policy) bypass(i int) (earlier *rule, chosen string) {
+	r := p.rules[i]
+	if r.weakens || r.Reject != "" && r.always() {
+		return nil, ""
+	}
+	for _, earlier := range p.rules[:i] {
+		gives := earlier.Reject == "" && (r.Reject != "" || len(widened(earlier.grant, r.grant)) > 0)
+		if !gives || newGuard(p.table).demands(earlier.tree.Expr()) {
+			continue
+		}
+		if chosen = strings.Join(p.chosen(earlier), ", "); chosen != "" {
+			return earlier, chosen
+		}
+	}
+	return nil, ""
 }
 
 // chosen returns the facts that a rule's condition turns on and whose value the job's author chooses. A ref below

@@ -51,6 +51,10 @@ func TestAPatternForbidsEverySpelling(t *testing.T) {
 			append(local, "127.0.0.1:5555/lib/bb:1"), []string{"127.0.0.1:5556/lib/bb", "127.0.0.1/lib/bb:1", "lib/bb"}},
 		{[]string{"!registry.example.com/**/*:latest", "!registry.example.com:443/team/app:latest", "!REGISTRY.example.com/team/app:latest", "!*.example.com/team/app:latest"},
 			own, []string{"registry.example.com/team/app:1", "registry.example.org/team/app", "registry.example.com:5000/other/app:1"}},
+		{[]string{"!127.0.0.1:5555/**", "!localhost:5555/**", `!\[::1\]:5555/lib/*`, "!LocalHost:*/**"}, []string{
+			"127.0.0.1:5555/lib/x", "localhost:5555/lib/x", "LOCALHOST:5555/lib/x", "localhost.:5555/lib/x", "x.localhost:5555/lib/x", "[::1]:5555/lib/x:1",
+			"0.0.0.0:5555/lib/x", "[::]:5555/lib/x", "127.0.0.2:5555/lib/x", "[::ffff:127.0.0.3]:5555/lib/x",
+		}, []string{"localhost.example.com:5555/lib/x", "10.0.0.1:5555/lib/x", "docker.io/localhost/x"}},
 		{[]string{`!\[::1\]:5000/**`}, []string{"[::1]:5000/x", "[0:0:0:0:0:0:0:1]:5000/x:1", "[::0001]:05000/y/x"}, []string{"[::2]:5000/x"}},
 	} {
 		for _, pattern := range c.patterns {

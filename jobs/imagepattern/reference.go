@@ -74,12 +74,9 @@ func parseReference(image string) (reference, error) {
 // hosts here: those with letters beyond ASCII, which are mapped to others before they are looked up, and old forms of IPv4
 // addresses ("127.1"). Nor is one with an empty port: so begin names of files ("docker-archive:/...").
 func canonicalHost(s string) (host string, ok bool) {
-	host = strings.ToLower(s)
-	port := portForm.FindString(host)
-	if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
-		port = ""
-	}
-	host = strings.TrimSuffix(host, port)
+	s = strings.ToLower(s)
+	host = withoutPort(s)
+	port := strings.TrimPrefix(s, host)
 	if port == ":" || strings.ContainsFunc(host, func(r rune) bool { return r >= 0x80 }) {
 		return "", false
 	}
@@ -103,9 +100,19 @@ func canonicalHost(s string) (host string, ok bool) {
 	return host, true
 }
 
+func withoutPort(host string) string {
+	if strings.HasSuffix(host, "]") { // an IPv6 address
+		return host
+	}
+	return portForm.ReplaceAllString(host, "")
+}
+
 // hostAliases are the names of a server that a pattern may use.
 func hostAliases(host string) []string {
 	hosts := []string{host}
+	if port := strings.TrimPrefix(host, withoutPort(host)); isLoopback(host) {
+		hosts = append(hosts, "localhost"+port, "127.0.0.1"+port, "[::1]"+port)
+	}
 	// Docker Hub's names, as in package cache.
 	hub := []string{"docker.io", name.DefaultRegistry, "registry-1.docker.io", "registry.hub.docker.com"}
 	if slices.Contains(hub, host) {
@@ -113,11 +120,22 @@ func hostAliases(host string) []string {
 	}
 	all := slices.Clone(hosts)
 	for _, host := range hosts {
-		if !portForm.MatchString(host) || strings.HasSuffix(host, "]") {
+		if withoutPort(host) == host {
 			all = append(all, host+":443", host+":80")
 		}
 	}
 	return all
+}
+
+// isLoopback reports whether a host is the runner's own: by its address, by the name that always means it (RFC 6761), or
+// by the address that Linux takes for it.
+func isLoopback(host string) bool {
+	host = withoutPort(host)
+	address, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	if err != nil {
+		return host == "localhost" || strings.HasSuffix(host, ".localhost")
+	}
+	return address.IsLoopback() || address.IsUnspecified()
 }
 
 // spellings are the ways to write a path at hosts that are names of one server. Docker Hub's need no host, and its official
