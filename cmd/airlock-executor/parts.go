@@ -82,7 +82,7 @@ func assemble(cfg *config.Config, logger zerolog.Logger) (p *parts, err error) {
 		return p, err
 	}
 	if p.networks, err = network.New(network.Options{
-		Bridge: cfg.Network.Bridge, Subnet: cfg.Network.Subnet, Allow: cfg.Network.Allow,
+		Bridge: cfg.Network.Bridge, Subnet: cfg.Network.Subnet, Allow: cfg.Network.Allow, MaxConnections: cfg.Network.MaxConnections,
 		DNS: cfg.DNS, DNSSearch: cfg.DNSSearch, ExtraHosts: cfg.ExtraHosts, Logger: component("network"),
 	}); err != nil {
 		return p, err

@@ -81,6 +81,9 @@ type Network struct {
 	// Allow are exceptions from "nothing but the internet": "10.1.2.3:443", "10.0.0.0/8"; IPv4, as the
 	// sandboxes have no IPv6.
 	Allow []string
+	// MaxConnections is how many connections one sandbox may have open at a time; default 4096. In a minute it may open
+	// twice as many.
+	MaxConnections int
 }
 
 // Cache is [cache].

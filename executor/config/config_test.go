@@ -64,6 +64,7 @@ listen_address = ":9402"
 bridge = "al1"
 subnet = "10.9.0.0/20"
 allow = ["10.1.2.3:443", "10.1.2.3", "10.0.0.0/8", "10.0.0.0/8:53"]
+max_connections = 500
 [cache]
 disk_limit = "0"
 scope = "job"
@@ -90,6 +91,7 @@ template_vms = true
 		ExtraHosts: []string{"registry.local:192.0.2.10", "six.local:[2001:db8::1]"},
 		Network: config.Network{
 			Bridge: "al1", Subnet: "10.9.0.0/20", Allow: []string{"10.1.2.3:443", "10.1.2.3", "10.0.0.0/8", "10.0.0.0/8:53"},
+			MaxConnections: 500,
 		},
 		Cache: config.Cache{
 			Scope: "job", InsecureRegistries: []string{"registry.local:5000", "192.0.2.1"},
@@ -199,6 +201,9 @@ func TestProblems(t *testing.T) {
 		{"cpus", "cpus = 'many'\n", []string{`1:8: cpus: "many" is not a number of cores; write a number from 0.01 to 1024`}},
 		{"cpus nan", "cpus = nan\n", []string{`1:8: cpus: NaN is not a number of cores`}},
 		{"cpus negative", "cpus = -1\n", []string{`1:8: cpus: -1 is not a number of cores`}},
+		{"connections", "[network]\nmax_connections = 0\n", []string{
+			`2:19: network.max_connections: 0 is out of range; write a whole number from 16 to 1048576, without quotes`,
+		}},
 		{"pids", "pids_limit = -1\n", []string{`1:14: pids_limit: -1 is out of range; write a whole number from 16 to 4194304`}},
 		{"pids as string", "pids_limit = '100'\n", []string{`1:14: pids_limit: "100" is out of range; write a whole number from 16 to 4194304, without quotes`}},
 		{"network mode", "network_mode = 'host'\n", []string{`1:16: network_mode: "host" is not a choice; use "nat" or "none"`}},

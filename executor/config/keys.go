@@ -47,6 +47,7 @@ func keys() []key {
 		{"network.bridge", func(c *Config, r *reading) { r.text(&c.Network.Bridge, isBridge) }},
 		{"network.subnet", func(c *Config, r *reading) { r.text(&c.Network.Subnet, isSubnet) }},
 		{"network.allow", func(c *Config, r *reading) { r.list(&c.Network.Allow, isDestination) }},
+		{"network.max_connections", func(c *Config, r *reading) { r.count(&c.Network.MaxConnections, 16, 1<<20) }},
 
 		{"cache.disk_limit", func(c *Config, r *reading) { r.size(&c.Cache.DiskLimit, 0, 1<<60) }},
 		{"cache.scope", func(c *Config, r *reading) { r.choice(&c.Cache.Scope, "project", "job") }},
@@ -58,11 +59,7 @@ func keys() []key {
 		{"hypervisor.kernel", func(c *Config, r *reading) { r.text(&c.Hypervisor.Kernel, isKernel) }},
 		{"hypervisor.kernel_dir", func(c *Config, r *reading) { r.text(&c.Hypervisor.KernelDir, isAbsolute) }},
 		{"hypervisor.templates", func(c *Config, r *reading) { r.truth(&c.Hypervisor.Templates) }},
-		{"hypervisor.pool", func(c *Config, r *reading) {
-			pool := int64(c.Hypervisor.Pool)
-			r.integer(&pool, 0, 100)
-			c.Hypervisor.Pool = int(pool)
-		}},
+		{"hypervisor.pool", func(c *Config, r *reading) { r.count(&c.Hypervisor.Pool, 0, 100) }},
 		{"hypervisor.allow_emulation", func(c *Config, r *reading) { r.truth(&c.Hypervisor.AllowEmulation) }},
 
 		{"windows.helper_dir", func(c *Config, r *reading) { r.text(&c.Windows.HelperDir, isAbsoluteOrEmpty) }},
@@ -84,6 +81,12 @@ func (r *reading) level(dst *isolation.Level) {
 func (r *reading) room(dst *int64) { r.size(dst, 16<<20, 1<<50) }
 
 func (r *reading) processes(dst *int64) { r.integer(dst, 16, 4<<20) }
+
+func (r *reading) count(dst *int, least, most int64) {
+	n := int64(*dst)
+	r.integer(&n, least, most)
+	*dst = int(n)
+}
 
 // cores takes GitLab Runner's form, a string, and a plain number, which it is mistaken for.
 func (r *reading) cores(dst *float64) {

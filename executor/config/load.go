@@ -64,7 +64,7 @@ func Default() *Config {
 		AllowedPullPolicies: []string{"if-not-present"},
 		Limits:              isolation.Limits{Memory: 4 << 30, PIDs: 4096, Scratch: 20 << 30},
 		NetworkMode:         "nat",
-		Network:             Network{Bridge: "airlock0", Subnet: "172.29.0.0/16"},
+		Network:             Network{Bridge: "airlock0", Subnet: "172.29.0.0/16", MaxConnections: 4096},
 		Cache:               Cache{DiskLimit: 50 << 30, Scope: "project", PullTimeout: 30 * time.Minute, Scratch: "loop"},
 		Hypervisor:          Hypervisor{QEMU: "qemu-system-x86_64", Kernel: "auto", KernelDir: "/", Templates: true, Pool: 1},
 		StateDir:            defaultStateDir,

@@ -39,7 +39,7 @@ func checkLinks(r *report) {
 	r.ok(check, "bridges and veth pairs can be made")
 }
 
-// checkNftables makes, in a network namespace of its own, a table with a masquerading chain.
+// checkNftables makes, in a network namespace of its own, a table with a masquerading chain that bounds connections.
 func checkNftables(r *report) {
 	const check = "nftables"
 	err := inNamespaces(unix.CLONE_NEWNET, func() error {
@@ -52,14 +52,18 @@ func checkNftables(r *report) {
 			Name: "nat", Table: table, Type: nftables.ChainTypeNAT,
 			Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
 		})
-		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Masq{}}})
+		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+			&expr.Limit{Type: expr.LimitTypePkts, Rate: 1, Unit: expr.LimitTimeMinute, Burst: 1, Over: true},
+			&expr.Connlimit{Count: 1, Flags: expr.NFT_CONNLIMIT_F_INV}, &expr.Masq{},
+		}})
 		return conn.Flush()
 	})
 	if err != nil {
-		r.fail(check, "load the modules: modprobe -a nf_tables nft_masq nft_chain_nat", "a table with NAT cannot be made: %v", err)
+		r.fail(check, "load the modules: modprobe -a nf_tables nft_masq nft_chain_nat nft_limit nft_connlimit",
+			"a table with NAT and bounded connections cannot be made: %v", err)
 		return
 	}
-	r.ok(check, "tables with NAT can be made")
+	r.ok(check, "tables with NAT and bounded connections can be made")
 }
 
 // checkForwardPolicy looks for chains of somebody else's that drop what is forwarded: an accept in Airlock's own

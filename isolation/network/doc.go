@@ -25,6 +25,9 @@
 //   - A frame whose source address, IP or MAC, in the IP or the ARP header, is not the one given to that port is
 //     dropped, and so is everything that is neither IPv4 nor ARP. There is no IPv6 in sandboxes but ::1.
 //
+// How many connections a sandbox may have open, and open in a minute, is bounded: see Options.MaxConnections. What is
+// beyond is dropped, so that no sandbox fills the host's table of connections.
+//
 // Refused connections are answered (TCP reset or ICMP "administratively prohibited"), so that a job fails at once
 // instead of timing out.
 //

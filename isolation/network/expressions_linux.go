@@ -41,19 +41,19 @@ func (c chain) preamble(servers *nftables.Set) {
 	c.rule(connection(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), verdict(expr.VerdictAccept))
 	c.rule(connection(expr.CtStateBitINVALID), verdict(expr.VerdictDrop))
 	for _, transport := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
-		c.rule(toServers(servers), protocol(transport), dport(53), verdict(expr.VerdictAccept))
+		c.rule(toServers(servers), protocol(transport), dport(53), jump(openChain))
 	}
 }
 
-// except accepts exceptions.
+// except lets exceptions through.
 func (c chain) except(exceptions []Exception) {
 	for _, e := range exceptions {
 		if e.Port == 0 {
-			c.rule(destination(e.Prefix), verdict(expr.VerdictAccept))
+			c.rule(destination(e.Prefix), jump(openChain))
 			continue
 		}
 		for _, transport := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
-			c.rule(destination(e.Prefix), protocol(transport), dport(e.Port), verdict(expr.VerdictAccept))
+			c.rule(destination(e.Prefix), protocol(transport), dport(e.Port), jump(openChain))
 		}
 	}
 }
@@ -177,6 +177,25 @@ func toServers(set *nftables.Set) []expr.Any {
 	return slices.Concat(onlyIPv4(), load(expr.PayloadBaseNetworkHeader, 16, 4, matchRegister),
 		[]expr.Any{&expr.Lookup{SourceRegister: matchRegister, SetName: set.Name, SetID: set.ID}})
 }
+
+// update @SET { ip saddr timeout TIMEOUT limit rate over RATE/minute burst BURST packets }
+func senderExceedsRate(set *nftables.Set, perMinute uint64, burst uint32) []expr.Any {
+	return slices.Concat(loadIPSource(matchRegister), []expr.Any{&expr.Dynset{
+		SrcRegKey: matchRegister, SetName: set.Name, SetID: set.ID, Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: set.Timeout,
+		Exprs: []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: perMinute, Unit: expr.LimitTimeMinute, Burst: burst, Over: true}},
+	}})
+}
+
+// add @SET { ip saddr ct count over COUNT }
+func senderExceedsCount(set *nftables.Set, count uint32) []expr.Any {
+	return slices.Concat(loadIPSource(matchRegister), []expr.Any{&expr.Dynset{
+		SrcRegKey: matchRegister, SetName: set.Name, SetID: set.ID, Operation: unix.NFT_DYNSET_OP_ADD,
+		Exprs: []expr.Any{&expr.Connlimit{Count: count, Flags: expr.NFT_CONNLIMIT_F_INV}},
+	}})
+}
+
+// counter
+func count() []expr.Any { return []expr.Any{&expr.Counter{}} }
 
 // ct state A,B
 func connection(bits uint32) []expr.Any {

@@ -290,7 +290,7 @@ func childID(i int) string { return fmt.Sprintf("al-child%d", i) }
 
 // childMain is the process that TestKilledProcessLeavesNoLinks kills.
 func childMain() {
-	m, err := New(Options{Bridge: "test0", Subnet: testSubnet, DNS: []string{lanDNS}, Logger: zerolog.Nop()})
+	m, err := New(Options{Bridge: "test0", Subnet: testSubnet, MaxConnections: 4096, DNS: []string{lanDNS}, Logger: zerolog.Nop()})
 	for i := 0; i < 3 && err == nil; i++ {
 		level := isolation.ProcessLevel
 		if i == 1 {

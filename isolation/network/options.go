@@ -18,6 +18,9 @@ type Options struct {
 	Subnet string
 	// Allow are exceptions from "nothing but the internet"; see ParseException.
 	Allow []string
+	// MaxConnections is how many connections one sandbox may have open at a time, and how many it may open at once:
+	// 1 to MostConnections. In a minute it may open twice as many.
+	MaxConnections int
 	// DNS are the sandboxes' name servers, IPv4 addresses. Empty: those of the host that a sandbox can use.
 	DNS []string
 	// DNSSearch are search domains. Empty: with DNS also empty, those of the host.
@@ -34,15 +37,20 @@ const (
 	ModeNone = "none"
 )
 
+// MostConnections is the highest MaxConnections: more than the usual table of a host has room for.
+const MostConnections = 1 << 20
+
 // settings are Options, parsed.
 type settings struct {
 	bridge     string
 	subnet     netip.Prefix // masked
 	gateway    netip.Addr   // its first address
 	exceptions []Exception
-	servers    []netip.Addr // empty: the host's
-	search     []string
-	hosts      []string // lines of /etc/hosts
+	// maxConnections is never 0.
+	maxConnections uint32
+	servers        []netip.Addr // empty: the host's
+	search         []string
+	hosts          []string // lines of /etc/hosts
 }
 
 // parse checks every option; its errors are of class admin and name the key and the entry.
@@ -63,6 +71,10 @@ func (o Options) parse() (settings, error) {
 		}
 		s.exceptions = append(s.exceptions, exception)
 	}
+	if o.MaxConnections < 1 || o.MaxConnections > MostConnections {
+		return s, fault.Adminf("[network] max_connections %d: use a number from 1 to %d", o.MaxConnections, MostConnections)
+	}
+	s.maxConnections = uint32(o.MaxConnections)
 	if s.servers, err = parseServers(o.DNS); err != nil {
 		return s, err
 	}

@@ -9,7 +9,9 @@ import (
 	"github.com/airlock-ci/airlock/executor/api/fault"
 )
 
-func valid() Options { return Options{Bridge: "airlock0", Subnet: "172.29.0.0/16"} }
+func valid() Options {
+	return Options{Bridge: "airlock0", Subnet: "172.29.0.0/16", MaxConnections: 4096}
+}
 
 func TestBadOptionsNameKeyAndEntry(t *testing.T) {
 	cases := map[string]struct {
@@ -25,6 +27,8 @@ func TestBadOptionsNameKeyAndEntry(t *testing.T) {
 		"subnet host":     {func(o *Options) { o.Subnet = "172.29.0.1/16" }, "172.29.0.0/16"},
 		"subnet IPv6":     {func(o *Options) { o.Subnet = "fd00::/64" }, "IPv4 only"},
 		"allow IPv6":      {func(o *Options) { o.Allow = []string{"[fd00::1]:53"} }, `[network] allow "[fd00::1]:53": IPv6 is off`},
+		"no connections":  {func(o *Options) { o.MaxConnections = 0 }, "[network] max_connections 0"},
+		"connections":     {func(o *Options) { o.MaxConnections = MostConnections + 1 }, "[network] max_connections 1048577"},
 		"dns name":        {func(o *Options) { o.DNS = []string{"1.1.1.1", "dns.google"} }, `dns "dns.google"`},
 		"dns IPv6":        {func(o *Options) { o.DNS = []string{"fd00::53"} }, `dns "fd00::53"`},
 		"dns loopback":    {func(o *Options) { o.DNS = []string{"127.0.0.53"} }, "not the host's"},

@@ -80,7 +80,7 @@ func (m *Manager) prepare() error {
 
 	if err := m.installRules(members, asked); err != nil {
 		return fault.WithRemedy(fault.Adminf("installing the nftables rules of %s: %w", m.bridge, err),
-			"the kernel needs nftables with the families inet and bridge, NAT and conntrack")
+			"the kernel needs nftables with the families inet and bridge, NAT, conntrack, limit and connlimit (nft_limit, nft_connlimit)")
 	}
 	m.forgetStrangers(members)
 	if m.mtu, err = uplinkMTU(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -29,11 +30,17 @@ func refused() []netip.Prefix {
 // linkLocal has the clouds' metadata service.
 func linkLocal() netip.Prefix { return netip.MustParsePrefix("169.254.0.0/16") }
 
-// sourcesSet and serversSet are the two sets that change while sandboxes come and go.
+// The sets that change while sandboxes come and go.
 const (
 	sourcesSet = "sources" // of the bridge table: port . MAC . IP
 	serversSet = "servers" // of the inet table: name servers
+	// The kernel fills these two of the inet table itself, by the address of who opens connections.
+	ratesSet       = "rates"
+	connectionsSet = "connections"
 )
+
+// openChain is where every packet ends up that opens a connection which a sandbox may have.
+const openChain = "open"
 
 func (m *Manager) inetTable() *nftables.Table {
 	return &nftables.Table{Name: m.bridge, Family: nftables.TableFamilyINet}
@@ -53,6 +60,24 @@ func (m *Manager) sourcesOf(table *nftables.Table) *nftables.Set {
 func (m *Manager) serversOf(table *nftables.Table) *nftables.Set {
 	return &nftables.Set{Table: table, ID: 2, Name: serversSet, KeyType: nftables.TypeIPAddr}
 }
+
+// ratesOf is the set of who opened connections lately. After rateMemory a sandbox may open as many as in the beginning.
+func (m *Manager) ratesOf(table *nftables.Table) *nftables.Set {
+	return &nftables.Set{
+		Table: table, ID: 3, Name: ratesSet, KeyType: nftables.TypeIPAddr, Dynamic: true, Size: m.sandboxes(),
+		HasTimeout: true, Timeout: rateMemory,
+	}
+}
+
+// connectionsOf is the set of who has connections; the kernel drops those who have none any more.
+func (m *Manager) connectionsOf(table *nftables.Table) *nftables.Set {
+	return &nftables.Set{
+		Table: table, ID: 4, Name: connectionsSet, KeyType: nftables.TypeIPAddr, Dynamic: true, Size: m.sandboxes(),
+	}
+}
+
+// sandboxes is how many the subnet has room for, and more.
+func (m *Manager) sandboxes() uint32 { return 1 << (32 - m.subnet.Bits()) }
 
 // installRules replaces both tables as a whole, in one transaction.
 func (m *Manager) installRules(members []port, servers []netip.Addr) error {
@@ -117,6 +142,9 @@ func (m *Manager) reachRules(tx *nftables.Conn, servers []netip.Addr) error {
 	refuse := plain("refuse")
 	refuse.rule(protocol(unix.IPPROTO_TCP), rejectTCP())
 	refuse.rule(rejectProhibited())
+	if err := m.openRules(tx); err != nil {
+		return err
+	}
 
 	egress := plain("egress")
 	egress.preamble(set)
@@ -127,7 +155,7 @@ func (m *Manager) reachRules(tx *nftables.Conn, servers []netip.Addr) error {
 	for _, prefix := range refused() {
 		egress.rule(destination(prefix), jump("refuse"))
 	}
-	egress.rule(verdict(expr.VerdictAccept))
+	egress.rule(jump(openChain))
 
 	host := plain("host")
 	host.preamble(set)
@@ -146,6 +174,36 @@ func (m *Manager) reachRules(tx *nftables.Conn, servers []netip.Addr) error {
 		rule(fromLink(m.bridge), jump("host"))
 	base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource).
 		rule(origin(m.subnet), notToLink(m.bridge), []expr.Any{&expr.Masq{}})
+	return nil
+}
+
+// rateMemory is how long it takes until a sandbox that opened all the connections it may open at once may do so again.
+// It must be no less than what the rate of openRules takes for that.
+const rateMemory = time.Minute
+
+// openRules are the chain in which a sandbox opens a connection, and where it is bounded how many of the host's table of
+// connections (nf_conntrack_max) it takes: whoever fills that takes the network from all others. Nothing else makes an
+// entry there: a packet that is refused or dropped leaves none, and neither do replies.
+//
+// Two bounds, because the kernel's count (ct count) leaves out TCP connections that were closed, although their entries
+// stay for up to two minutes more (nf_conntrack_tcp_timeout_time_wait). So beside the connections that are open at a time,
+// maxConnections, those that are opened are bounded too: as many at once, and twice as many in a minute. That makes at
+// most eight times maxConnections entries, a minute for the kernel's sweeping included.
+//
+// What is beyond is dropped and not refused, as it is a matter of time: TCP and resolvers try again by themselves. The rate
+// comes first, as counting costs the kernel more, and so that no flood gets there.
+func (m *Manager) openRules(tx *nftables.Conn) error {
+	table := m.inetTable()
+	rates, connections := m.ratesOf(table), m.connectionsOf(table)
+	for _, set := range []*nftables.Set{rates, connections} {
+		if err := tx.AddSet(set, nil); err != nil {
+			return err
+		}
+	}
+	open := chain{tx, tx.AddChain(&nftables.Chain{Name: openChain, Table: table})}
+	open.rule(senderExceedsRate(rates, 2*uint64(m.maxConnections), m.maxConnections), count(), verdict(expr.VerdictDrop))
+	open.rule(senderExceedsCount(connections, m.maxConnections), count(), verdict(expr.VerdictDrop))
+	open.rule(verdict(expr.VerdictAccept))
 	return nil
 }
 
@@ -190,9 +248,20 @@ func (m *Manager) addSource(id string, addr netip.Addr) error {
 	})
 }
 
-// removeSource takes an element back; it succeeds when there is none, or no table.
+// removeSource takes an element back, and what the kernel noted of its address; it succeeds when there is none, or no
+// table.
 func (m *Manager) removeSource(element nftables.SetElement) error {
 	err := m.netfilter.change(func(tx *nftables.Conn) error {
+		noted := []nftables.SetElement{{Key: sourceAddr(element).AsSlice()}}
+		for _, set := range []*nftables.Set{m.ratesOf(m.inetTable()), m.connectionsOf(m.inetTable())} {
+			err := tx.SetAddElements(set, noted) // or removing it would fail when there is none
+			if err == nil {
+				err = tx.SetDeleteElements(set, noted)
+			}
+			if err != nil {
+				return err
+			}
+		}
 		return tx.SetDeleteElements(m.sourcesOf(m.bridgeTable()), []nftables.SetElement{element})
 	})
 	if err != nil && !errors.Is(err, unix.ENOENT) {

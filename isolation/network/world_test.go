@@ -207,7 +207,7 @@ func (s sandbox) refused(t *testing.T, network, address string) bool {
 }
 
 func options(t *testing.T) Options {
-	return Options{Bridge: "test0", Subnet: testSubnet, DNS: []string{lanDNS}, Logger: zerolog.New(zerolog.NewTestWriter(t))}
+	return Options{Bridge: "test0", Subnet: testSubnet, MaxConnections: 4096, DNS: []string{lanDNS}, Logger: zerolog.New(zerolog.NewTestWriter(t))}
 }
 
 // newManager returns a prepared Manager whose bridge and tables are removed with the test.
