@@ -2,7 +2,9 @@ package agent
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"time"
@@ -54,5 +56,28 @@ func setSysctls() error {
 			return err
 		}
 	}
-	return set("vm.overcommit_memory", "1")
+	if err := set("vm.overcommit_memory", "1"); err != nil {
+		return err
+	}
+	return disableIPv6()
+}
+
+// disableIPv6 leaves IPv6 to loopback alone, as in a container: no other interface gets an address by itself.
+func disableIPv6() error {
+	const conf = "/proc/sys/net/ipv6/conf/"
+	entries, err := os.ReadDir(conf)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // the kernel has no IPv6
+	}
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries { // the interfaces, and "default" for those to come
+		if name := entry.Name(); name != "all" && name != "lo" {
+			if err := os.WriteFile(conf+name+"/disable_ipv6", []byte("1"), 0); err != nil {
+				return fmt.Errorf("switching IPv6 off: %w", err)
+			}
+		}
+	}
+	return nil
 }

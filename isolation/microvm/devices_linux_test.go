@@ -30,6 +30,8 @@ func TestInterface(t *testing.T) {
 		require.Equal(t, cloned, s.cloned)
 		require.Equal(t, "02:00:00:00:12:34\n1380\n", shell(t, s, "cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu"))
 		require.Contains(t, shell(t, s, "ip -4 addr show eth0"), "192.0.2.2/24")
+		require.Regexp(t, `^0{31}1 \S+ \S+ \S+ \S+ +lo\n$`, shell(t, s, "cat /proc/net/if_inet6"), "::1 alone")
+		require.Equal(t, "1\n1\n0\n", shell(t, s, "cd /proc/sys/net/ipv6/conf; cat eth0/disable_ipv6 default/disable_ipv6 lo/disable_ipv6"))
 		require.Contains(t, shell(t, s, "ip route"), "default via 192.0.2.1 dev eth0")
 		require.NoError(t, s.Destroy(t.Context()))
 		require.NoError(t, spec.Network.TapFile.Close())
