@@ -229,7 +229,8 @@ type ProcessSpec struct {
 	// Args is the command when there is no script. Args[0] is looked up in the PATH of Env. With neither
 	// script nor args, the detected shell itself is started.
 	Args []string
-	// Helper runs it in the helper root, if the sandbox has one, else in the image.
+	// Helper makes it one of the runner's own stages: it runs in the helper root, if the sandbox has one, else in the image,
+	// and on Linux reads and writes every file of the builds and cache directories, whoever its user is.
 	Helper bool
 	// Env are "KEY=value" pairs, added to the root's ImageConfig.Env; later ones win.
 	Env []string

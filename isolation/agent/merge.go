@@ -18,7 +18,7 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 //   - the directory is the spec's, or without one the root's WorkingDir; BuildsDir when that does not exist, and
 //     "/" as the last resort.
 //
-// Without a helper root, a helper stage is a stage of the image in every respect.
+// Without a helper root, a helper stage is a stage of the image but for its capabilities.
 func merge(id uint64, spec isolation.ProcessSpec, setup Setup) (*startRequest, error) {
 	helper := spec.Helper && setup.Helper != nil
 	root := setup.Image
@@ -44,7 +44,7 @@ func merge(id uint64, spec isolation.ProcessSpec, setup Setup) (*startRequest, e
 		}
 	}
 	req := &startRequest{
-		ID: id, Helper: helper, Script: -1, Args: spec.Args, Env: env,
+		ID: id, Helper: helper, Runners: spec.Helper, Script: -1, Args: spec.Args, Env: env,
 		Dirs: workingDirs(spec.Dir, root.WorkingDir), User: spec.User,
 		Interactive: spec.Interactive, TTY: spec.TTY, Rows: spec.Rows, Columns: spec.Columns,
 		Stdin: spec.Stdin != nil && spec.Script == nil,

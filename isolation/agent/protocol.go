@@ -83,6 +83,8 @@ type startRequest struct {
 	// ID names the process in later requests; the executor never uses one twice.
 	ID     uint64 `json:"id"`
 	Helper bool   `json:"helper"`
+	// Runners says that it is one of the runner's own stages, in whichever root.
+	Runners bool `json:"runners,omitempty"`
 	// Script is its length in bytes, or -1 for none.
 	Script int64    `json:"script"`
 	Args   []string `json:"args,omitempty"`

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -18,11 +19,12 @@ import (
 
 // server is the agent: the state of one sandbox.
 type server struct {
-	procs *procTable
-	pid1  bool
-	null  *os.File
-	oom   oomScore
-	usage *usageFiles // nil but in a guest
+	procs     *procTable
+	pid1      bool
+	null      *os.File
+	oom       oomScore
+	usage     *usageFiles // nil but in a guest
+	permitted uint64      // capabilities, a bit for each
 
 	// mu makes forking, reaping and killing exclude each other, so that a status never belongs to an older
 	// process with the same id and no process escapes between its fork and its entry here.
@@ -100,9 +102,27 @@ func newServer() (*server, error) {
 			return nil, fmt.Errorf("becoming a child subreaper: %w", err)
 		}
 	}
+	if s.permitted, err = permitted(); err != nil {
+		return nil, err
+	}
 	s.oom = openOOMScore()
 	reserveThreads()
 	return s, nil
+}
+
+// permitted returns the agent's permitted capabilities, a bit for each.
+func permitted() (uint64, error) {
+	var have [2]unix.CapUserData
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	if err := unix.Capget(&header, &have[0]); err != nil {
+		return 0, fmt.Errorf("reading the agent's capabilities: %w", err)
+	}
+	return uint64(have[1].Permitted)<<32 | uint64(have[0].Permitted), nil
+}
+
+// mayPassOn returns those of the capabilities that the agent has itself.
+func (s *server) mayPassOn(capabilities []uintptr) []uintptr {
+	return slices.DeleteFunc(slices.Clone(capabilities), func(number uintptr) bool { return s.permitted&(1<<number) == 0 })
 }
 
 // reservedThreads are more than the agent has ever been seen to need at once.

@@ -41,10 +41,12 @@ func (s *server) prepare(req setupRequest) error {
 			return err
 		}
 	}
-	for _, dir := range []string{isolation.BuildsDir, isolation.CacheDir} {
-		if err := image.makeDir(dir, 0o755, user.uid, user.gid); err != nil {
-			return err
-		}
+	if err := image.makeDir(isolation.BuildsDir, 0o755, user.uid, user.gid); err != nil {
+		return err
+	}
+	// It may be that of jobs with other users too, some of which run now.
+	if err := image.makeDir(isolation.CacheDir, 0o777, 0, 0); err != nil {
+		return err
 	}
 	for _, r := range []*root{rs.image, rs.helper} {
 		if r == nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/isolation/layout"
 )
 
 // plan is a start request after everything in it was looked up in its root.
@@ -153,7 +154,12 @@ func (s *server) fork(p plan, req startRequest) (*child, error) {
 			Setsid: true, Setctty: req.TTY, Ctty: 0,
 		},
 	}
-
+	if p.user.uid != 0 { // root has all that the sandbox has
+		attr.Sys.AmbientCaps = s.mayPassOn(layout.UserCapabilities)
+		if req.Runners {
+			attr.Sys.AmbientCaps = s.mayPassOn(layout.RunnersCapabilities)
+		}
+	}
 	if s.usage != nil {
 		c.oomKills = s.usage.oomKills()
 	}

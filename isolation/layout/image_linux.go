@@ -13,7 +13,7 @@ import (
 
 // imageMountPoints are where something is mounted in the image's root.
 var imageMountPoints = []string{
-	"proc", "sys", "dev", "run",
+	"proc", "sys", "dev",
 	strings.TrimPrefix(isolation.Dir, "/"),
 	strings.TrimPrefix(isolation.BuildsDir, "/"),
 	strings.TrimPrefix(isolation.CacheDir, "/"),
@@ -40,6 +40,12 @@ func PrepareImage(rootfs string, files map[string]string) error {
 		err = ensureDir(root, "etc", 0o755)
 		if err != nil {
 			return fault.Authorf("preparing /etc in the image: %w", err)
+		}
+	}
+	// Programs expect /run everywhere. What an image has there, a link to another of its directories say, stays.
+	if _, err := root.Lstat("run"); errors.Is(err, fs.ErrNotExist) {
+		if err := ensureDir(root, "run", 0o755); err != nil {
+			return fault.Authorf("preparing /run in the image: %w", err)
 		}
 	}
 	for name, content := range files {

@@ -40,7 +40,9 @@ func SandboxMounts(s Sources) []Mount {
 	return all
 }
 
-// KernelMounts are those of Mounts that are the same in every sandbox: the file systems that programs expect of any Linux system, as Docker mounts them.
+// KernelMounts are those of Mounts that are the same in every sandbox: the file systems that
+// programs expect of any Linux system, as Docker mounts them. As with Docker /run is none of them: what the image has there,
+// directories of services above all, is there with its owners and modes.
 func KernelMounts() []Mount {
 	return []Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
@@ -51,7 +53,6 @@ func KernelMounts() []Mount {
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
 		// Java, Go and others read their limits here.
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
-		{Destination: "/run", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=755", "size=64m"}},
 	}
 }
 

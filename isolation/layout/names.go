@@ -33,7 +33,9 @@ func resolvConf(network isolation.Network) string {
 
 func hosts(spec isolation.Spec) string {
 	var b strings.Builder
-	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+	// With both addresses for localhost, resolvers would give ::1 first and programs that try one address alone would miss
+	// servers that listen on IPv4, which is what sandboxes have.
+	b.WriteString("127.0.0.1\tlocalhost\n::1\tip6-localhost ip6-loopback\n")
 	if spec.Hostname != "" {
 		fmt.Fprintf(&b, "127.0.1.1\t%s\n", spec.Hostname)
 	}

@@ -6,12 +6,11 @@ import (
 	"math"
 
 	"github.com/elastic/go-seccomp-bpf/arch"
-	"github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
-	"github.com/airlock-ci/airlock/isolation/layout"
+	"github.com/airlock-ci/airlock/isolation/seccomp"
 )
 
 // Offsets in struct seccomp_data, of seccomp(2).
@@ -24,13 +23,12 @@ const (
 // x32Bit marks the calls of the x32 interface, which no kernel of a distribution offers.
 const x32Bit = 0x40000000
 
-// newFilter compiles the seccomp profile of the process level for guests, which have no OCI runtime to do it: Docker's
-// default, for programs of 64 and of 32 bits.
+// newFilter compiles the seccomp profile of the process level for guests, which have no OCI runtime to do it, for programs
+// of 64 and of 32 bits.
 func newFilter() ([]byte, error) {
-	like := &specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: layout.Capabilities}}}
-	profile, err := seccomp.GetDefaultProfile(like)
+	profile, err := seccomp.Profile()
 	if err != nil {
-		return nil, fmt.Errorf("reading the seccomp profile: %w", err)
+		return nil, err
 	}
 	var program []bpf.Instruction
 	for _, a := range []*arch.Info{arch.X86_64, arch.I386} {

@@ -55,10 +55,15 @@ func sendEchoes(t *testing.T, address string, n int) {
 	defer unix.Close(fd)
 	to := netip.MustParseAddr(address).As4()
 	for i := range n {
-		echo := []byte{8, 0, 0, 0, byte(i >> 8), byte(i), 0, 1}
-		binary.BigEndian.PutUint16(echo[2:], ^uint16(8<<8+i+1)) // the sum is too small to carry
-		_ = unix.Sendto(fd, echo, unix.MSG_DONTWAIT, &unix.SockaddrInet4{Addr: to})
+		_ = unix.Sendto(fd, echoRequest(uint16(i)), unix.MSG_DONTWAIT, &unix.SockaddrInet4{Addr: to})
 	}
+}
+
+// echoRequest is an ICMP echo request with an identifier, which must be small.
+func echoRequest(identifier uint16) []byte {
+	echo := []byte{8, 0, 0, 0, byte(identifier >> 8), byte(identifier), 0, 1}
+	binary.BigEndian.PutUint16(echo[2:], ^(8<<8 + identifier + 1)) // the sum is too small to carry
+	return echo
 }
 
 // startConnecting sends the first packet of n TCP connections, and takes each back at once.
@@ -250,7 +255,9 @@ func TestClosedConnectionsMakeRoom(t *testing.T) {
 }
 
 func resetOnClose(_, _ string, raw syscall.RawConn) error {
-	return raw.Control(func(fd uintptr) { _ = unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}) })
+	return raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	})
 }
 
 // serveEcho answers on a TCP port of the current namespace with what it is told, until the test ends.

@@ -34,7 +34,32 @@ func sandboxReachesTheInternetBehindTheHost(t *testing.T, level isolation.Level)
 		require.True(t, strings.HasPrefix(seen, hostWAN+":"), "the server saw %q", seen)
 		_, err = ask("udp", internet+":80")
 		require.NoError(t, err)
+		require.True(t, answersPing(t, internet))
+		require.False(t, answersPing(t, gateway), "the host")
+		require.False(t, answersPing(t, lanServer))
 	})
+}
+
+// answersPing sends an ICMP echo request from the current namespace.
+func answersPing(t *testing.T, address string) bool {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP)
+	require.NoError(t, err)
+	defer unix.Close(fd)
+	to := netip.MustParseAddr(address).As4()
+	require.NoError(t, unix.Sendto(fd, echoRequest(7), 0, &unix.SockaddrInet4{Addr: to}))
+	require.NoError(t, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 3 * silence.Microseconds()}))
+	buffer := make([]byte, 128)
+	for {
+		n, from, err := unix.Recvfrom(fd, buffer, 0)
+		if err != nil {
+			return false
+		}
+		const header = 20
+		if n > header && buffer[header] == 0 && from.(*unix.SockaddrInet4).Addr == to { // type 0: an echo reply
+			return true
+		}
+	}
 }
 
 // The first packet after Attach must pass: a lost one costs a job a second.

@@ -46,13 +46,13 @@ func TestPosture(t *testing.T) {
 
 	want := posture{
 		Capabilities: []string{
-			"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_NET_BIND_SERVICE",
+			"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_NET_BIND_SERVICE", "CAP_NET_RAW",
 			"CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",
 		},
 		Inheritable: "0000000000000000", Ambient: "0000000000000000", NoNewPrivs: "1", Seccomp: "2",
 		Writable: []string{
 			"/", "/.airlock", "/.airlock/helper/.airlock", "/.airlock/helper/builds", "/.airlock/helper/cache",
-			"/.airlock/helper/proc", "/.airlock/helper/tmp", "/builds", "/cache", "/dev", "/dev/mqueue", "/dev/pts", "/dev/shm", "/proc", "/run",
+			"/.airlock/helper/proc", "/.airlock/helper/tmp", "/builds", "/cache", "/dev", "/dev/mqueue", "/dev/pts", "/dev/shm", "/proc",
 		},
 		SharedNamespaces: []string{"time", "time_for_children", "user"},
 	}

@@ -3,11 +3,11 @@ package oci
 import (
 	"fmt"
 
-	"github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/airlock-ci/airlock/isolation/layout"
+	"github.com/airlock-ci/airlock/isolation/seccomp"
 )
 
 // profile is what every sandbox is confined to, made once.
@@ -17,12 +17,10 @@ type profile struct {
 	rlimits      []specs.POSIXRlimit
 }
 
-// newProfile reads Docker's default seccomp profile for these capabilities and this kernel.
 func newProfile() (profile, error) {
-	like := &specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: layout.Capabilities}}}
-	filter, err := seccomp.GetDefaultProfile(like)
+	filter, err := seccomp.Profile()
 	if err != nil {
-		return profile{}, fmt.Errorf("reading the seccomp profile: %w", err)
+		return profile{}, err
 	}
 	limits, err := rlimits()
 	if err != nil {

@@ -28,7 +28,7 @@ func (s scratch) path(name string) string {
 // in them.
 func (r *Runtime) mountRoots(spec isolation.Spec) error {
 	s := scratch(spec.ScratchDir)
-	// The agent gives builds and cache to the image's USER.
+	// The agent gives builds to the image's USER, and lets every user into the cache.
 	if err := layout.MakeDirs(0o755, s.rootfs(), s.upper(), s.work(), s.builds(), s.cache()); err != nil {
 		return err
 	}

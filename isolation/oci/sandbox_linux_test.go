@@ -3,6 +3,7 @@ package oci
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -61,7 +62,7 @@ func TestImageCannotRedirectMounts(t *testing.T) {
 	bench := newBench(t, "crun")
 	outside := t.TempDir() // where the links of the image lead
 	hostile := t.TempDir()
-	for _, name := range []string{".airlock", "builds", "cache", "run", "proc", "sys", "tmp"} {
+	for _, name := range []string{".airlock", "builds", "cache", "proc", "sys", "tmp"} {
 		require.NoError(t, os.Symlink(outside, filepath.Join(hostile, name)))
 	}
 	require.NoError(t, os.WriteFile(filepath.Join(hostile, "dev"), nil, 0o644))
@@ -76,7 +77,7 @@ func TestImageCannotRedirectMounts(t *testing.T) {
 	spec.Helper.Layers = []string{hostile, shared.helper}
 	sandbox := bench.box(t, spec)
 	require.Equal(t, "sandbox\nup\n", shell(t, sandbox, "cat /etc/hostname; grep -q localhost /etc/hosts && test -d /proc/self && test -c /dev/null && echo up"))
-	for _, path := range []string{"/.airlock", "/builds", "/cache", "/run", "/proc", "/sys", "/tmp", "/dev"} {
+	for _, path := range []string{"/.airlock", "/builds", "/cache", "/proc", "/sys", "/tmp", "/dev"} {
 		require.Equal(t, "directory\n", shell(t, sandbox, "test ! -L "+path+" && stat -c %F "+path), path)
 	}
 	require.Contains(t, shell(t, sandbox, "grep ' /.airlock ' /proc/mounts"), "tmpfs")
@@ -84,6 +85,89 @@ func TestImageCannotRedirectMounts(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, entries)
 	require.Equal(t, before, conformance.Fingerprint(t, hostile))
+}
+
+// A link that the image has for /run is its own; it leads to where it leads in the image.
+func TestRunThatIsALink(t *testing.T) {
+	bench := newBench(t, "crun")
+	hostile := t.TempDir()
+	require.NoError(t, os.Symlink("/var/elsewhere", filepath.Join(hostile, "run")))
+	require.NoError(t, os.MkdirAll(filepath.Join(hostile, "var/elsewhere/mysqld"), 0o755))
+	spec := bench.spec(t)
+	spec.Image.Layers = []string{hostile}
+	for _, name := range []string{"bin", "etc"} { // all of the root but its /run and /var
+		require.NoError(t, os.CopyFS(filepath.Join(hostile, name), os.DirFS(filepath.Join(shared.image, name))))
+	}
+	require.NoError(t, os.Chmod(filepath.Join(hostile, "bin/busybox"), 0o755))
+	require.Equal(t, "/var/elsewhere\nmysqld\n", shell(t, bench.box(t, spec), "busybox readlink /run; busybox ls /run"))
+
+	require.NoError(t, os.Remove(filepath.Join(hostile, "run")))
+	spec = bench.spec(t)
+	spec.Image.Layers = []string{hostile}
+	require.Equal(t, "755 0:0\n", shell(t, bench.box(t, spec), "busybox stat -c '%a %u:%g' /run"), "an image without one")
+}
+
+// TestFileCapability: the kernel executes Debian's ping, which has one, only if the sandbox may have it.
+func TestFileCapability(t *testing.T) {
+	bench := newBench(t, "crun")
+	layer := t.TempDir()
+	spec := bench.spec(t)
+	spec.Image.Layers = append([]string{layer}, spec.Image.Layers...)
+	ping := filepath.Join(layer, "opt/ping")
+	copyFile(t, "/bin/busybox", ping)
+	// struct vfs_cap_data of linux/capability.h: version 2, effective, with NET_RAW.
+	attribute := binary.LittleEndian.AppendUint32(nil, 0x02000001)
+	attribute = binary.LittleEndian.AppendUint32(attribute, 1<<unix.CAP_NET_RAW)
+	require.NoError(t, unix.Setxattr(ping, "security.capability", append(attribute, make([]byte, 12)...), 0))
+	sandbox := bench.box(t, spec)
+	for _, user := range []string{"", "builder", "4321"} {
+		var stdout, stderr bytes.Buffer
+		p, err := sandbox.Start(t.Context(), isolation.ProcessSpec{
+			User: user, Args: []string{"/opt/ping", "-c", "1", "-W", "5", "127.0.0.1"}, Stdout: &stdout, Stderr: &stderr,
+		})
+		require.NoError(t, err, "as %q", user)
+		_, err = p.Wait()
+		require.NoError(t, err)
+		require.Contains(t, stdout.String(), "1 packets received", "as %q: %s", user, stderr.String())
+	}
+}
+
+// TestCacheOfJobsWithDifferentUsers: the runner's own stages find and replace what those of other jobs left in the cache
+// directory of their project, one after the other and at the same time, with a helper root and without.
+func TestCacheOfJobsWithDifferentUsers(t *testing.T) {
+	bench := newBench(t, "crun")
+	cache := t.TempDir()
+	require.NoError(t, os.Chown(cache, 1234, 1234)) // as an earlier version left it
+	boxOf := func(user string, helper bool) isolation.Sandbox {
+		spec := bench.spec(t)
+		spec.CacheDir, spec.Image.Config.User = cache, user
+		if !helper {
+			spec.Helper = nil
+		}
+		return bench.box(t, spec)
+	}
+	archive := func(sandbox isolation.Sandbox) string {
+		var stdout, stderr bytes.Buffer
+		p, err := sandbox.Start(t.Context(), isolation.ProcessSpec{Helper: true, Script: []byte(conformance.Archive), Stdout: &stdout, Stderr: &stderr})
+		require.NoError(t, err)
+		exit, err := p.Wait()
+		require.NoError(t, err)
+		require.Zero(t, exit.Code, stderr.String())
+		return stdout.String()
+	}
+	last := ""
+	var boxes []isolation.Sandbox
+	for n, user := range []string{"", "builder", "4321", "root", "4321:4321", "1000"} {
+		sandbox := boxOf(user, n%3 != 2)
+		require.Equal(t, last, archive(sandbox), "what the job before left, as %q", user)
+		last = shell(t, sandbox, "id -u")
+		boxes = append(boxes, sandbox)
+	}
+	for _, sandbox := range boxes { // who came first must not have lost its rights to who came later
+		require.Equal(t, last, archive(sandbox))
+		last = shell(t, sandbox, "id -u")
+		require.Equal(t, "mine\n", shell(t, sandbox, "echo mine > /cache/$$; cat /cache/$$; rm /cache/$$"), "the author's own code")
+	}
 }
 
 func TestEtcThatLeadsOutIsTheAuthorsFault(t *testing.T) {
@@ -152,7 +236,7 @@ func TestAgentKilledByTheMemoryLimit(t *testing.T) {
 	sandbox := bench.box(t, spec)
 	var failure error
 	for range 200 {
-		p, err := sandbox.Start(t.Context(), isolation.ProcessSpec{Args: []string{"sh", "-c", "for d in /dev/shm /run /.airlock; do cat /dev/zero >> $d/x; done"}})
+		p, err := sandbox.Start(t.Context(), isolation.ProcessSpec{Args: []string{"sh", "-c", "for d in /dev/shm /dev /.airlock; do cat /dev/zero >> $d/x; done"}})
 		if err == nil {
 			_, err = p.Wait()
 		}

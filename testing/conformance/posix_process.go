@@ -160,3 +160,42 @@ func posixNoHelper(t testing.TB, env RuntimeEnv) {
 	r := b.run(t, isolation.ProcessSpec{Helper: true, Script: []byte("echo $GREETING")})
 	require.Equal(t, "image\n", r.stdout, r.stderr)
 }
+
+// Archive is what gitlab-runner does when it keeps a cache: directories and files that are for their owner alone, and a new
+// archive that takes the place of an old one. It prints the old one, if there was one.
+const Archive = `set -e
+dir=/cache/group/project/default
+mkdir -p -m 700 "$dir"
+test ! -e $dir/cache.zip || cat $dir/cache.zip
+umask 077
+id -u > "$dir/archive_$$"
+mv -f "$dir/archive_$$" "$dir/cache.zip"
+chmod 600 "$dir/cache.zip"
+mkdir -p "$dir/of-$(id -u)/kept"
+`
+
+func posixCaches(t testing.TB, env RuntimeEnv) {
+	for _, withHelper := range []bool{true, false} {
+		b := newBox(t, env, func(s *isolation.Spec) {
+			if !withHelper {
+				s.Helper = nil
+			}
+		})
+		last := ""
+		for _, user := range []string{"0", "1000", "4321", "0", "4321:0", "1000"} {
+			r := b.run(t, isolation.ProcessSpec{Helper: true, Script: []byte(Archive), User: user})
+			require.Zero(t, r.Code, "as %s after %q, helper root %t: %s", user, last, withHelper, r.stderr)
+			require.Equal(t, last, r.stdout)
+			uid, _, _ := strings.Cut(user, ":")
+			last = uid + "\n"
+			require.Equal(t, uid+"\n", b.shell(t, "stat -c %u /cache/group/project/default/cache.zip"))
+		}
+		// Authors' code has the rights of its user, no more.
+		r := b.run(t, isolation.ProcessSpec{Args: []string{"cat", "/cache/group/project/default/cache.zip"}, User: "4321"})
+		require.NotZero(t, r.Code)
+		r = b.run(t, isolation.ProcessSpec{Args: []string{"mkdir", "/cache/mine"}, User: "4321"})
+		require.Zero(t, r.Code, r.stderr)
+		r = b.run(t, isolation.ProcessSpec{Helper: true, User: "1000", Args: []string{"rm", "-r", "/cache/group", "/cache/mine"}})
+		require.Zero(t, r.Code, r.stderr)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"net"
 	"os"
 	"strings"
@@ -12,8 +13,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func rawSocket() error    { return socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP) }
-func packetSocket() error { return socket(unix.AF_PACKET, unix.SOCK_RAW, 0) }
+// rawSocket asks for every protocol's but ICMP's, which ping has. They would show what others in the sandbox send.
+func rawSocket() error {
+	return anyOf(
+		socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW), socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_TCP),
+		socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_UDP), socket(unix.AF_INET6, unix.SOCK_RAW, unix.IPPROTO_TCP))
+}
+
+func packetSocket() error {
+	return anyOf(
+		socket(unix.AF_PACKET, unix.SOCK_RAW, 0), socket(unix.AF_PACKET, unix.SOCK_DGRAM, 0), socket(unix.AF_INET, unix.SOCK_PACKET, 0))
+}
+
+// anyOf is nil when one of several attempts succeeded.
+func anyOf(attempts ...error) error {
+	for _, err := range attempts {
+		if err == nil {
+			return nil
+		}
+	}
+	return errors.Join(attempts...)
+}
 
 // vsock leads from a virtual machine to its hypervisor, past every network rule.
 func vsock() error { return socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0) }

@@ -36,6 +36,9 @@ const (
 	BuilderID = 1000
 )
 
+// RunDir is a directory of /run that belongs to Builder, as images of services have them.
+const RunDir = "run/service"
+
 // The directories that every distribution has, and their modes. Of Airlock's own mount points none is here: a
 // runtime must do without them.
 var directories = []struct {
@@ -43,7 +46,7 @@ var directories = []struct {
 	mode fs.FileMode
 }{
 	{"bin", 0o755}, {"dev", 0o755}, {"etc", 0o755}, {"home/" + Builder, 0o755}, {"proc", 0o755},
-	{"root", 0o700}, {"run", 0o755}, {"sbin", 0o755}, {"sys", 0o755}, {"tmp", fs.ModeSticky | 0o777},
+	{"root", 0o700}, {"run", 0o755}, {"run/lock", fs.ModeSticky | 0o777}, {RunDir, 0o750}, {"sbin", 0o755}, {"sys", 0o755}, {"tmp", fs.ModeSticky | 0o777},
 	{"usr/bin", 0o755}, {"usr/sbin", 0o755}, {"var", 0o755},
 }
 
@@ -69,7 +72,12 @@ func Busybox(dir string) error {
 			return fmt.Errorf("making the test root: %w", err)
 		}
 	}
-	if err := os.Chown(filepath.Join(dir, "home", Builder), BuilderID, BuilderID); err != nil {
+	for _, name := range []string{"home/" + Builder, RunDir} {
+		if err := os.Chown(filepath.Join(dir, name), BuilderID, BuilderID); err != nil {
+			return fmt.Errorf("making the test root: %w", err)
+		}
+	}
+	if err := os.Symlink("/run", filepath.Join(dir, "var/run")); err != nil {
 		return fmt.Errorf("making the test root: %w", err)
 	}
 	for name, content := range files {
