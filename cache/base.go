@@ -52,6 +52,8 @@ type Base struct {
 	Config Config
 	// Pulled is false when nothing had to be unpacked.
 	Pulled bool
+	// Warnings say, each as one line for the job log, what of the image a sandbox does not have.
+	Warnings []string
 	// Bytes is what was transferred of layers for this request or for others that waited with it.
 	Bytes int64
 }
@@ -146,5 +148,5 @@ func (c *Cache) base(ref reference, image *imageRecord) Base {
 	for i, id := range stack {
 		layers[i] = layerRoot(c.opts.Dir, id)
 	}
-	return Base{Image: ref.asked, Digest: image.Digest, Layers: layers, Config: image.Config}
+	return Base{Image: ref.asked, Digest: image.Digest, Layers: layers, Config: image.Config, Warnings: image.warnings(ref.asked)}
 }

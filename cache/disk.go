@@ -21,7 +21,7 @@ import (
 // at the start.
 const diskFormat = "1"
 
-// diskName names the disk of layers by their diff ids, upper-most first.
+// diskName names the disk of layers by their ids, upper-most first.
 func diskName(stack []string) string {
 	hash := sha256.Sum256([]byte("ext4 " + diskFormat + "\n" + strings.Join(stack, "\n")))
 	return "sha256-" + hex.EncodeToString(hash[:]) + ".ext4"
@@ -111,8 +111,8 @@ func finishDisk(file *os.File) (int64, error) {
 	return allocated(info), nil
 }
 
-// stack returns an image's layers by their diff ids, upper-most first. Of equal layers the upper one hides the
-// lower one entirely, and overlayfs refuses to stack both.
+// stack returns an image's layers by their ids, upper-most first. Images that an earlier version imported may have equal
+// ones: the upper one hides the lower one entirely, and overlayfs refuses to stack both.
 func (i *imageRecord) stack() []string {
 	seen := map[string]bool{}
 	stack := make([]string, 0, len(i.Layers))

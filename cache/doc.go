@@ -9,7 +9,7 @@
 // # On disk
 //
 //	Dir/lock                     held by the one process that may use Dir
-//	Dir/layers/sha256/<id>/fs    an unpacked layer, by the digest of its uncompressed tar (its diff id)
+//	Dir/layers/sha256/<id>/fs    an unpacked layer, by its chain id: what its tar and those of the layers below hold
 //	Dir/disks/sha256-<hash>.ext4 the layers of an image merged into one disk, for guests; by a hash of their ids
 //	Dir/images/<digest>.json     an image: configuration and layers; its mtime is when it was last used
 //	Dir/refs/<hash>.json         what a name led to when it was last resolved

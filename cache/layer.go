@@ -27,20 +27,43 @@ type wantedLayer struct {
 	id     string // its name here
 	// below are the ids of the layers below it, lowest first.
 	below []string
+	// awaitBelow waits until those are there.
+	awaitBelow func(context.Context) error
 }
 
-// fetchLayer makes one layer present for p's repository and returns its unpacked size. Pulls that need the
+// storedLayer is what is known of a layer that is here.
+type storedLayer struct {
+	size    int64 // bytes unpacked
+	omitted omitted
+}
+
+// layerIDs names layers as the OCI image specification's chain ids do: by their content and that of those below. The
+// same layer may show another tree above others: directories that it does not list are as the layers below have them,
+// and a layer of Windows is only good above those that it was imported upon.
+func layerIDs(diffIDs []v1.Hash) []string {
+	ids := make([]string, len(diffIDs))
+	for i, id := range diffIDs {
+		ids[i] = id.String()
+		if i > 0 {
+			sum := sha256.Sum256([]byte(ids[i-1] + " " + id.String()))
+			ids[i] = "sha256:" + hex.EncodeToString(sum[:])
+		}
+	}
+	return ids
+}
+
+// fetchLayer makes one layer present for p's repository and returns what it is like. Pulls that need the
 // same layer at the same time transfer it once.
-func (c *Cache) fetchLayer(ctx context.Context, p *pull, l wantedLayer, left *budget) (int64, error) {
+func (c *Cache) fetchLayer(ctx context.Context, p *pull, l wantedLayer, left *budget) (storedLayer, error) {
 	for {
-		if size, usable := c.store.usable(l.id, p.repo); usable {
-			return size, nil
+		if stored, usable := c.store.usable(l.id, p.repo); usable {
+			return stored, nil
 		}
 		flight, led := c.layers.join(l.id, func() struct{} { return struct{}{} },
 			func(ctx context.Context, _ struct{}) error { return c.transferLayer(ctx, p, l, left) })
 		err := c.layers.wait(ctx, l.id, flight, time.Hour, func() time.Duration { return time.Hour })
 		if err != nil && (led || ctx.Err() != nil) {
-			return 0, err
+			return storedLayer{}, err
 		}
 		// Somebody else's transfer may have failed for his own reasons, or not count for this repository.
 	}
@@ -53,14 +76,14 @@ func (c *Cache) transferLayer(ctx context.Context, p *pull, l wantedLayer, left 
 		if err := readLayer(ctx, p, l, left, func(io.Reader) error { return nil }); err != nil {
 			return fmt.Errorf("layer %s: %w", l.diffID, err)
 		}
-		c.store.grant(l.id, 0, p.repo, p.private)
+		c.store.grant(l.id, storedLayer{}, p.repo, p.private)
 		return nil
 	}
-	size, err := c.storeLayer(ctx, p, l, left)
+	stored, err := c.storeLayer(ctx, p, l, left)
 	if err != nil {
 		return err
 	}
-	c.store.grant(l.id, size, p.repo, p.private)
+	c.store.grant(l.id, stored, p.repo, p.private)
 	return nil
 }
 

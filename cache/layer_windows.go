@@ -2,8 +2,6 @@ package cache
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -18,7 +16,6 @@ import (
 	"time"
 
 	"github.com/Microsoft/hcsshim"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/windows"
 
 	"github.com/airlock-ci/airlock/executor/api/failpoint"
@@ -32,20 +29,6 @@ const parallelLayers = 1
 type platformState struct {
 	writingLock sync.Mutex
 	writing     map[string]bool // by id
-}
-
-// layerIDs names layers as the OCI image specification's chain ids do: a layer of Windows is only good above those
-// that it was imported upon. The compute service derives its own id from the directory's name, which is this.
-func layerIDs(diffIDs []v1.Hash) []string {
-	ids := make([]string, len(diffIDs))
-	for i, id := range diffIDs {
-		ids[i] = id.String()
-		if i > 0 {
-			sum := sha256.Sum256([]byte(ids[i-1] + " " + id.String()))
-			ids[i] = "sha256:" + hex.EncodeToString(sum[:])
-		}
-	}
-	return ids
 }
 
 // layerRoot is what of a layer is handed out: its directory itself, whose name is its identity. completeMark is
@@ -76,10 +59,10 @@ func checkFileSystem(dir string) error {
 
 // storeLayer imports a layer in the directory that it will stay in, as it must never be renamed, and marks it complete
 // at the end. Without the mark it does not count, and is destroyed at the next start.
-func (c *Cache) storeLayer(ctx context.Context, p *pull, l wantedLayer, left *budget) (size int64, err error) {
+func (c *Cache) storeLayer(ctx context.Context, p *pull, l wantedLayer, left *budget) (stored storedLayer, err error) {
 	dir := layerDir(c.opts.Dir, l.id)
 	if err := c.beginWriting(l.id); err != nil {
-		return 0, fault.Systemf("storing layer %s: %w", l.diffID, err)
+		return stored, fault.Systemf("storing layer %s: %w", l.diffID, err)
 	}
 	defer c.endWriting(l.id)
 	defer func() {
@@ -93,22 +76,22 @@ func (c *Cache) storeLayer(ctx context.Context, p *pull, l wantedLayer, left *bu
 	}
 	err = readLayer(ctx, p, l, left, func(content io.Reader) (err error) {
 		checked := newGuard(content, left)
-		size, err = c.runImporter(ctx, checked, dir, below)
+		stored.size, err = c.runImporter(ctx, checked, dir, below)
 		if checked.err != nil && !errors.Is(checked.err, io.EOF) {
 			return checked.err // the importer only saw its input end
 		}
 		return err
 	})
 	if err != nil {
-		return 0, fmt.Errorf("layer %s: %w", l.diffID, err)
+		return stored, fmt.Errorf("layer %s: %w", l.diffID, err)
 	}
 	if err := failpoint.Hit("cache-unpacked"); err != nil {
-		return 0, err
+		return stored, err
 	}
 	if err := writeMark(completeMark(c.opts.Dir, l.id)); err != nil {
-		return 0, fault.Systemf("storing layer %s: %w", l.diffID, err)
+		return stored, fault.Systemf("storing layer %s: %w", l.diffID, err)
 	}
-	return size, nil
+	return stored, nil
 }
 
 // runImporter imports in a process of its own: it alone has the privileges to write any owner and any access list, and

@@ -102,15 +102,15 @@ func (s *store) delivered(digest, repo string, private bool) *imageRecord {
 	return image
 }
 
-// usable returns the size of a layer if it is there and an image of repo may use it as it is.
-func (s *store) usable(diffID, repo string) (size int64, usable bool) {
+// usable returns what a layer is like if it is there and an image of repo may use it as it is.
+func (s *store) usable(diffID, repo string) (stored storedLayer, usable bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	known := s.layers[diffID]
 	if known == nil || !known.grants(repo) || !s.complete(&imageRecord{Layers: []layerRecord{{DiffID: diffID}}}) {
-		return 0, false
+		return storedLayer{}, false
 	}
-	return known.size, true
+	return known.storedLayer, true
 }
 
 // has tells whether a layer is there, for whomever.
@@ -120,9 +120,9 @@ func (s *store) has(diffID string) bool {
 	return s.layers[diffID] != nil && s.complete(&imageRecord{Layers: []layerRecord{{DiffID: diffID}}})
 }
 
-// grant notes that repo delivered a layer that is complete on disk; size counts if the layer is new.
-func (s *store) grant(diffID string, size int64, repo string, private bool) {
+// grant notes that repo delivered a layer that is complete on disk; stored counts if the layer is new.
+func (s *store) grant(diffID string, stored storedLayer, repo string, private bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.addLayer(diffID, size, map[string]bool{repo: private})
+	s.addLayer(diffID, stored, map[string]bool{repo: private})
 }

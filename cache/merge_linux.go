@@ -9,7 +9,6 @@ import (
 	"os"
 	"path"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,9 +21,7 @@ import (
 const maxDiskFile = 32 << 30
 
 // merge writes as one tar what an overlay of the layers, upper-most first, shows. It reads the layers themselves
-// and mounts nothing: no privilege is needed, and nothing can be left. One difference is left on purpose: a
-// layer whose root is marked as opaque hides all below it, as the image format says; overlayfs looks
-// for that mark in every directory but the root.
+// and mounts nothing: no privilege is needed, and nothing can be left.
 //
 // Errors of reading are the system's; all others say what a tar or the receiver cannot hold.
 func merge(ctx context.Context, layers []string, to io.Writer) error {
@@ -57,15 +54,12 @@ type merger struct {
 	buffer  []byte
 }
 
-// maxAttribute bounds an extended attribute's value, and the list of their names, in bytes; linux/limits.h.
-const maxAttribute = 64 << 10
-
 type fileID struct{ dev, ino uint64 }
 
 // directory writes a directory, which all of these layers have, and what is in it. Only while it writes the files
 // of one directory does it hold descriptors, one for each layer: neither depth nor width uses them up.
 func (m *merger) directory(name string, layers []*tree) error {
-	fds, layers, err := m.openAll(name, layers)
+	fds, layers, err := openAll(m.ctx, name, layers)
 	defer func() { closeAll(fds) }()
 	if err != nil {
 		return err
@@ -103,18 +97,18 @@ func (m *merger) directory(name string, layers []*tree) error {
 }
 
 // openAll opens a directory in each layer, upper-most first, down to the one that hides those below.
-func (m *merger) openAll(name string, layers []*tree) (fds []int, opened []*tree, err error) {
-	if m.ctx.Err() != nil {
-		return nil, nil, fault.Systemf("interrupted: %w", context.Cause(m.ctx))
+func openAll(ctx context.Context, name string, layers []*tree) (fds []int, opened []*tree, err error) {
+	if ctx.Err() != nil {
+		return nil, nil, fault.Systemf("interrupted: %w", context.Cause(ctx))
 	}
 	for _, t := range layers {
 		fd, err := t.walk(name, false)
 		if err != nil {
-			return fds, nil, reading("opening", name, err)
+			closeAll(fds)
+			return nil, nil, reading("opening", name, err)
 		}
 		fds, opened = append(fds, fd), append(opened, t)
-		value := make([]byte, 1)
-		if n, err := unix.Fgetxattr(fd, "trusted.overlay.opaque", value); err == nil && string(value[:n]) == "y" {
+		if isOpaque(fd) {
 			break
 		}
 	}
@@ -195,7 +189,7 @@ func (m *merger) writeDirectory(name string, fd int) error {
 	if name == "" {
 		header.Name = "./"
 	}
-	if err := m.addAttributes(header, fd); err != nil {
+	if err := addAttributes(header, fd); err != nil {
 		return err
 	}
 	return m.tar.WriteHeader(header)
@@ -252,7 +246,7 @@ func (m *merger) regular(name string, parent int, base string) error {
 	}
 	header := headerOf(name, tar.TypeReg, &st)
 	header.Size = st.Size
-	if err := m.addAttributes(header, fd); err != nil {
+	if err := addAttributes(header, fd); err != nil {
 		return err
 	}
 	if err := m.tar.WriteHeader(header); err != nil {
@@ -299,24 +293,16 @@ func headerOf(name string, kind byte, st *unix.Stat_t) *tar.Header {
 }
 
 // addAttributes carries over the extended attributes that unpacking keeps.
-func (m *merger) addAttributes(header *tar.Header, fd int) error {
-	names, value := m.buffer[:maxAttribute], m.buffer[maxAttribute:2*maxAttribute]
-	n, err := unix.Flistxattr(fd, names)
+func addAttributes(header *tar.Header, fd int) error {
+	attributes, err := attributesOn(fd)
 	if err != nil {
-		return reading("listing the attributes of", header.Name, err)
+		return reading("reading the attributes of", header.Name, err)
 	}
-	for name := range strings.SplitSeq(string(names[:n]), "\x00") {
-		if name == "" || !keptAttribute(name) {
-			continue
-		}
-		size, err := unix.Fgetxattr(fd, name, value)
-		if err != nil {
-			return reading("reading "+name+" of", header.Name, err)
-		}
+	for name, value := range attributes {
 		if header.PAXRecords == nil {
 			header.PAXRecords = map[string]string{}
 		}
-		header.PAXRecords["SCHILY.xattr."+name] = string(value[:size])
+		header.PAXRecords["SCHILY.xattr."+name] = value
 	}
 	return nil
 }

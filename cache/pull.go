@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -150,8 +153,7 @@ func (c *Cache) fetch(ctx context.Context, p *pull) (err error) {
 	if err != nil {
 		return err
 	}
-	image := &imageRecord{Digest: p.content.digest, Created: time.Now(), Repos: map[string]bool{p.repo: p.private},
-		Config: Config{Env: config.Config.Env, User: config.Config.User, WorkingDir: config.Config.WorkingDir, OSVersion: config.OSVersion}}
+	image := newImageRecord(p, config)
 	ids := layerIDs(config.RootFS.DiffIDs)
 	pinAll := func(by int) {
 		for _, id := range ids {
@@ -181,6 +183,21 @@ func (c *Cache) fetch(ctx context.Context, p *pull) (err error) {
 	return nil
 }
 
+// newImageRecord is the record of an image whose layers are still to come.
+func newImageRecord(p *pull, config *v1.ConfigFile) *imageRecord {
+	image := &imageRecord{Digest: p.content.digest, Created: time.Now(), Repos: map[string]bool{p.repo: p.private}, Format: recordFormat,
+		Config: Config{User: config.Config.User, WorkingDir: config.Config.WorkingDir, OSVersion: config.OSVersion}}
+	for _, entry := range config.Config.Env {
+		name, _, found := strings.Cut(entry, "=")
+		if !found || name == "" || strings.Contains(entry, "\x00") {
+			image.Omitted.add(omittedEnvironment, strconv.Quote(name)) // a value may be a secret
+			continue
+		}
+		image.Config.Env = append(image.Config.Env, entry)
+	}
+	return image
+}
+
 // fetchLayers makes an image's layers present: what is missing is transferred, a few layers at a time.
 func (c *Cache) fetchLayers(ctx context.Context, p *pull, config *v1.ConfigFile) ([]layerRecord, error) {
 	records := make([]layerRecord, len(p.content.layers))
@@ -188,20 +205,24 @@ func (c *Cache) fetchLayers(ctx context.Context, p *pull, config *v1.ConfigFile)
 	ids := layerIDs(config.RootFS.DiffIDs)
 	for i, src := range p.content.layers {
 		records[i].DiffID = ids[i]
-		size, usable := c.store.usable(records[i].DiffID, p.repo)
-		if records[i].Size = size; !usable {
+		stored, usable := c.store.usable(records[i].DiffID, p.repo)
+		if records[i].is(stored); !usable {
 			missing = append(missing, i)
 			p.total.Add(src.blob.Size)
 		}
 	}
 	p.missing.Store(int64(len(missing)))
+	present := newPresence(len(records), missing)
 	left := newBudget(c.opts.MaxUnpacked, c.opts.MaxEntries)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallelLayers)
 	for _, i := range missing {
-		group.Go(func() (err error) {
-			wanted := wantedLayer{source: p.content.layers[i], diffID: config.RootFS.DiffIDs[i].String(), id: ids[i], below: ids[:i]}
-			records[i].Size, err = c.fetchLayer(ctx, p, wanted, left)
+		group.Go(func() error {
+			wanted := wantedLayer{source: p.content.layers[i], diffID: config.RootFS.DiffIDs[i].String(), id: ids[i], below: ids[:i],
+				awaitBelow: func(ctx context.Context) error { return present.await(ctx, i) }}
+			stored, err := c.fetchLayer(ctx, p, wanted, left)
+			records[i].is(stored)
+			present.set(i, err)
 			return err
 		})
 	}
@@ -212,4 +233,42 @@ func (c *Cache) fetchLayers(ctx context.Context, p *pull, config *v1.ConfigFile)
 		return nil, tooLarge(c.opts.MaxUnpacked)
 	}
 	return records, nil
+}
+
+// presence tells which of an image's layers are there, as they come. A layer may be transferred and unpacked before those
+// below it, but it is fitted to them.
+type presence struct {
+	done []chan struct{} // closed when the layer is there or will not come
+	errs []error         // valid then
+}
+
+func newPresence(layers int, missing []int) *presence {
+	p := &presence{done: make([]chan struct{}, layers), errs: make([]error, layers)}
+	for i := range p.done {
+		p.done[i] = make(chan struct{})
+		if !slices.Contains(missing, i) {
+			close(p.done[i])
+		}
+	}
+	return p
+}
+
+func (p *presence) set(layer int, err error) {
+	p.errs[layer] = err
+	close(p.done[layer])
+}
+
+// await waits for all layers below one.
+func (p *presence) await(ctx context.Context, layer int) error {
+	for i := range layer {
+		select {
+		case <-p.done[i]:
+			if p.errs[i] != nil {
+				return fmt.Errorf("a layer below it: %w", p.errs[i])
+			}
+		case <-ctx.Done():
+			return fault.Systemf("interrupted: %w", context.Cause(ctx))
+		}
+	}
+	return nil
 }

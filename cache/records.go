@@ -34,16 +34,22 @@ type imageRecord struct {
 	// Repos are the repositories that delivered it, and whether it is private there. "" stands for the
 	// administrator, who is never private.
 	Repos map[string]bool `json:"repos"`
+	// Format is recordFormat, or that of an earlier version.
+	Format int `json:"format"`
+	// Omitted is what of the configuration was left out.
+	Omitted omitted `json:"omitted,omitempty"`
 
 	lastUsed time.Time // the file's mtime
 }
 
 type layerRecord struct {
-	// DiffID names the layer here: by its own content, or on Windows, where a layer cannot do without those below it,
-	// by theirs too (see layerIDs).
-	DiffID string `json:"diff_id"`
-	Size   int64  `json:"size"` // bytes unpacked
+	// DiffID names the layer here: see layerIDs.
+	DiffID  string  `json:"diff_id"`
+	Size    int64   `json:"size"` // bytes unpacked
+	Omitted omitted `json:"omitted,omitempty"`
 }
+
+func (l *layerRecord) is(stored storedLayer) { l.Size, l.Omitted = stored.size, stored.omitted }
 
 // refRecord is what a name led to.
 type refRecord struct {
@@ -52,6 +58,26 @@ type refRecord struct {
 	Resolved string `json:"resolved"`
 	Digest   string `json:"digest"` // of the image
 	Repo     string `json:"repo"`
+}
+
+// recordFormat is raised whenever the same image would be unpacked otherwise. Before format 2 a layer was the same
+// directory above whichever others.
+const recordFormat = 2
+
+// outdated tells whether an image has to be unpacked again. What an administrator imported stays: nobody else has it.
+func (i *imageRecord) outdated() bool {
+	_, imported := i.Repos[""]
+	return i.Format != recordFormat && !imported
+}
+
+// warnings says for the job log what of the image a sandbox does not have.
+func (i *imageRecord) warnings(asked string) []string {
+	var all omitted
+	all.addAll(i.Omitted)
+	for _, l := range i.Layers {
+		all.addAll(l.Omitted)
+	}
+	return all.warnings(asked)
 }
 
 func (i *imageRecord) private() bool {

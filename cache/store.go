@@ -23,15 +23,15 @@ type store struct {
 	mu     sync.Mutex
 	images map[string]*imageRecord   // by digest
 	refs   map[string]*refRecord     // by name
-	layers map[string]*layer         // by diff id; complete ones only
+	layers map[string]*layer         // by id, see layerIDs; complete ones only
 	disks  map[string]int64          // name -> bytes it takes; complete ones only
 	leases map[string]map[string]int // digest -> holder -> count; may precede the image
-	pins   map[string]int            // diff id -> pulls that rely on it; may precede the layer
+	pins   map[string]int            // layer id -> pulls that rely on it; may precede the layer
 }
 
 // layer is one complete unpacked layer.
 type layer struct {
-	size  int64
+	storedLayer
 	repos map[string]bool // as imageRecord.Repos: who delivered it, and whether privately
 }
 
@@ -48,8 +48,8 @@ func (l *layer) grants(repo string) bool {
 	return false
 }
 
-func layerDir(dir, diffID string) string {
-	return filepath.Join(dir, "layers", "sha256", strings.TrimPrefix(diffID, "sha256:"))
+func layerDir(dir, id string) string {
+	return filepath.Join(dir, "layers", "sha256", strings.TrimPrefix(id, "sha256:"))
 }
 
 func (s *store) imagePath(digest string) string {
@@ -70,6 +70,10 @@ func openStore(dir string, log zerolog.Logger) (*store, error) {
 		image := &imageRecord{}
 		if err := readRecord(path, image); err != nil || !image.valid() || s.imagePath(image.Digest) != path || !s.complete(image) {
 			log.Warn().Err(err).Str("path", path).Msg("dropping a broken image record")
+			return os.Remove(path)
+		}
+		if image.outdated() {
+			log.Info().Str("digest", image.Digest).Msg("an earlier version unpacked this image otherwise; it is pulled again when it is used")
 			return os.Remove(path)
 		}
 		image.lastUsed = info.ModTime()
@@ -125,15 +129,15 @@ func (s *store) complete(image *imageRecord) bool {
 func (s *store) remember(image *imageRecord) {
 	s.images[image.Digest] = image
 	for _, l := range image.Layers {
-		s.addLayer(l.DiffID, l.Size, image.Repos)
+		s.addLayer(l.DiffID, storedLayer{size: l.Size, omitted: l.Omitted}, image.Repos)
 	}
 }
 
-func (s *store) addLayer(diffID string, size int64, repos map[string]bool) {
-	known := s.layers[diffID]
+func (s *store) addLayer(id string, stored storedLayer, repos map[string]bool) {
+	known := s.layers[id]
 	if known == nil {
-		known = &layer{size: size, repos: map[string]bool{}}
-		s.layers[diffID] = known
+		known = &layer{storedLayer: stored, repos: map[string]bool{}}
+		s.layers[id] = known
 	}
 	for repo, private := range repos {
 		known.repos[repo] = private

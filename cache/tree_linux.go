@@ -1,11 +1,11 @@
 package cache
 
 import (
-	"archive/tar"
 	"errors"
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,7 +14,8 @@ import (
 	"github.com/airlock-ci/airlock/executor/api/fault"
 )
 
-// tree is a directory tree that is walked without ever following a symbolic link or leaving it.
+// tree is a directory tree that is never left: the kernel is never asked to follow a symbolic link. What links lead
+// to is found out by reading them, as if the tree were the root file system.
 type tree struct {
 	fd   int
 	root *os.Root // for removing whole directories
@@ -22,6 +23,11 @@ type tree struct {
 	// The parent used last: tars list a directory's files together.
 	lastDir string
 	lastFD  int
+	// askedDir is what locate was asked when it found that parent.
+	askedDir string
+
+	// implied is asked before a directory is made that was only named as a part of paths; nil allows it.
+	implied func() error
 }
 
 func openTree(dir string) (*tree, error) {
@@ -60,12 +66,12 @@ func (t *tree) parent(name string, create bool) (int, error) {
 		return 0, err
 	}
 	t.dropLast()
-	t.lastDir, t.lastFD = dir, fd
+	t.lastDir, t.askedDir, t.lastFD = dir, dir, fd
 	return fd, nil
 }
 
 // walk opens a directory by its path from the root; the caller closes it. Without create, a missing one is
-// ENOENT.
+// ENOENT. It follows no symbolic link: errThroughLink.
 func (t *tree) walk(dir string, create bool) (int, error) {
 	fd, err := unix.FcntlInt(uintptr(t.fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
@@ -75,7 +81,7 @@ func (t *tree) walk(dir string, create bool) (int, error) {
 		return fd, nil
 	}
 	for component := range strings.SplitSeq(dir, "/") {
-		next, err := step(fd, component, dir, create)
+		next, err := t.step(fd, component, dir, create)
 		_ = unix.Close(fd)
 		if err != nil {
 			return 0, err
@@ -85,7 +91,7 @@ func (t *tree) walk(dir string, create bool) (int, error) {
 	return fd, nil
 }
 
-func step(fd int, component, dir string, create bool) (int, error) {
+func (t *tree) step(fd int, component, dir string, create bool) (int, error) {
 	next, err := openDirAt(fd, component)
 	if err == nil {
 		return next, nil
@@ -101,14 +107,27 @@ func step(fd int, component, dir string, create bool) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if kind == kindOther || kind == kindWhiteout && !create {
-		return 0, fault.WithRemedy(fault.Authorf("path %q leads through %q, which is no directory", dir, component),
+	if kind == kindLink {
+		return 0, errThroughLink
+	}
+	if kind == kindFile || kind == kindWhiteout && !create {
+		return 0, fault.WithRemedy(fault.Authorf("path %.200q leads through %q, which is no directory", dir, component),
 			"build the image again: its layers cannot have come from a file system")
+	}
+	if t.implied != nil {
+		if err := t.implied(); err != nil {
+			return 0, err
+		}
 	}
 	return makeImplied(fd, component, dir, kind == kindWhiteout)
 }
 
-// makeImplied makes a directory that the tar names only as a part of paths.
+// impliedMark is an extended attribute of directories that a layer only names as a part of paths, until settle has
+// found out what they are like in the layers below.
+const impliedMark = "trusted.airlock.implied"
+
+// makeImplied makes a directory that the tar names only as a part of paths. Where the layer removes what was there it is
+// a new one, else the one of the layers below.
 func makeImplied(parent int, component, dir string, overWhiteout bool) (int, error) {
 	if overWhiteout {
 		if err := unix.Unlinkat(parent, component, 0); err != nil {
@@ -123,14 +142,131 @@ func makeImplied(parent int, component, dir string, overWhiteout bool) (int, err
 		return 0, system("opening", dir, err)
 	}
 	err = system("changing the mode of", dir, unix.Fchmod(fd, 0o755)) // whatever the umask
-	if err == nil && overWhiteout {
-		err = setOpaque(fd)
+	if err == nil {
+		if overWhiteout {
+			err = setOpaque(fd)
+		} else {
+			err = markImplied(fd)
+		}
 	}
 	if err != nil {
 		_ = unix.Close(fd)
 		return 0, err
 	}
 	return fd, nil
+}
+
+func markImplied(fd int) error {
+	return system("marking", "a directory", unix.Fsetxattr(fd, impliedMark, []byte("y"), 0))
+}
+
+// unmarkImplied reports whether a directory was marked.
+func unmarkImplied(fd int) (marked bool, err error) {
+	err = unix.Fremovexattr(fd, impliedMark)
+	if errors.Is(err, unix.ENODATA) {
+		return false, nil
+	}
+	return err == nil, system("unmarking", "a directory", err)
+}
+
+func isImplied(fd int) bool {
+	_, err := unix.Fgetxattr(fd, impliedMark, nil)
+	return err == nil
+}
+
+// locate returns the name by which the tree knows an entry, with no symbolic link before its last part, and makes its
+// parent when that is missing. Links are followed as if the tree were the root file system; where one leads to nothing,
+// directories are made.
+func (t *tree) locate(name string) (string, error) {
+	dir, base := path.Dir(name), path.Base(name)
+	if t.lastFD < 0 || t.askedDir != dir {
+		_, err := t.parent(name, true)
+		actual := dir
+		if errors.Is(err, errThroughLink) {
+			if actual, err = resolve(dir, t.look); err == nil {
+				_, err = t.parent(path.Join(actual, base), true)
+			}
+		}
+		if err != nil {
+			return "", err
+		}
+		t.askedDir = dir
+	}
+	return path.Join(t.lastDir, base), nil
+}
+
+// errThroughLink is why a path cannot be walked as it is.
+var errThroughLink = errors.New("it leads through a symbolic link")
+
+// look tells what a directory of the tree holds under a name, and what that leads to if it is a symbolic link.
+func (t *tree) look(dir, base string) (kind, string, error) {
+	fd, err := t.walk(dir, false)
+	if err != nil {
+		return kindNone, "", notThere(err)
+	}
+	defer unix.Close(fd)
+	return lookIn(fd, base)
+}
+
+// notThere is nil for what walk says of a path that leads nowhere.
+func notThere(err error) error {
+	if errors.Is(err, unix.ENOENT) || fault.ClassOf(err) == fault.Author {
+		return nil
+	}
+	return err
+}
+
+func lookIn(fd int, base string) (kind, string, error) {
+	kind, err := statKind(fd, base)
+	if err != nil || kind != kindLink {
+		return kind, "", err
+	}
+	target := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(fd, base, target)
+	if err != nil {
+		return kind, "", system("reading", base, err)
+	}
+	return kind, string(target[:n]), nil
+}
+
+// maxFollowed is how many symbolic links a path may lead through: the kernel's own bound. maxSteps is how many parts
+// their targets and the path may have together.
+const (
+	maxFollowed = 40
+	maxSteps    = 4096
+)
+
+// resolve follows the symbolic links of a path as a kernel does for a process whose root the tree is: none leads out.
+// look says what there is; what is not there has no links.
+func resolve(name string, look func(dir, base string) (kind, string, error)) (string, error) {
+	resolved, left, links := "", name, 0
+	for steps := 0; left != ""; steps++ {
+		var base string
+		base, left, _ = strings.Cut(left, "/")
+		switch base {
+		case "", ".":
+			continue
+		case "..":
+			resolved = strings.TrimPrefix(path.Dir("/"+resolved), "/")
+			continue
+		}
+		kind, target, err := look(resolved, base)
+		if err != nil {
+			return "", err
+		}
+		if kind != kindLink {
+			resolved = path.Join(resolved, base)
+			continue
+		}
+		if links++; links > maxFollowed || steps > maxSteps {
+			return "", fault.Authorf("path %.200q leads through too many symbolic links", name)
+		}
+		if path.IsAbs(target) {
+			resolved = ""
+		}
+		left = target + "/" + left
+	}
+	return resolved, nil
 }
 
 // clear makes way for an entry of a kind. A directory stays for a directory. It returns what was there.
@@ -157,7 +293,8 @@ const (
 	kindNone kind = iota
 	kindDir
 	kindWhiteout
-	kindOther
+	kindLink
+	kindFile // or anything else
 )
 
 func statKind(parent int, base string) (kind, error) {
@@ -172,8 +309,10 @@ func statKind(parent int, base string) (kind, error) {
 		return kindDir, nil
 	case st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0:
 		return kindWhiteout, nil
+	case st.Mode&unix.S_IFMT == unix.S_IFLNK:
+		return kindLink, nil
 	default:
-		return kindOther, nil
+		return kindFile, nil
 	}
 }
 
@@ -181,50 +320,36 @@ func openDirAt(parent int, base string) (int, error) {
 	return unix.Openat(parent, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 }
 
+// opaqueAttribute is overlayfs's mark of a directory that hides those below.
+const opaqueAttribute = "trusted.overlay.opaque"
+
 func setOpaque(fd int) error {
-	return system("marking as opaque", "a directory", unix.Fsetxattr(fd, "trusted.overlay.opaque", []byte("y"), 0))
+	return system("marking as opaque", "a directory", unix.Fsetxattr(fd, opaqueAttribute, []byte("y"), 0))
 }
 
-// setAttributes sets owner, mode and extended attributes, in the order in which none undoes another: chown
-// clears set-user-id bits and capabilities.
-func (t *tree) setAttributes(fd int, header *tar.Header) error {
-	if err := unix.Fchown(fd, header.Uid, header.Gid); err != nil {
-		return system("changing the owner of", header.Name, err)
-	}
-	if err := unix.Fchmod(fd, permissions(header)); err != nil {
-		return system("changing the mode of", header.Name, err)
-	}
-	for key, value := range header.PAXRecords {
-		attribute, found := strings.CutPrefix(key, "SCHILY.xattr.")
-		if !found || !keptAttribute(attribute) {
-			continue
-		}
-		err := unix.Fsetxattr(fd, attribute, []byte(value), 0)
-		if errors.Is(err, unix.ENOTSUP) && strings.HasPrefix(attribute, "user.") {
-			continue // no program relies on them
-		}
-		if err != nil {
-			return system("setting "+attribute+" of", header.Name, err)
-		}
-	}
-	return nil
+func isOpaque(fd int) bool {
+	var value [1]byte
+	n, err := unix.Fgetxattr(fd, opaqueAttribute, value[:])
+	return err == nil && string(value[:n]) == "y"
 }
-
-// keptAttribute leaves out what steers overlayfs or the host: trusted.*, user.overlay.*, labels of security
-// modules.
-func keptAttribute(name string) bool {
-	return name == "security.capability" || strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.")
-}
-
-func permissions(header *tar.Header) uint32 { return uint32(header.Mode) & 0o7777 }
 
 func setTime(parent int, base, name string, when time.Time) error {
 	return system("setting the time of", name, unix.UtimesNanoAt(parent, base, timespecs(when), unix.AT_SYMLINK_NOFOLLOW))
 }
 
+// maxTime is the last second that ext4 can tell: in the year 2446.
+const maxTime = 1<<34 - 1<<31 - 1
+
+// timespecs are a time as access and modification time, kept to what every file system and a disk can tell.
 func timespecs(when time.Time) []unix.Timespec {
-	both := unix.Timespec{Sec: when.Unix(), Nsec: int64(when.Nanosecond())}
+	both := unix.Timespec{Sec: min(max(when.Unix(), 0), maxTime), Nsec: int64(when.Nanosecond())}
 	return []unix.Timespec{both, both}
+}
+
+// contentErrors are those that only the tar's content can cause: names, targets and attributes too long or of bytes that
+// the file system does not allow, too many links, files too large.
+var contentErrors = []unix.Errno{
+	unix.ENAMETOOLONG, unix.EINVAL, unix.EMLINK, unix.E2BIG, unix.ERANGE, unix.EILSEQ, unix.EFBIG, unix.EOVERFLOW,
 }
 
 // system classifies a failed system call. What only the tar's content can cause is the author's.
@@ -232,7 +357,7 @@ func system(doing, name string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, unix.ENAMETOOLONG), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EMLINK), errors.Is(err, unix.E2BIG):
+	case slices.ContainsFunc(contentErrors, func(e unix.Errno) bool { return errors.Is(err, e) }):
 		return fault.Authorf("the image holds what no file system can: %s %.200q: %w", doing, name, err)
 	default:
 		return fault.Systemf("unpacking: %s %.200q: %w", doing, name, err)

@@ -25,52 +25,71 @@ const (
 	aufsPrefix     = ".wh..wh."
 )
 
-// unpack writes a layer's tar into the new directory dir, in overlayfs's format, and returns roughly how many
-// bytes it takes on disk. Every error that is not classified means that the tar itself is broken.
+// unpacked is what unpacking a layer found out.
+type unpacked struct {
+	size    int64 // roughly how many bytes it takes on disk
+	omitted omitted
+	// dependent is true when what the layer shows hangs on the layers below it in more than its root directory.
+	dependent bool
+}
+
+// unpack writes a layer's tar into the new directory dir, in overlayfs's format. It is settle that fits the
+// layer to those below it. Every error that is not classified means that the tar itself is broken.
 //
-// Nothing is ever written outside dir: each path is walked from dir's descriptor one component at a time,
-// and no symbolic link is followed. Names are first made relative to the root ("/x" and "../x" are "x"). An
-// entry whose path leads through a symbolic link or a file refuses the image. Later entries replace earlier
-// ones. Parents that the tar lacks become 0755 root:root, as with Docker's overlay2 driver.
+// Nothing is ever written outside dir: each path is walked from dir's descriptor one component at a time. Names are
+// first made relative to the root ("/x" and "../x" are "x"). A path that leads through a symbolic link of the same layer
+// is followed as if dir were the root, as containerd does; one that leads through a file refuses the image. Later
+// entries replace earlier ones. Parents that the tar lacks are marked as implied.
 //
-// A hard link's target has to be in the same layer. Device nodes below /dev are left out (a sandbox has its
-// own /dev), any other one refuses the image. Of the extended attributes, security.capability and user.* are
-// kept. Owners, modes with set-user-id bits and modification times are exact.
-func unpack(ctx context.Context, dir string, stream io.Reader, left *budget) (int64, error) {
+// A hard link's target has to be in the same layer. Device nodes are left out, and counted except below /dev: a sandbox
+// has its own /dev. Of the extended attributes, security.capability and user.* are kept, as far as they fit into
+// maxAttributes. Owners, modes with set-user-id bits and modification times are exact; times before 1970 become that.
+func unpack(ctx context.Context, dir string, stream io.Reader, left *budget) (unpacked, error) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
-		return 0, fault.Systemf("unpacking: %w", err)
+		return unpacked{}, fault.Systemf("unpacking: %w", err)
 	}
 	if err := os.Chmod(dir, 0o755); err != nil {
-		return 0, fault.Systemf("unpacking: %w", err)
+		return unpacked{}, fault.Systemf("unpacking: %w", err)
 	}
 	tree, err := openTree(dir)
 	if err != nil {
-		return 0, err
+		return unpacked{}, err
 	}
 	defer tree.close()
 	u := &unpacker{tree: tree, left: left, dirTimes: map[string]time.Time{}, buffer: make([]byte, 256<<10)}
+	tree.implied = u.implied
+	if err := markImplied(tree.fd); err != nil {
+		return unpacked{}, err
+	}
 	reader := tar.NewReader(&interruptible{ctx: ctx, from: stream})
 	for {
 		header, err := reader.Next()
 		if errors.Is(err, io.EOF) {
-			return u.size, u.setDirTimes()
+			return u.unpacked, u.setDirTimes()
 		}
 		if err != nil {
-			return 0, fmt.Errorf("reading its tar: %w", err)
+			return unpacked{}, fmt.Errorf("reading its tar: %w", err)
 		}
 		if err := u.entry(header, reader); err != nil {
-			return 0, err
+			return unpacked{}, err
 		}
 	}
 }
 
 // unpacker unpacks one layer.
 type unpacker struct {
+	unpacked
 	tree     *tree
 	left     *budget
-	size     int64
 	dirTimes map[string]time.Time // set last: what is made in a directory changes its time
 	buffer   []byte
+}
+
+// implied charges a directory that the tar only names as a part of paths: one long path may name thousands.
+func (u *unpacker) implied() error {
+	u.dependent = true
+	u.size += blockSize
+	return u.left.take(0, 1)
 }
 
 func (u *unpacker) entry(header *tar.Header, content io.Reader) error {
@@ -83,6 +102,16 @@ func (u *unpacker) entry(header *tar.Header, content io.Reader) error {
 	}
 	if name == "" {
 		return u.root(header)
+	}
+	if isDevice(header) {
+		if !strings.HasPrefix(name, "dev/") {
+			u.omitted.add(omittedDevice, "/"+name)
+		}
+		return nil
+	}
+	name, err := u.tree.locate(name)
+	if err != nil {
+		return err
 	}
 	if handled, err := u.whiteout(name); handled || err != nil {
 		return err
@@ -98,14 +127,13 @@ func (u *unpacker) entry(header *tar.Header, content io.Reader) error {
 		return u.hardLink(header, name)
 	case tar.TypeFifo:
 		return u.fifo(header, name)
-	case tar.TypeChar, tar.TypeBlock:
-		if strings.HasPrefix(name, "dev/") {
-			return nil
-		}
-		return fault.WithRemedy(fault.Authorf("%q is a device", name), "remove it from the image: only /dev may have devices")
 	default:
-		return fault.Authorf("%q is of unknown type %q", name, header.Typeflag)
+		return fault.Authorf("%.200q is of unknown type %q", name, header.Typeflag)
 	}
+}
+
+func isDevice(header *tar.Header) bool {
+	return header.Typeflag == tar.TypeChar || header.Typeflag == tar.TypeBlock
 }
 
 // blockSize is what file systems round sizes up to, in bytes.
@@ -145,7 +173,10 @@ func (u *unpacker) root(header *tar.Header) error {
 		return fault.Authorf("the root directory is given as something else (type %q)", header.Typeflag)
 	}
 	u.dirTimes[""] = header.ModTime
-	return u.tree.setAttributes(u.tree.fd, header)
+	if _, err := unmarkImplied(u.tree.fd); err != nil {
+		return err
+	}
+	return u.setAttributes(u.tree.fd, header)
 }
 
 // whiteout handles the markers. A marker hides what lower layers have, never what this layer has, wherever
@@ -159,6 +190,7 @@ func (u *unpacker) whiteout(name string) (handled bool, err error) {
 	if err != nil {
 		return true, err
 	}
+	u.dependent = true
 	if base == opaqueMarker {
 		return true, setOpaque(parent)
 	}
@@ -167,7 +199,7 @@ func (u *unpacker) whiteout(name string) (handled bool, err error) {
 	}
 	target := strings.TrimPrefix(base, whiteoutPrefix)
 	if target == "" || target == "." || target == ".." {
-		return true, fault.Authorf("%q is a whiteout of nothing", name)
+		return true, fault.Authorf("%.200q is a whiteout of nothing", name)
 	}
 	switch kind, err := statKind(parent, target); {
 	case err != nil:
@@ -180,6 +212,9 @@ func (u *unpacker) whiteout(name string) (handled bool, err error) {
 			return true, system("opening", path.Join(dir, target), err)
 		}
 		defer unix.Close(fd)
+		if _, err := unmarkImplied(fd); err != nil { // it is another one than that of the layers below
+			return true, err
+		}
 		return true, setOpaque(fd)
 	}
 	return true, nil
@@ -212,8 +247,11 @@ func (u *unpacker) directory(header *tar.Header, name string) error {
 			return err
 		}
 	}
+	if _, err := unmarkImplied(fd); err != nil {
+		return err
+	}
 	u.dirTimes[name] = header.ModTime
-	return u.tree.setAttributes(fd, header)
+	return u.setAttributes(fd, header)
 }
 
 func (u *unpacker) file(header *tar.Header, name string, content io.Reader) (err error) {
@@ -231,7 +269,7 @@ func (u *unpacker) file(header *tar.Header, name string, content io.Reader) (err
 	if _, err := io.CopyBuffer(diskWriter{f}, content, u.buffer); err != nil {
 		return fmt.Errorf("reading %q: %w", name, err)
 	}
-	if err := u.tree.setAttributes(fd, header); err != nil {
+	if err := u.setAttributes(fd, header); err != nil {
 		return err
 	}
 	return setTime(parent, base, name, header.ModTime)
@@ -243,6 +281,9 @@ func (u *unpacker) symlink(header *tar.Header, name string) error {
 		return err
 	}
 	base := path.Base(name)
+	if header.Linkname == "" {
+		return fault.Authorf("%.200q is a symbolic link to nothing", name)
+	}
 	if err := unix.Symlinkat(header.Linkname, parent, base); err != nil {
 		return system("making", name, err)
 	}
@@ -254,7 +295,7 @@ func (u *unpacker) symlink(header *tar.Header, name string) error {
 
 func (u *unpacker) hardLink(header *tar.Header, name string) error {
 	target := strings.TrimPrefix(path.Clean("/"+header.Linkname), "/")
-	broken := fault.Authorf("%q is a hard link to %q, which is no file of the same layer", name, target)
+	broken := fault.Authorf("%.200q is a hard link to %.200q, which is no file of the same layer", name, target)
 	if target == "" || target == name {
 		return broken
 	}
@@ -262,18 +303,22 @@ func (u *unpacker) hardLink(header *tar.Header, name string) error {
 	if err != nil {
 		return err
 	}
-	from, err := u.tree.walk(path.Dir(target), false)
-	if errors.Is(err, unix.ENOENT) {
-		return broken
-	}
+	dir, err := resolve(path.Dir(target), u.tree.look)
 	if err != nil {
+		return err
+	}
+	from, err := u.tree.walk(dir, false)
+	if err != nil {
+		if notThere(err) == nil {
+			return broken
+		}
 		return err
 	}
 	defer unix.Close(from)
 	switch kind, err := statKind(from, path.Base(target)); {
 	case err != nil:
 		return err
-	case kind != kindOther:
+	case kind != kindFile && kind != kindLink:
 		return broken
 	}
 	return system("linking", name, unix.Linkat(from, path.Base(target), parent, path.Base(name), 0))
@@ -303,7 +348,7 @@ func (u *unpacker) place(name string) (parent int, err error) {
 	if parent, err = u.tree.parent(name, true); err != nil {
 		return 0, err
 	}
-	was, err := u.tree.clear(parent, name, kindOther)
+	was, err := u.tree.clear(parent, name, kindFile)
 	if err == nil && was == kindDir {
 		delete(u.dirTimes, name)
 		parent, err = u.tree.parent(name, true) // clear closed it
@@ -339,8 +384,5 @@ type diskWriter struct{ f *os.File }
 // Write is io.Writer's.
 func (w diskWriter) Write(p []byte) (int, error) {
 	n, err := w.f.Write(p)
-	if err != nil {
-		return n, fault.Systemf("unpacking: %w", err)
-	}
-	return n, nil
+	return n, system("writing", w.f.Name(), err)
 }

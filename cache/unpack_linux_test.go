@@ -137,10 +137,43 @@ func TestUnpackMakesOverlaysFormat(t *testing.T) {
 			map[string]string{"f": "file new", "g": "file new", "d": "opaque dir", "d/in": "file 1", "e": "opaque dir",
 				"i": "opaque dir", "i/in": "file 1"},
 		},
-		"devices below /dev are left out": {
+		"devices are left out": {
 			[]entry{dir("dev"), {Header: tar.Header{Typeflag: tar.TypeChar, Name: "dev/null", Devmajor: 1, Devminor: 3}},
-				{Header: tar.Header{Typeflag: tar.TypeFifo, Name: "pipe", Mode: 0o600}}},
+				{Header: tar.Header{Typeflag: tar.TypeFifo, Name: "pipe", Mode: 0o600}},
+				{Header: tar.Header{Typeflag: tar.TypeBlock, Name: "disk", Devmajor: 254}},
+				{Header: tar.Header{Typeflag: tar.TypeChar, Name: "lib/udev/devices/null", Devmajor: 1, Devminor: 3}},
+				{Header: tar.Header{Typeflag: tar.TypeChar, Name: "dev/../kmem", Devmajor: 1, Devminor: 2}},
+				{Header: tar.Header{Typeflag: tar.TypeChar, Name: "looks-like-a-whiteout"}}},
 			map[string]string{"dev": "dir", "pipe": "fifo"},
+		},
+		"paths through links of the layer": {
+			[]entry{dir("usr"), dir("usr/lib"), link(tar.TypeSymlink, "lib", "usr/lib"), link(tar.TypeSymlink, "abs", "/usr/lib"),
+				file("lib/relative", "1"), file("abs/absolute", "2"), dir("lib/sub"), file("abs/sub/f", "3"),
+				link(tar.TypeSymlink, "usr/up", "../../../../usr/./lib/sub/.."), file("usr/up/clamped", "4"),
+				link(tar.TypeSymlink, "lib/again", "../lib"), file("lib/again/again/twice", "5"),
+				link(tar.TypeLink, "hard", "lib/relative"), link(tar.TypeLink, "abs/hard", "abs/absolute"),
+				file("lib/.wh.gone", ""), link(tar.TypeSymlink, "lib/link", "x"), {Header: tar.Header{Typeflag: tar.TypeFifo, Name: "abs/fifo"}}},
+			map[string]string{"usr": "dir", "usr/lib": "dir", "lib": "-> usr/lib", "abs": "-> /usr/lib", "usr/lib/relative": "file 1",
+				"usr/lib/absolute": "file 2", "usr/lib/sub": "dir", "usr/lib/sub/f": "file 3", "usr/up": "-> ../../../../usr/./lib/sub/..",
+				"usr/lib/clamped": "file 4", "usr/lib/again": "-> ../lib", "usr/lib/twice": "file 5", "hard": "file 1",
+				"usr/lib/hard": "file 2", "usr/lib/gone": "whiteout", "usr/lib/link": "-> x", "usr/lib/fifo": "fifo"},
+		},
+		"paths through links that lead to nothing yet": {
+			[]entry{link(tar.TypeSymlink, "out", "../outside"), file("out/f", "1"), link(tar.TypeSymlink, "t", "/tmp/x/../y"), file("t/f", "2"),
+				link(tar.TypeSymlink, "p", "/proc/self/root"), file("p/f", "3")},
+			map[string]string{"out": "-> ../outside", "outside": "dir", "outside/f": "file 1", "t": "-> /tmp/x/../y", "tmp": "dir",
+				"tmp/y": "dir", "tmp/y/f": "file 2", "p": "-> /proc/self/root", "proc": "dir", "proc/self": "dir", "proc/self/root": "dir",
+				"proc/self/root/f": "file 3"},
+		},
+		"parents that are links of links": {
+			[]entry{dir("a"), link(tar.TypeSymlink, "b", "a"), link(tar.TypeSymlink, "c", "b/../b"), file("c/f", "1"), dir("a/d"),
+				link(tar.TypeSymlink, "e", "c/d/.."), file("e/g", "2")},
+			map[string]string{"a": "dir", "b": "-> a", "c": "-> b/../b", "a/f": "file 1", "a/d": "dir", "e": "-> c/d/..", "a/g": "file 2"},
+		},
+		"a link that is replaced is followed no more": {
+			[]entry{dir("a"), link(tar.TypeSymlink, "l", "a"), file("l/1", ""), dir("l"), file("l/2", ""), link(tar.TypeSymlink, "m", "a"),
+				file("m", "file")},
+			map[string]string{"a": "dir", "a/1": "file ", "l": "dir", "l/2": "file ", "m": "file file"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -157,24 +190,30 @@ func TestUnpackRefusesHostileImages(t *testing.T) {
 		entries []entry
 		message string
 	}{
-		"a symbolic link out, then a write through it": {
-			[]entry{link(tar.TypeSymlink, "out", "../outside"), file("out/pwned", "x")}, "leads through"},
-		"an absolute link, then a write through it": {
-			[]entry{link(tar.TypeSymlink, "out", "/tmp"), file("out/pwned", "x")}, "leads through"},
-		"an inner link, then a directory through it": {
-			[]entry{dir("real"), link(tar.TypeSymlink, "l", "real"), dir("l/sub")}, "leads through"},
-		"a whiteout through a link": {
-			[]entry{link(tar.TypeSymlink, "out", ".."), file("out/.wh.sentinel", "")}, "leads through"},
+		"a write through a link to itself": {
+			[]entry{link(tar.TypeSymlink, "l", "l"), file("l/f", "x")}, "too many symbolic links"},
+		"a write through links to each other": {
+			[]entry{link(tar.TypeSymlink, "a", "/b/x"), link(tar.TypeSymlink, "b", "a"), file("a/f", "x")}, "too many symbolic links"},
+		"a write through a link that grows": {
+			[]entry{link(tar.TypeSymlink, "l", strings.Repeat("l/", 1000)), file("l/f", "x")}, "too many symbolic links"},
+		"a write through a link to a file": {
+			[]entry{file("f", ""), link(tar.TypeSymlink, "l", "f"), file("l/g", "x")}, "leads through"},
+		"a link to nothing":           {[]entry{link(tar.TypeSymlink, "l", "")}, "symbolic link to nothing"},
+		"a hard link to nothing":      {[]entry{link(tar.TypeLink, "l", "none/there")}, "no file of the same layer"},
+		"a hard link to a later file": {[]entry{link(tar.TypeLink, "l", "f"), file("f", "")}, "no file of the same layer"},
+		"a hard link to a whiteout":   {[]entry{file(".wh.f", ""), link(tar.TypeLink, "l", "f")}, "no file of the same layer"},
+		"a link too long to make":     {[]entry{link(tar.TypeSymlink, "l", strings.Repeat("l", 5000))}, "no file system"},
+		"a capability that is none": {[]entry{{Header: tar.Header{Typeflag: tar.TypeReg, Name: "f",
+			PAXRecords: map[string]string{"SCHILY.xattr.security.capability": "x"}}}}, "no file system"},
+		"a kind that nobody knows":                 {[]entry{{Header: tar.Header{Typeflag: 'Z', Name: "f"}}}, "unknown type"},
+		"directories without entries of their own": {[]entry{file(strings.Repeat("a/", 600)+"x", ""), file(strings.Repeat("b/", 600)+"x", "")}, "more than 1000 files"},
 		"a hard link outside": {
 			[]entry{link(tar.TypeLink, "stolen", "../sentinel")}, "no file of the same layer"},
 		"a hard link through a link": {
-			[]entry{link(tar.TypeSymlink, "up", ".."), link(tar.TypeLink, "stolen", "up/sentinel")}, "leads through"},
+			[]entry{link(tar.TypeSymlink, "up", ".."), link(tar.TypeLink, "stolen", "up/sentinel")}, "no file of the same layer"},
 		"a hard link to a directory":  {[]entry{dir("d"), link(tar.TypeLink, "l", "d")}, "no file of the same layer"},
 		"a hard link to itself":       {[]entry{file("f", "x"), link(tar.TypeLink, "f", "f")}, "no file of the same layer"},
 		"a path through a file":       {[]entry{file("f", "x"), file("f/g", "y")}, "leads through"},
-		"a device":                    {[]entry{{Header: tar.Header{Typeflag: tar.TypeBlock, Name: "disk", Devmajor: 254}}}, "is a device"},
-		"a device named by dots":      {[]entry{{Header: tar.Header{Typeflag: tar.TypeChar, Name: "dev/../kmem", Devmajor: 1, Devminor: 2}}}, "is a device"},
-		"a whiteout device":           {[]entry{{Header: tar.Header{Typeflag: tar.TypeChar, Name: "etc"}}}, "is a device"},
 		"a whiteout of the parent":    {[]entry{file("d/.wh...", "")}, "whiteout of nothing"},
 		"a whiteout of the directory": {[]entry{file("d/.wh..", "")}, "whiteout of nothing"},
 		"a nameless whiteout":         {[]entry{file("d/.wh.", "")}, "whiteout of nothing"},

@@ -8,8 +8,6 @@ import (
 	"os"
 	"runtime"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-
 	"github.com/airlock-ci/airlock/executor/api/fault"
 )
 
@@ -25,15 +23,13 @@ const parallelLayers = 1
 
 type platformState struct{}
 
-func layerIDs([]v1.Hash) []string { return nil }
-
 func layerRoot(dir, id string) string    { return layerDir(dir, id) }
 func completeMark(dir, id string) string { return layerDir(dir, id) }
 
 func checkFileSystem(string) error { return errUnsupported() }
 
-func (c *Cache) storeLayer(context.Context, *pull, wantedLayer, *budget) (int64, error) {
-	return 0, errUnsupported()
+func (c *Cache) storeLayer(context.Context, *pull, wantedLayer, *budget) (storedLayer, error) {
+	return storedLayer{}, errUnsupported()
 }
 
 func (c *Cache) discardLayer(id string) { c.discard(layerDir(c.opts.Dir, id)) }

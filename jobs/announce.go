@@ -21,6 +21,9 @@ func (s *Service) announce(sess *session, log io.Writer) {
 		source = "pulled, " + bytesize.Format(sess.base.Bytes)
 	}
 	fmt.Fprintf(log, "Image %s, %s (%s)\n", sess.base.Image, sess.base.Digest, source)
+	for _, warning := range sess.base.Warnings {
+		fmt.Fprintln(log, warning)
+	}
 	fmt.Fprintf(log, "Limits: %s; network %s\n", describeLimits(d.Limits, d.Timeout), d.Network)
 	var steps []string
 	for _, step := range sess.steps {

@@ -137,6 +137,8 @@ type Base struct {
 	Root   isolation.Root
 	Pulled bool  // false: it was in the cache
 	Bytes  int64 // transferred for this request
+	// Warnings are lines for the job log: what of the image a sandbox does not have.
+	Warnings []string
 }
 
 // ScratchRequest asks for a scratch.

@@ -35,7 +35,7 @@ func (l layers) Base(ctx context.Context, req jobs.BaseRequest, progress io.Writ
 	if form(req.Level) == cache.FormDisk {
 		root.Layers, root.Disk = nil, base.Disk
 	}
-	return jobs.Base{Image: base.Image, Digest: base.Digest, Pulled: base.Pulled, Bytes: base.Bytes, Root: root}, nil
+	return jobs.Base{Image: base.Image, Digest: base.Digest, Pulled: base.Pulled, Bytes: base.Bytes, Root: root, Warnings: base.Warnings}, nil
 }
 
 func (l layers) ScratchUsed(ctx context.Context, id string) (int64, error) {
