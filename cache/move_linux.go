@@ -20,7 +20,7 @@ func (s *settler) move(m move) error {
 	if err != nil {
 		return notThere(err) // an earlier move replaced it
 	}
-	if !isImpliedAt(parent, path.Base(m.from)) {
+	if impliedAt(parent, path.Base(m.from)) == "" {
 		return changing("closing", m.from, unix.Close(parent))
 	}
 	err = unix.Renameat(parent, path.Base(m.from), s.own.fd, aside)
@@ -127,14 +127,14 @@ func (s *settler) moveOne(src, dst int, to, base string) (both bool, err error) 
 		return true, nil
 	case is == kindWhiteout && was != kindNone: // it never hides its own layer
 		if was == kindDir {
-			err = replaceBelow(dst, base)
+			err = replaceLowerAt(dst, base)
 		}
 		if err == nil {
 			err = unix.Unlinkat(src, base, 0)
 		}
 		return false, err
 	case is == kindDir && was == kindWhiteout:
-		err = replaceBelow(src, base)
+		err = replaceLowerAt(src, base)
 	}
 	if err == nil && was != kindNone {
 		err = s.own.root.RemoveAll(path.Join(to, base))
@@ -160,7 +160,7 @@ func (s *settler) mergeDirectories(from, to string) error {
 	defer unix.Close(dst)
 	listed := src
 	var st unix.Stat_t
-	if isImplied(src) {
+	if impliedAs(src) != "" {
 		listed = dst
 	}
 	if err := unix.Fstat(listed, &st); err != nil {
@@ -170,7 +170,7 @@ func (s *settler) mergeDirectories(from, to string) error {
 		if err := copyAttributes(dst, src, &st); err != nil {
 			return changing("giving attributes to", to, err)
 		}
-		if _, err := unmarkImplied(dst); err != nil {
+		if err := unmarkImplied(dst); err != nil {
 			return err
 		}
 	}

@@ -37,19 +37,13 @@ func settle(ctx context.Context, dir string, below []string, dependent bool) err
 		}
 		s.below = append(s.below, t)
 	}
-	for range maxFollowed {
-		if _, err := s.directory("", s.below, dependent); err != nil || len(s.moves) == 0 {
+	if dependent {
+		if err := s.moveAll(); err != nil {
 			return err
 		}
-		moves := s.moves
-		s.moves = nil
-		for _, m := range moves {
-			if err := s.move(m); err != nil {
-				return err
-			}
-		}
 	}
-	return fault.Authorf("a layer has paths that lead through more than %d symbolic links of the layers below", maxFollowed)
+	_, err = s.directory("", s.below, dependent)
+	return err
 }
 
 type settler struct {
@@ -70,6 +64,52 @@ func (s *settler) close() {
 	}
 }
 
+// moveAll puts everything where it belongs. What was moved may lie beyond another link there.
+func (s *settler) moveAll() error {
+	for range maxFollowed {
+		s.moves = nil
+		if err := s.findMoves("", s.below); err != nil || len(s.moves) == 0 {
+			return err
+		}
+		for _, m := range s.moves {
+			if err := s.move(m); err != nil {
+				return err
+			}
+		}
+	}
+	return fault.Authorf("a layer has paths that lead through more than %d symbolic links of the layers below", maxFollowed)
+}
+
+// findMoves looks for directories of the layer that are symbolic links in these layers below.
+func (s *settler) findMoves(name string, layers []*tree) error {
+	d, err := s.open(name, layers)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	children, _, err := d.children()
+	if err != nil {
+		return err
+	}
+	d.close() // neither depth nor width uses up descriptors
+	for _, c := range children {
+		if c.link == "" {
+			if err := s.findMoves(path.Join(name, c.name), c.layers); err != nil {
+				return err
+			}
+			continue
+		}
+		to, err := s.resolve(name, c.link)
+		if err != nil {
+			return err
+		}
+		if to != nil {
+			s.moves = append(s.moves, move{path.Join(name, c.name), *to})
+		}
+	}
+	return nil
+}
+
 // directory settles a directory of the layer, which these layers have, too, and all in it if deep. It reports whether
 // nothing is left of one that is not below.
 func (s *settler) directory(name string, layers []*tree, deep bool) (vanished bool, err error) {
@@ -78,45 +118,46 @@ func (s *settler) directory(name string, layers []*tree, deep bool) (vanished bo
 		return false, err
 	}
 	defer d.close()
+	if err := d.adopt(); err != nil {
+		return false, err
+	}
 	if name == "" && d.opaque {
 		if err := d.hideAll(); err != nil {
 			return false, err
 		}
 	}
-	if !deep {
-		return false, d.finish()
-	}
-	children, err := d.children()
-	if err != nil {
-		return false, err
-	}
-	d.closeBelow() // neither depth nor width uses up descriptors
-	for _, c := range children {
-		if err := s.child(d, c); err != nil {
+	if deep {
+		children, idle, err := d.children()
+		if err != nil {
 			return false, err
+		}
+		for _, base := range idle {
+			if err := d.remove(base, 0); err != nil {
+				return false, err
+			}
+		}
+		d.closeBelow()
+		for _, c := range children {
+			if err := s.child(d, c); err != nil {
+				return false, err
+			}
 		}
 	}
 	return d.vanishes(), d.finish()
 }
 
-// child settles a directory in another one, or leaves it to be moved.
+// child settles a directory in another one.
 func (s *settler) child(d *settled, c settledChild) error {
 	name := path.Join(d.name, c.name)
-	if c.link != "" {
-		to, err := s.resolve(d.name, c.link)
-		if err != nil {
-			return err
-		}
-		if to != nil {
-			s.moves = append(s.moves, move{name, *to})
-			return nil
-		}
-	}
 	vanished, err := s.directory(name, c.layers, true)
 	if err != nil || !vanished {
 		return err
 	}
-	return d.remove(c.name, unix.AT_REMOVEDIR)
+	if err := d.remove(c.name, unix.AT_REMOVEDIR); err != nil || !c.replaces {
+		return err
+	}
+	d.entries++
+	return changing("whiting out", name, unix.Mknodat(d.fd, c.name, unix.S_IFCHR, 0))
 }
 
 // settled is a directory that is being settled.
@@ -127,7 +168,7 @@ type settled struct {
 	layers  []*tree
 	opaque  bool
 	implied bool
-	isNew   bool // no layer below has it
+	isNew   bool // no layer below has it, or this one removes theirs
 	entries int
 	times   unix.Timespec // of modification, at the end
 }
@@ -145,25 +186,35 @@ func (s *settler) open(name string, layers []*tree) (_ *settled, err error) {
 	if d.below, d.layers, err = openAll(s.ctx, name, layers); err != nil {
 		return nil, err
 	}
-	d.isNew = len(d.below) == 0
 	var st unix.Stat_t
 	if err := unix.Fstat(d.fd, &st); err != nil {
 		return nil, reading("looking at", name, err)
 	}
 	d.times, d.opaque = st.Mtim, isOpaque(d.fd)
-	if d.implied, err = unmarkImplied(d.fd); err != nil || !d.implied || d.isNew {
-		return d, err
-	}
-	if err := unix.Fstat(d.below[0], &st); err != nil {
-		return nil, reading("looking at", name, err)
-	}
-	d.times = st.Mtim
-	return d, changing("giving attributes to", name, copyAttributes(d.fd, d.below[0], &st))
+	as := impliedAs(d.fd)
+	d.implied, d.isNew = as != "", as == impliedNew || len(d.below) == 0
+	return d, nil
 }
 
 func (d *settled) close() {
 	d.closeBelow()
-	_ = unix.Close(d.fd)
+	if d.fd >= 0 {
+		_ = unix.Close(d.fd)
+		d.fd = -1
+	}
+}
+
+// adopt gives a directory that the layer does not list the attributes that it has below.
+func (d *settled) adopt() error {
+	if err := unmarkImplied(d.fd); err != nil || !d.implied || d.isNew {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(d.below[0], &st); err != nil {
+		return reading("looking at", d.name, err)
+	}
+	d.times = st.Mtim
+	return changing("giving attributes to", d.name, copyAttributes(d.fd, d.below[0], &st))
 }
 
 func (d *settled) closeBelow() {
@@ -189,7 +240,7 @@ func (d *settled) hideAll() error {
 		case kindNone:
 			err = unix.Mknodat(d.fd, base, unix.S_IFCHR, 0)
 		case kindDir:
-			err = replaceBelow(d.fd, base)
+			err = replaceLowerAt(d.fd, base)
 		}
 		if err != nil {
 			return changing("hiding", base, err)
@@ -199,32 +250,29 @@ func (d *settled) hideAll() error {
 	return changing("unmarking", d.name, unix.Fremovexattr(d.fd, opaqueAttribute))
 }
 
-// replaceBelow makes a directory of the layer another one than that below.
-func replaceBelow(parent int, base string) error {
+// replaceLowerAt is replaceLower for a name in a directory.
+func replaceLowerAt(parent int, base string) error {
 	fd, err := openDirAt(parent, base)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	if _, err := unmarkImplied(fd); err != nil {
-		return err
-	}
-	return setOpaque(fd)
+	return replaceLower(fd)
 }
 
-// settledChild is a directory in a directory of the layer: link is where the symbolic link leads that is in its place
-// below, layers are those that have it, too.
+// settledChild is a directory in a directory of the layer.
 type settledChild struct {
-	name   string
-	link   string
-	layers []*tree
+	name     string
+	link     string  // where the symbolic link leads that is in its place below
+	layers   []*tree // those that have the directory, too
+	replaces bool    // it is there because the layer removes what is below
 }
 
-// children removes the whiteouts in a directory that hide nothing and returns the directories in it.
-func (d *settled) children() (dirs []settledChild, err error) {
+// children returns the directories in a directory, and the whiteouts that hide nothing.
+func (d *settled) children() (dirs []settledChild, idle []string, err error) {
 	names, err := namesIn(d.fd)
 	if err != nil {
-		return nil, reading("listing", d.name, err)
+		return nil, nil, reading("listing", d.name, err)
 	}
 	d.entries = len(names)
 	below := d.below
@@ -234,36 +282,35 @@ func (d *settled) children() (dirs []settledChild, err error) {
 	for _, base := range names {
 		kind, err := statKind(d.fd, base)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if kind != kindDir && kind != kindWhiteout {
 			continue
 		}
 		has, link, err := firstIn(below, base)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
+		hidden := has == kindNone || has == kindWhiteout
 		if kind == kindWhiteout {
-			if has == kindNone || has == kindWhiteout {
-				err = d.remove(base, 0)
-			}
-			if err != nil {
-				return nil, err
+			if hidden {
+				idle = append(idle, base)
 			}
 			continue
 		}
-		c := settledChild{name: base}
+		as := impliedAt(d.fd, base)
+		c := settledChild{name: base, replaces: as == impliedNew && !hidden}
+		if has == kindLink && as == impliedLower {
+			c.link = link
+		}
 		if has == kindDir {
 			if c.layers, err = sameDirs(below, d.layers, base); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
-		}
-		if has == kindLink && isImpliedAt(d.fd, base) {
-			c.link = link
 		}
 		dirs = append(dirs, c)
 	}
-	return dirs, nil
+	return dirs, idle, nil
 }
 
 // firstIn tells what the upper-most of some directories that has a name has under it.
@@ -291,13 +338,13 @@ func sameDirs(fds []int, layers []*tree, base string) (same []*tree, err error) 
 	return same, nil
 }
 
-func isImpliedAt(parent int, base string) bool {
+func impliedAt(parent int, base string) string {
 	fd, err := openDirAt(parent, base)
 	if err != nil {
-		return false
+		return ""
 	}
 	defer unix.Close(fd)
-	return isImplied(fd)
+	return impliedAs(fd)
 }
 
 func (d *settled) remove(base string, flags int) error {
@@ -357,7 +404,7 @@ func (s *settler) look(dir, base string) (kind, string, error) {
 		if kind == kindWhiteout {
 			return kindNone, "", nil
 		}
-		if kind == kindDir && isImpliedAt(fd, base) {
+		if kind == kindDir && impliedAt(fd, base) == impliedLower {
 			if has, link, err := firstIn(fds[i+1:], base); err != nil || has == kindLink {
 				return has, link, err
 			}

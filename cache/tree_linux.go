@@ -126,6 +126,12 @@ func (t *tree) step(fd int, component, dir string, create bool) (int, error) {
 // found out what they are like in the layers below.
 const impliedMark = "trusted.airlock.implied"
 
+// impliedMark's values.
+const (
+	impliedLower = "lower" // it is the directory of the layers below, if these have it
+	impliedNew   = "new"   // it is another one, because the layer removes theirs
+)
+
 // makeImplied makes a directory that the tar names only as a part of paths. Where the layer removes what was there it is
 // a new one, else the one of the layers below.
 func makeImplied(parent int, component, dir string, overWhiteout bool) (int, error) {
@@ -141,13 +147,15 @@ func makeImplied(parent int, component, dir string, overWhiteout bool) (int, err
 	if err != nil {
 		return 0, system("opening", dir, err)
 	}
-	err = system("changing the mode of", dir, unix.Fchmod(fd, 0o755)) // whatever the umask
+	err = system("changing the owner of", dir, unix.Fchown(fd, 0, 0)) // a set-group-id parent hands its group down
 	if err == nil {
-		if overWhiteout {
-			err = setOpaque(fd)
-		} else {
-			err = markImplied(fd)
-		}
+		err = system("changing the mode of", dir, unix.Fchmod(fd, 0o755)) // whatever the umask
+	}
+	if err == nil {
+		err = markImplied(fd, impliedLower)
+	}
+	if err == nil && overWhiteout {
+		err = replaceLower(fd)
 	}
 	if err != nil {
 		_ = unix.Close(fd)
@@ -156,22 +164,37 @@ func makeImplied(parent int, component, dir string, overWhiteout bool) (int, err
 	return fd, nil
 }
 
-func markImplied(fd int) error {
-	return system("marking", "a directory", unix.Fsetxattr(fd, impliedMark, []byte("y"), 0))
-}
-
-// unmarkImplied reports whether a directory was marked.
-func unmarkImplied(fd int) (marked bool, err error) {
-	err = unix.Fremovexattr(fd, impliedMark)
-	if errors.Is(err, unix.ENODATA) {
-		return false, nil
+// replaceLower makes a directory of the layer another one than that of the layers below.
+func replaceLower(fd int) error {
+	if impliedAs(fd) == impliedLower {
+		if err := markImplied(fd, impliedNew); err != nil {
+			return err
+		}
 	}
-	return err == nil, system("unmarking", "a directory", err)
+	return setOpaque(fd)
 }
 
-func isImplied(fd int) bool {
-	_, err := unix.Fgetxattr(fd, impliedMark, nil)
-	return err == nil
+func markImplied(fd int, as string) error {
+	return system("marking", "a directory", unix.Fsetxattr(fd, impliedMark, []byte(as), 0))
+}
+
+// unmarkImplied is for directories that the layer lists after all.
+func unmarkImplied(fd int) error {
+	err := unix.Fremovexattr(fd, impliedMark)
+	if errors.Is(err, unix.ENODATA) {
+		return nil
+	}
+	return system("unmarking", "a directory", err)
+}
+
+// impliedAs returns a directory's mark; "" if the layer lists it.
+func impliedAs(fd int) string {
+	var value [8]byte
+	n, err := unix.Fgetxattr(fd, impliedMark, value[:])
+	if err != nil {
+		return ""
+	}
+	return string(value[:n])
 }
 
 // locate returns the name by which the tree knows an entry, with no symbolic link before its last part, and makes its

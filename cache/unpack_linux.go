@@ -58,7 +58,7 @@ func unpack(ctx context.Context, dir string, stream io.Reader, left *budget) (un
 	defer tree.close()
 	u := &unpacker{tree: tree, left: left, dirTimes: map[string]time.Time{}, buffer: make([]byte, 256<<10)}
 	tree.implied = u.implied
-	if err := markImplied(tree.fd); err != nil {
+	if err := markImplied(tree.fd, impliedLower); err != nil {
 		return unpacked{}, err
 	}
 	reader := tar.NewReader(&interruptible{ctx: ctx, from: stream})
@@ -173,7 +173,7 @@ func (u *unpacker) root(header *tar.Header) error {
 		return fault.Authorf("the root directory is given as something else (type %q)", header.Typeflag)
 	}
 	u.dirTimes[""] = header.ModTime
-	if _, err := unmarkImplied(u.tree.fd); err != nil {
+	if err := unmarkImplied(u.tree.fd); err != nil {
 		return err
 	}
 	return u.setAttributes(u.tree.fd, header)
@@ -212,10 +212,7 @@ func (u *unpacker) whiteout(name string) (handled bool, err error) {
 			return true, system("opening", path.Join(dir, target), err)
 		}
 		defer unix.Close(fd)
-		if _, err := unmarkImplied(fd); err != nil { // it is another one than that of the layers below
-			return true, err
-		}
-		return true, setOpaque(fd)
+		return true, replaceLower(fd)
 	}
 	return true, nil
 }
@@ -247,7 +244,7 @@ func (u *unpacker) directory(header *tar.Header, name string) error {
 			return err
 		}
 	}
-	if _, err := unmarkImplied(fd); err != nil {
+	if err := unmarkImplied(fd); err != nil {
 		return err
 	}
 	u.dirTimes[name] = header.ModTime
