@@ -2,24 +2,36 @@ package cache
 
 import (
 	"archive/tar"
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strings"
 
-	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/name"
 
 	"github.com/airlock-ci/airlock/executor/api/fault"
 )
 
-// Import stores an image that an administrator sends as a tar: what "docker save" wrote, or an OCI image
-// layout. It becomes known as name, or when that is empty as the archive calls it. It is public on this host:
-// every job may use it. No lease remains.
-func (c *Cache) Import(ctx context.Context, name string, stream io.Reader, progress io.Writer) (Base, error) {
+// ImportRequest says what of an archive is imported, and as what.
+type ImportRequest struct {
+	// Name is what the image becomes known as; empty: as the archive calls it.
+	Name string
+	// Pick is the name by which the archive calls the image, if it holds several; empty picks the one that is called
+	// Name.
+	Pick string
+}
+
+// Import stores an image that an administrator sends as a tar, which may be compressed with gzip or zstd: what
+// "docker save" wrote, or an OCI image layout. It is public on this host: every job may use it. No lease remains.
+func (c *Cache) Import(ctx context.Context, req ImportRequest, stream io.Reader, progress io.Writer) (Base, error) {
 	dir, err := os.MkdirTemp(filepath.Join(c.opts.Dir, "ingest"), "")
 	if err != nil {
 		return Base{}, fault.Systemf("importing: %w", err)
@@ -29,17 +41,18 @@ func (c *Cache) Import(ctx context.Context, name string, stream io.Reader, progr
 	if err := spool(file, &interruptible{ctx: ctx, from: stream}, c.opts.MaxUnpacked); err != nil {
 		return Base{}, err
 	}
-	found, itsName, err := openTar(ctx, file, filepath.Join(dir, "layout"))
+	found, itsName, err := openTar(ctx, file, filepath.Join(dir, "layout"), req)
 	if err != nil {
 		return Base{}, err
 	}
-	if name == "" {
-		name = itsName
+	known := req.Name
+	if known == "" {
+		known = itsName
 	}
-	if name == "" {
-		return Base{}, fault.WithRemedy(fault.Adminf("the archive gives its image no name"), "give one")
+	if known == "" {
+		return Base{}, fault.WithRemedy(fault.Adminf("the archive gives its image no name"), "give one: airlock image import NAME FILE")
 	}
-	ref, err := c.parseReference(name, false)
+	ref, err := c.parseReference(known, false)
 	if err != nil {
 		return Base{}, err
 	}
@@ -52,38 +65,148 @@ func (c *Cache) Import(ctx context.Context, name string, stream io.Reader, progr
 	return base, err
 }
 
+// spool writes an archive to a file, uncompressed.
 func spool(file string, from io.Reader, limit int64) error {
-	f, err := os.Create(file)
-	if err != nil {
-		return fault.Systemf("receiving the image: %w", err)
+	received := &failing{from: from}
+	plain, err := uncompressed(received)
+	var n int64
+	if err == nil {
+		defer plain.Close()
+		var f *os.File
+		if f, err = os.Create(file); err != nil {
+			return fault.Systemf("receiving the image: %w", err)
+		}
+		n, err = io.Copy(f, io.LimitReader(plain, limit+1))
+		err = errors.Join(err, f.Close())
 	}
-	n, err := io.Copy(f, io.LimitReader(from, limit+1))
-	if err = errors.Join(err, f.Close()); err != nil {
+	var ours *fs.PathError
+	switch {
+	case received.err != nil:
+		return fault.Systemf("receiving the image: %w", received.err)
+	case errors.As(err, &ours):
 		return fault.Systemf("receiving the image: %w", err)
-	}
-	if n > limit {
+	case err != nil:
+		return brokenArchive(err)
+	case n > limit:
 		return tooLarge(limit)
 	}
 	return nil
 }
 
+// failing remembers why reading failed.
+type failing struct {
+	from io.Reader
+	err  error
+}
+
+// Read is io.Reader's.
+func (f *failing) Read(p []byte) (int, error) {
+	n, err := f.from.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		f.err = err
+	}
+	return n, err
+}
+
+func brokenArchive(err error) error {
+	if classified := (*fault.Error)(nil); errors.As(err, &classified) {
+		return err
+	}
+	return fault.WithRemedy(fault.Adminf("reading the image: %w", err),
+		"send a tar, as it is or compressed with gzip or zstd: a docker archive or an OCI layout")
+}
+
+// otherCompressions are those that are not read here, by how they begin.
+var otherCompressions = []struct{ magic, name, program string }{
+	{"BZh", "bzip2", "bzip2"}, {"\xfd7zXZ\x00", "xz", "xz"}, {"\x04\x22\x4d\x18", "lz4", "lz4"}, {"LZIP", "lzip", "lzip"}, {"\x1f\x9d", "compress", "gzip"},
+	{"PK\x03\x04", "zip", "funzip"},
+}
+
+// uncompressed reads a tar that may be compressed, whatever its name says.
+func uncompressed(from io.Reader) (io.ReadCloser, error) {
+	buffered := bufio.NewReader(from)
+	head, _ := buffered.Peek(6)
+	for _, c := range otherCompressions {
+		if strings.HasPrefix(string(head), c.magic) {
+			return nil, fault.WithRemedy(fault.Adminf("the archive is compressed with %s; gzip, zstd or none are read here", c.name),
+				fmt.Sprintf("decompress it first: %s -dc FILE | airlock image import NAME -", c.program))
+		}
+	}
+	return decompress(buffered)
+}
+
 // openTar opens a docker archive, or extracts an OCI layout to dir and opens that. Newer docker save writes
-// both into one; the docker archive then carries the name.
-func openTar(ctx context.Context, file, dir string) (found *content, name string, err error) {
+// both into one; the docker archive then carries the names.
+func openTar(ctx context.Context, file, dir string, req ImportRequest) (found *content, itsName string, err error) {
 	isArchive, err := hasManifest(file)
 	if err != nil {
 		return nil, "", err
 	}
+	choice := choice{pick: req.Pick, name: req.Name, remedy: "pick one: airlock image import --name IMAGE FILE"}
 	if isArchive {
-		found, err = openArchive(file)
-		return found, archiveName(file), err
+		return openArchive(file, choice)
 	}
 	if err := extractLayout(file, dir); err != nil {
 		return nil, "", err
 	}
-	ref := reference{asked: "the archive", local: &localReference{path: dir}}
-	found, err = lookUpLocal(ctx, ref)
-	return found, layoutName(dir), err
+	from, err := openLayout(&localReference{path: dir})
+	if err != nil {
+		return nil, "", brokenArchive(errors.New("it holds neither manifest.json nor index.json"))
+	}
+	if itsName, err = from.choose(choice); err != nil {
+		return nil, "", err
+	}
+	found, err = lookUp(ctx, reference{asked: "the archive"}, from)
+	return found, itsName, err
+}
+
+// choice says which image of an archive is meant.
+type choice struct {
+	pick   string // the archive's name of it, if not empty
+	name   string // else this, if the archive holds several
+	remedy string
+}
+
+// among returns which of some images is meant, each given with the names that the archive has for it.
+func (c choice) among(images [][]string) (int, error) {
+	wanted := c.pick
+	if wanted == "" && len(images) == 1 {
+		return 0, nil
+	}
+	if wanted == "" {
+		wanted = c.name
+	}
+	for i, names := range images {
+		if wanted != "" && slices.ContainsFunc(names, func(n string) bool { return sameName(n, wanted) }) {
+			return i, nil
+		}
+	}
+	var known []string
+	for _, names := range images {
+		if len(names) == 0 {
+			names = []string{"one without a name"}
+		}
+		known = append(known, names...)
+	}
+	listed := printable(strings.Join(known, ", "), 2000)
+	switch {
+	case len(images) == 0:
+		return 0, fault.Adminf("the archive holds no image")
+	case c.pick != "":
+		return 0, fault.WithRemedy(fault.Adminf("the archive holds no image %q; it holds: %s", printable(c.pick, 200), listed), c.remedy)
+	default:
+		return 0, fault.WithRemedy(fault.Adminf("the archive holds %d images: %s", len(images), listed), c.remedy)
+	}
+}
+
+// sameName compares names of images as registries understand them: "debian" is "docker.io/library/debian:latest".
+func sameName(a, b string) bool {
+	if a == b {
+		return true
+	}
+	refA, errA := name.ParseReference(a, name.WeakValidation)
+	refB, errB := name.ParseReference(b, name.WeakValidation)
+	return errA == nil && errB == nil && refA.Name() == refB.Name()
 }
 
 func hasManifest(file string) (found bool, err error) {
@@ -132,27 +255,9 @@ func eachMember(file string, visit func(*tar.Header, io.Reader) error) error {
 			err = visit(header, reader)
 		}
 		if err != nil {
-			return fault.WithRemedy(fault.Adminf("reading the image: %w", err),
-				"send an uncompressed tar: a docker archive or an OCI layout")
+			return brokenArchive(err)
 		}
 	}
-}
-
-// layoutName is the name that a layout gives its one image, if that is one a registry could have.
-func layoutName(dir string) string {
-	index, err := layout.ImageIndexFromPath(dir)
-	if err != nil {
-		return ""
-	}
-	manifest, err := index.IndexManifest()
-	if err != nil || len(manifest.Manifests) != 1 {
-		return ""
-	}
-	annotations := manifest.Manifests[0].Annotations
-	if full := annotations["io.containerd.image.name"]; full != "" {
-		return full
-	}
-	return annotations[refNameAnnotation]
 }
 
 // interruptible ends a reading with its context.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
@@ -16,6 +17,9 @@ import (
 // refNameAnnotation names an image in a layout's index; see the OCI image specification, annotations.
 const refNameAnnotation = "org.opencontainers.image.ref.name"
 
+// containerdNameAnnotation is the image's whole name, as containerd and newer docker save write it.
+const containerdNameAnnotation = "io.containerd.image.name"
+
 // maxDocument bounds manifests, indexes and configurations, in bytes. Registries accept 4 MiB.
 const maxDocument = 16 << 20
 
@@ -23,6 +27,8 @@ const maxDocument = 16 << 20
 type ociLayout struct {
 	path layout.Path
 	ref  *localReference
+	// chosen are the manifests of the one image that is meant, if not nil.
+	chosen map[v1.Hash]bool
 }
 
 func openLayout(ref *localReference) (*ociLayout, error) {
@@ -47,6 +53,9 @@ func (l *ociLayout) root(ctx context.Context) (document, error) {
 	}
 	matching := v1.IndexManifest{SchemaVersion: 2}
 	for _, desc := range manifest.Manifests {
+		if l.chosen != nil && !l.chosen[desc.Digest] {
+			continue
+		}
 		if (l.ref.tag == "" || desc.Annotations[refNameAnnotation] == l.ref.tag) &&
 			(l.ref.digest == "" || desc.Digest.String() == l.ref.digest) {
 			matching.Manifests = append(matching.Manifests, desc)
@@ -63,6 +72,43 @@ func (l *ociLayout) root(ctx context.Context) (document, error) {
 		return document{}, fmt.Errorf("reading layout %s: %w", l.ref.path, err)
 	}
 	return document{mediaType: "application/vnd.oci.image.index.v1+json", content: content}, nil
+}
+
+// choose picks one of the images that the layout names, each with a manifest for every platform, and returns its name.
+func (l *ociLayout) choose(choice choice) (string, error) {
+	index, err := l.path.ImageIndex()
+	if err != nil {
+		return "", brokenArchive(err)
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		return "", brokenArchive(err)
+	}
+	var images [][]string
+	var manifests []map[v1.Hash]bool
+	for _, desc := range manifest.Manifests {
+		var names []string
+		for _, annotation := range []string{containerdNameAnnotation, refNameAnnotation} {
+			if named := desc.Annotations[annotation]; named != "" {
+				names = append(names, named)
+			}
+		}
+		same := slices.IndexFunc(images, func(known []string) bool { return slices.Equal(known, names) })
+		if same < 0 {
+			same = len(images)
+			images, manifests = append(images, names), append(manifests, map[v1.Hash]bool{})
+		}
+		manifests[same][desc.Digest] = true
+	}
+	chosen, err := choice.among(images)
+	if err != nil {
+		return "", err
+	}
+	l.chosen = manifests[chosen]
+	if len(images[chosen]) == 0 {
+		return "", nil
+	}
+	return firstOf(images[chosen], choice), nil
 }
 
 func (l *ociLayout) manifest(ctx context.Context, desc v1.Descriptor) (document, error) {

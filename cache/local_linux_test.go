@@ -143,7 +143,7 @@ func TestImport(t *testing.T) {
 	require.NoError(t, err)
 	defer file.Close()
 	var progress bytes.Buffer
-	imported, err := c.Import(t.Context(), "", file, &progress)
+	imported, err := c.Import(t.Context(), cache.ImportRequest{}, file, &progress)
 	require.NoError(t, err)
 	require.Contains(t, progress.String(), "Pulled image hub.example/tool:1")
 	base := get(t, c, cache.Request{Image: "hub.example/tool:1", PullPolicy: "never", Holder: "al-1"})
@@ -154,7 +154,7 @@ func TestImport(t *testing.T) {
 	w := tar.NewWriter(&buffer)
 	require.NoError(t, w.AddFS(os.DirFS(dir)))
 	require.NoError(t, w.Close())
-	_, err = c.Import(t.Context(), "tools/mine", bytes.NewReader(buffer.Bytes()), nil)
+	_, err = c.Import(t.Context(), cache.ImportRequest{Name: "tools/mine"}, bytes.NewReader(buffer.Bytes()), nil)
 	require.NoError(t, err)
 	base = get(t, c, cache.Request{Image: "tools/mine:latest", PullPolicy: "if-not-present", Holder: "al-1"})
 	require.FileExists(t, filepath.Join(base.Layers[0], "f"))
@@ -162,10 +162,10 @@ func TestImport(t *testing.T) {
 
 	for _, test := range []struct{ name, content, message string }{
 		{"x", "no tar at all, but long enough to look like one: " + strings.Repeat("x", 1000), "reading the image"},
-		{"x", "", "is no OCI image layout"},
+		{"x", "", "holds neither manifest.json nor index.json"},
 		{"Bad Name", buffer.String(), "is not the name of an image"},
 	} {
-		_, err := c.Import(t.Context(), test.name, strings.NewReader(test.content), nil)
+		_, err := c.Import(t.Context(), cache.ImportRequest{Name: test.name}, strings.NewReader(test.content), nil)
 		require.ErrorContains(t, err, test.message)
 	}
 	images, err := c.List(t.Context())

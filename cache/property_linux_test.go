@@ -39,6 +39,9 @@ func (n *modelNode) String() string {
 type model struct {
 	nodes map[string]*modelNode // by path; "." is the root
 	mine  map[string]bool       // what the layer that is applied made or listed
+	// followed are the symbolic links of lower layers that its paths led through. What a layer means that removes them
+	// as well depends on the order of its entries.
+	followed map[string]bool
 }
 
 func newModel() *model {
@@ -62,6 +65,9 @@ func (m *model) real(name string) (string, bool) {
 		case n == nil || n.kind == tar.TypeDir:
 			at = next
 		case n.kind == tar.TypeSymlink:
+			if !m.mine[next] {
+				m.followed[next] = true
+			}
 			if path.IsAbs(n.content) {
 				at = "."
 			}
@@ -71,6 +77,15 @@ func (m *model) real(name string) (string, bool) {
 		}
 	}
 	return "", false
+}
+
+func (m *model) wentThrough(name string) bool {
+	for link := range m.followed {
+		if name == "." || link == name || strings.HasPrefix(link, name+"/") {
+			return true
+		}
+	}
+	return false
 }
 
 func (m *model) remove(name string) {
@@ -106,11 +121,14 @@ func (m *model) apply(e entry) bool {
 			return true // it hides nothing
 		}
 		if base == opaqueMarker {
+			if m.wentThrough(dir) {
+				return false
+			}
 			m.hide(dir)
 			return true
 		}
 		gone := path.Join(dir, marker)
-		if m.mine[gone] {
+		if m.mine[gone] || m.wentThrough(gone) {
 			return false
 		}
 		m.remove(gone)
@@ -129,7 +147,7 @@ func (m *model) apply(e entry) bool {
 		}
 	}
 	name = path.Join(dir, base)
-	if m.mine[name] {
+	if m.mine[name] || m.wentThrough(name) && e.Typeflag != tar.TypeDir || m.followed[name] {
 		return false
 	}
 	m.put(name, e)
@@ -161,9 +179,9 @@ func (m *model) describe() map[string]string {
 func drawLayer(t *rapid.T, m *model) (entries []entry) {
 	part := rapid.SampledFrom([]string{"a", "b", "c"})
 	names := rapid.SliceOfN(rapid.Map(rapid.SliceOfN(part, 1, 4), func(parts []string) string { return strings.Join(parts, "/") }), 0, 10)
-	m.mine = map[string]bool{}
+	m.mine, m.followed = map[string]bool{}, map[string]bool{}
 	add := func(e entry) {
-		before := &model{maps.Clone(m.nodes), maps.Clone(m.mine)}
+		before := &model{maps.Clone(m.nodes), maps.Clone(m.mine), maps.Clone(m.followed)}
 		if m.apply(e) {
 			entries = append(entries, e)
 		} else {

@@ -127,7 +127,8 @@ func (c *Cache) resolve(ctx context.Context, ref reference, req Request) (*pull,
 
 func lookUpLocal(ctx context.Context, ref reference) (*content, error) {
 	if ref.local.archive {
-		return openArchive(ref.local.path)
+		found, _, err := openArchive(ref.local.path, choice{pick: ref.local.tag, remedy: "name one: " + archivePrefix + ref.local.path + ":IMAGE"})
+		return found, err
 	}
 	from, err := openLayout(ref.local)
 	if err != nil {

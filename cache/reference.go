@@ -20,7 +20,7 @@ type reference struct {
 	local  *localReference
 }
 
-// localReference is "oci:/path[:tag][@digest]" or "docker-archive:/path".
+// localReference is "oci:/path[:tag][@digest]" or "docker-archive:/path[:image]".
 type localReference struct {
 	archive     bool
 	path        string
@@ -59,7 +59,10 @@ func (c *Cache) parseReference(image string, allowLocal bool) (reference, error)
 func parseLocal(image string) (reference, error) {
 	local := &localReference{}
 	if rest, ok := strings.CutPrefix(image, archivePrefix); ok {
-		local.archive, local.path = true, rest
+		volume := len(filepath.VolumeName(rest))
+		local.archive = true
+		local.path, local.tag, _ = strings.Cut(rest[volume:], ":")
+		local.path = rest[:volume] + local.path
 	} else {
 		local.path = strings.TrimPrefix(image, layoutPrefix)
 		local.path, local.digest, _ = strings.Cut(local.path, "@")
@@ -69,7 +72,7 @@ func parseLocal(image string) (reference, error) {
 	}
 	if !filepath.IsAbs(local.path) {
 		return reference{}, fault.WithRemedy(fault.Adminf("image %q has no absolute path", image),
-			"write oci:/path[:tag] or docker-archive:/path.tar")
+			"write oci:/path[:tag] or docker-archive:/path.tar[:image]")
 	}
 	return reference{asked: image, name: image, local: local}, nil
 }

@@ -42,11 +42,23 @@ func (b *backend) Events(ctx context.Context, job string, follow bool, emit func
 
 // PullImage makes an image ready for every level that jobs can get.
 func (b *backend) PullImage(ctx context.Context, req *api.PullImage, progress io.Writer) error {
+	var base cache.Base
 	for _, level := range *b.levels.Load() {
-		_, err := b.parts.cache.Pull(ctx, cache.Request{
+		var err error
+		base, err = b.parts.cache.Pull(ctx, cache.Request{
 			Image: req.GetImage(), PullPolicy: cache.PullAlways, AllowLocal: true, Form: form(level),
 		}, progress)
 		if err != nil {
+			return err
+		}
+	}
+	return warn(progress, base)
+}
+
+// warn tells what of an image its sandboxes will not have.
+func warn(progress io.Writer, base cache.Base) error {
+	for _, warning := range base.Warnings {
+		if _, err := fmt.Fprintln(progress, warning); err != nil {
 			return err
 		}
 	}
@@ -54,8 +66,11 @@ func (b *backend) PullImage(ctx context.Context, req *api.PullImage, progress io
 }
 
 func (b *backend) ImportImage(ctx context.Context, req *api.ImportImage, tar io.Reader, progress io.Writer) error {
-	base, err := b.parts.cache.Import(ctx, req.GetName(), tar, progress)
+	base, err := b.parts.cache.Import(ctx, cache.ImportRequest{Name: req.GetName(), Pick: req.GetPick()}, tar, progress)
 	if err != nil {
+		return err
+	}
+	if err := warn(progress, base); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(progress, "Imported %s, %s\n", base.Image, base.Digest)

@@ -53,8 +53,9 @@ func imageCommand() *cli.Command {
 			{
 				Name:        "import",
 				Usage:       "store an image from a tar file",
-				ArgsUsage:   "NAME FILE",
-				Description: "FILE is a docker-archive (docker save) or an OCI layout in a tar; - is stdin.",
+				ArgsUsage:   "[NAME] FILE",
+				Description: "FILE is a docker-archive (docker save) or an OCI layout in a tar, as it is or compressed with gzip or zstd; - is stdin.\nWithout NAME the image keeps the name that the archive gives it.",
+				Flags:       []cli.Flag{&cli.StringFlag{Name: "name", Usage: "import the image that the archive calls `IMAGE`, of several"}},
 				Action:      importImage,
 			},
 			{
@@ -124,13 +125,17 @@ func pullImage(ctx context.Context, c *cli.Command) error {
 }
 
 func importImage(ctx context.Context, c *cli.Command) error {
-	args, err := arguments(ctx, c, 2, 2)
+	args, err := arguments(ctx, c, 1, 2)
 	if err != nil {
 		return err
 	}
+	image := &api.ImportImage{Pick: c.String("name")}
+	if len(args) == 2 {
+		image.Name = args[0]
+	}
 	var tar io.Reader = os.Stdin
-	if args[1] != "-" {
-		file, err := os.Open(args[1])
+	if path := args[len(args)-1]; path != "-" {
+		file, err := os.Open(path)
 		if err != nil {
 			return fault.Adminf("the image's tar: %w", err)
 		}
@@ -141,7 +146,7 @@ func importImage(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	return service.ImportImage(ctx, args[0], tar, c.Root().Writer)
+	return service.ImportImage(ctx, image, tar, c.Root().Writer)
 }
 
 func removeImages(ctx context.Context, c *cli.Command) error {

@@ -962,10 +962,13 @@ func (x *PullImage) GetImage() string {
 	return ""
 }
 
-// ImportImage stores an image whose docker-archive or OCI-layout tar follows as data.
+// ImportImage stores an image whose docker-archive or OCI-layout tar, maybe compressed with gzip or zstd, follows as data.
 type ImportImage struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name is what it becomes known as; empty: as the archive calls it.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// pick is what the archive calls it, if that holds several; empty: name.
+	Pick          string `protobuf:"bytes,2,opt,name=pick,proto3" json:"pick,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1003,6 +1006,13 @@ func (*ImportImage) Descriptor() ([]byte, []int) {
 func (x *ImportImage) GetName() string {
 	if x != nil {
 		return x.Name
+	}
+	return ""
+}
+
+func (x *ImportImage) GetPick() string {
+	if x != nil {
+		return x.Pick
 	}
 	return ""
 }
@@ -2570,9 +2580,10 @@ const file_executor_api_airlock_proto_rawDesc = "" +
 	"\acommand\x18\x04 \x03(\tR\acommand\x12\x16\n" +
 	"\x06helper\x18\x05 \x01(\bR\x06helper\"!\n" +
 	"\tPullImage\x12\x14\n" +
-	"\x05image\x18\x01 \x01(\tR\x05image\"!\n" +
+	"\x05image\x18\x01 \x01(\tR\x05image\"5\n" +
 	"\vImportImage\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"6\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04pick\x18\x02 \x01(\tR\x04pick\"6\n" +
 	"\x06Resize\x12\x12\n" +
 	"\x04rows\x18\x01 \x01(\rR\x04rows\x12\x18\n" +
 	"\acolumns\x18\x02 \x01(\rR\acolumns\"\xa8\x01\n" +

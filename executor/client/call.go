@@ -31,9 +31,9 @@ func (c *Client) PullImage(ctx context.Context, image string, progress io.Writer
 	return err
 }
 
-// ImportImage stores the image in tar, a docker-archive or an OCI layout, under a name.
-func (c *Client) ImportImage(ctx context.Context, name string, tar io.Reader, progress io.Writer) error {
-	open := &api.ClientFrame{Kind: &api.ClientFrame_Import{Import: &api.ImportImage{Name: name}}}
+// ImportImage stores an image in tar, a docker-archive or an OCI layout, maybe compressed: see api.ImportImage.
+func (c *Client) ImportImage(ctx context.Context, image *api.ImportImage, tar io.Reader, progress io.Writer) error {
+	open := &api.ClientFrame{Kind: &api.ClientFrame_Import{Import: image}}
 	_, err := c.call(ctx, open, api.Streams{Stdin: tar, Stdout: progress, Stderr: progress})
 	return err
 }

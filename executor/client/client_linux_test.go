@@ -126,14 +126,14 @@ func TestAnImportArrivesByteForByte(t *testing.T) {
 	h := &hosttest.Host{}
 	content := make([]byte, 5<<20+17)
 	_, _ = rand.Read(content)
-	require.NoError(t, dial(t, h).ImportImage(t.Context(), "mine:1", bytes.NewReader(content), io.Discard))
+	require.NoError(t, dial(t, h).ImportImage(t.Context(), &api.ImportImage{Name: "mine:1"}, bytes.NewReader(content), io.Discard))
 	require.Equal(t, sha256.Sum256(content), sha256.Sum256(h.Imported()))
 	require.Equal(t, "mine:1", h.Opened()[0].GetImport().GetName())
 }
 
 func TestAnInputThatBreaksFailsTheCall(t *testing.T) {
 	broken := io.MultiReader(strings.NewReader("half"), iotest.ErrReader(errors.New("disk on fire")))
-	err := dial(t, &hosttest.Host{}).ImportImage(t.Context(), "mine:1", broken, io.Discard)
+	err := dial(t, &hosttest.Host{}).ImportImage(t.Context(), &api.ImportImage{Name: "mine:1"}, broken, io.Discard)
 	require.ErrorContains(t, err, "reading the input: disk on fire")
 }
 

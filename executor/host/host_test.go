@@ -226,7 +226,7 @@ func TestInputIsHeldBackNotBuffered(t *testing.T) {
 	hash := sha256.New()
 	var progress strings.Builder
 	tar := io.TeeReader(io.LimitReader(rand.Reader, size), hash)
-	require.NoError(t, c.ImportImage(t.Context(), "x", tar, &progress))
+	require.NoError(t, c.ImportImage(t.Context(), &api.ImportImage{Name: "x"}, tar, &progress))
 	require.Equal(t, fmt.Sprintf("%d %s", size, hex.EncodeToString(hash.Sum(nil))), progress.String())
 	after := peakRSS(t, h.cmd.Process.Pid) + peakRSS(t, executor)
 	require.Less(t, after-before, int64(heldAtMost), "host and executor together held too much")
