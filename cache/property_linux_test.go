@@ -42,6 +42,10 @@ type model struct {
 	// followed are the symbolic links of lower layers that its paths led through. What a layer means that removes them
 	// as well depends on the order of its entries.
 	followed map[string]bool
+	// aliased are the symbolic links that the layer made by such a path, and unsure is true once it went through one: that
+	// one is in the way of what the layer has by the other path is only known when it meets the layers below.
+	aliased map[string]bool
+	unsure  bool
 }
 
 func newModel() *model {
@@ -68,6 +72,7 @@ func (m *model) real(name string) (string, bool) {
 			if !m.mine[next] {
 				m.followed[next] = true
 			}
+			m.unsure = m.unsure || m.aliased[next]
 			if path.IsAbs(n.content) {
 				at = "."
 			}
@@ -116,6 +121,9 @@ func (m *model) apply(e entry) bool {
 	}
 	dir, ok := m.real(path.Dir(name))
 	base := path.Base(name)
+	if m.unsure {
+		return false
+	}
 	if marker, is := strings.CutPrefix(base, whiteoutPrefix); is {
 		if !ok {
 			return true // it hides nothing
@@ -150,6 +158,7 @@ func (m *model) apply(e entry) bool {
 	if m.mine[name] || m.wentThrough(name) && e.Typeflag != tar.TypeDir || m.followed[name] {
 		return false
 	}
+	m.aliased[name] = name != path.Clean(e.Name)
 	m.put(name, e)
 	return true
 }
@@ -179,9 +188,9 @@ func (m *model) describe() map[string]string {
 func drawLayer(t *rapid.T, m *model) (entries []entry) {
 	part := rapid.SampledFrom([]string{"a", "b", "c"})
 	names := rapid.SliceOfN(rapid.Map(rapid.SliceOfN(part, 1, 4), func(parts []string) string { return strings.Join(parts, "/") }), 0, 10)
-	m.mine, m.followed = map[string]bool{}, map[string]bool{}
+	m.mine, m.followed, m.aliased = map[string]bool{}, map[string]bool{}, map[string]bool{}
 	add := func(e entry) {
-		before := &model{maps.Clone(m.nodes), maps.Clone(m.mine), maps.Clone(m.followed)}
+		before := &model{maps.Clone(m.nodes), maps.Clone(m.mine), maps.Clone(m.followed), maps.Clone(m.aliased), false}
 		if m.apply(e) {
 			entries = append(entries, e)
 		} else {

@@ -159,12 +159,7 @@ func mountDisk(disks map[string]string, serial, target string, flags uintptr) er
 // replaceMachineID gives the sandbox an identity of its own where the image has room for one: every sandbox of the
 // image would have the same.
 func (s GuestSetup) replaceMachineID() error {
-	root, err := os.OpenRoot(imageRoot)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = root.Close() }()
-	return layout.ReplaceFile(root, "etc/machine-id", s.MachineID+"\n", 0o444)
+	return layout.ReplaceFile(imageRoot, "etc/machine-id", s.MachineID+"\n", 0o444)
 }
 
 // mountHelper mounts the helper root: see layout.MakeHelperShell for its layers.

@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/isolation"
@@ -36,12 +39,6 @@ func PrepareImage(rootfs string, files map[string]string) error {
 	if err := ensureDir(root, "tmp", fs.ModeSticky|0o777); err != nil {
 		return fault.Authorf("preparing /tmp in the image: %w", err)
 	}
-	if _, err := root.Stat("etc"); errors.Is(err, fs.ErrNotExist) {
-		err = ensureDir(root, "etc", 0o755)
-		if err != nil {
-			return fault.Authorf("preparing /etc in the image: %w", err)
-		}
-	}
 	// Programs expect /run everywhere. What an image has there, a link to another of its directories say, stays.
 	if _, err := root.Lstat("run"); errors.Is(err, fs.ErrNotExist) {
 		if err := ensureDir(root, "run", 0o755); err != nil {
@@ -49,11 +46,53 @@ func PrepareImage(rootfs string, files map[string]string) error {
 		}
 	}
 	for name, content := range files {
-		if err := ReplaceFile(root, name, content, 0o644); err != nil {
-			return fault.Authorf("writing /%s in the image: %w", name, err)
+		if err := ReplaceFile(rootfs, name, content, 0o644); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// ReplaceFile makes name, a path in the image's root that is mounted at rootfs, a regular file with the content, whatever it
+// was; a new one has the mode. Its directory may be a symbolic link, which leads where it leads a process of the
+// sandbox; one that leads to no directory is replaced in the scratch.
+func ReplaceFile(rootfs, name, content string, mode fs.FileMode) error {
+	err := func() error {
+		dir, err := openDir(rootfs, path.Dir(name))
+		if err != nil {
+			return err
+		}
+		defer func() { _ = dir.Close() }()
+		return replaceFile(dir, path.Base(name), content, mode)
+	}()
+	if err != nil {
+		return fault.Authorf("writing /%s in the image: %w", name, err)
+	}
+	return nil
+}
+
+// openDir opens a directory of the root, made when it is missing. os.Root itself refuses absolute links.
+func openDir(rootfs, name string) (*os.Root, error) {
+	rootFD, err := unix.Open(rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = unix.Close(rootFD) }()
+	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+	fd, err := unix.Openat2(rootFD, name, how)
+	if err != nil {
+		root, err := os.OpenRoot(rootfs)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = root.Close() }()
+		if err := ensureDir(root, name, 0o755); err != nil {
+			return nil, err
+		}
+		return root.OpenRoot(name)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	return os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", fd))
 }
 
 // ensureDir makes name a directory of its own right: not a link to one. An existing one keeps its mode.
@@ -76,8 +115,7 @@ func ensureDir(root *os.Root, name string, mode fs.FileMode) error {
 	return root.Chmod(name, mode) // whatever the umask
 }
 
-// ReplaceFile makes name a regular file with the content, whatever it was; a new one has the mode.
-func ReplaceFile(root *os.Root, name, content string, mode fs.FileMode) error {
+func replaceFile(root *os.Root, name, content string, mode fs.FileMode) error {
 	info, err := root.Lstat(name)
 	if err == nil && !info.Mode().IsRegular() {
 		if err := root.RemoveAll(name); err != nil {
