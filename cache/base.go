@@ -46,7 +46,7 @@ type Base struct {
 	// make an empty root.
 	Layers []string
 	// Disk, with FormDisk, is a file of DiskSize bytes with a read-only ext4 file system that holds what an overlay
-	// of the layers would show, and a /lost+found. The file is mode 0444 in a directory that only root may
+	// of the layers would show, and a /lost+found, whose time is 0 unless the image has one. The file is mode 0444 in a directory that only root may
 	// search: hand it on as a descriptor.
 	Disk   string
 	Config Config

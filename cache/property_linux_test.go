@@ -39,8 +39,8 @@ func (n *modelNode) String() string {
 type model struct {
 	nodes map[string]*modelNode // by path; "." is the root
 	mine  map[string]bool       // what the layer that is applied made or listed
-	// followed are the symbolic links of lower layers that its paths led through. What a layer means that removes them
-	// as well depends on the order of its entries.
+	// followed are the symbolic links of lower layers that its paths led through, and what these led to. What a layer
+	// means that replaces them as well depends on the order of its entries.
 	followed map[string]bool
 	// aliased are the symbolic links that the layer made by such a path, and unsure is true once it went through one: that
 	// one is in the way of what the layer has by the other path is only known when it meets the layers below.
@@ -54,7 +54,7 @@ func newModel() *model {
 
 // real is the path without symbolic links, of what need not exist; false in a loop or below a file.
 func (m *model) real(name string) (string, bool) {
-	at, left := ".", name
+	at, left, linked := ".", name, false
 	for range 100 {
 		if left == "" {
 			return at, true
@@ -65,12 +65,15 @@ func (m *model) real(name string) (string, bool) {
 		if next == "" {
 			next = "."
 		}
+		if linked {
+			m.followed[next] = true
+		}
 		switch n := m.nodes[next]; {
 		case n == nil || n.kind == tar.TypeDir:
 			at = next
 		case n.kind == tar.TypeSymlink:
 			if !m.mine[next] {
-				m.followed[next] = true
+				m.followed[next], linked = true, true
 			}
 			m.unsure = m.unsure || m.aliased[next]
 			if path.IsAbs(n.content) {
@@ -155,7 +158,7 @@ func (m *model) apply(e entry) bool {
 		}
 	}
 	name = path.Join(dir, base)
-	if m.mine[name] || m.wentThrough(name) && e.Typeflag != tar.TypeDir || m.followed[name] {
+	if old := m.nodes[name]; m.mine[name] || m.wentThrough(name) && (e.Typeflag != tar.TypeDir || old != nil && old.kind != tar.TypeDir) {
 		return false
 	}
 	m.aliased[name] = name != path.Clean(e.Name)

@@ -224,6 +224,29 @@ func TestTheTimeOfAPolicyEndsAPreparation(t *testing.T) {
 	require.Eventually(t, func() bool { return len(f.world.Leftovers()) == 0 && len(f.Live()) == 0 }, 10*time.Second, 10*time.Millisecond)
 }
 
+// lacking is an image that a sandbox does not have all of.
+type lacking struct{ jobs.Layers }
+
+func (l lacking) Base(ctx context.Context, req jobs.BaseRequest, log io.Writer) (jobs.Base, error) {
+	base, err := l.Layers.Base(ctx, req, log)
+	base.Warnings = []string{"WARNING: left out of image " + req.Image + ": device node /zero and 2 more"}
+	return base, err
+}
+
+// TestTheLogSaysOnceWhatTheImageLacks: also when the image is made ready for two levels, and nothing of the helper's.
+func TestTheLogSaysOnceWhatTheImageLacks(t *testing.T) {
+	f, _ := withPolicy(t, compiled(t, trustedRule()), func(o *jobs.Options) {
+		o.Layers = lacking{o.Layers}
+		for i, r := range o.Runtimes {
+			if r.Level() == isolation.ProcessLevel {
+				o.Runtimes[i] = picky{r, "the image's build is old"}
+			}
+		}
+	})
+	require.NoError(t, f.prepare())
+	require.Equal(t, 1, strings.Count(f.log.String(), "device node /zero and 2 more"), f.log.String())
+}
+
 // TestARaisedLevelIsRecorded: the image is made ready for the level that the job gets, and the audit log has both.
 func TestARaisedLevelIsRecorded(t *testing.T) {
 	f, audit := withPolicy(t, compiled(t, trustedRule()), func(o *jobs.Options) {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -58,6 +59,9 @@ func (s GuestSetup) makeRoots(disks map[string]string) error {
 	if err := layout.MakeDirs(0o755, upper, work, sources.Builds, sources.Cache); err != nil {
 		return err
 	}
+	if err := hideLostAndFound(imageDisk, upper); err != nil {
+		return err
+	}
 	options := fmt.Sprintf("volatile,index=off,lowerdir=%s,upperdir=%s,workdir=%s", imageDisk, upper, work)
 	if err := unix.Mount("overlay", imageRoot, "overlay", unix.MS_NODEV, options); err != nil {
 		return fmt.Errorf("mounting the image's root: %w", err)
@@ -83,6 +87,19 @@ func (s GuestSetup) makeRoots(disks map[string]string) error {
 		}
 	}
 	return enterRoot(imageRoot)
+}
+
+// hideLostAndFound hides the /lost+found that an ext4 disk must have, unless the image has one of its own: only the
+// format's own has no time.
+func hideLostAndFound(disk, upper string) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(disk+"/lost+found", &st); err != nil || st.Mtim.Nano() != 0 {
+		return nil //nolint:nilerr // there is nothing to hide
+	}
+	if err := unix.Mknod(upper+"/lost+found", unix.S_IFCHR, 0); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("hiding the disk's lost+found: %w", err)
+	}
+	return nil
 }
 
 // moveSkeleton moves the skeleton's mounts, with those below them, into the image's root.
