@@ -187,15 +187,14 @@ func crossing(elements []string, element string, negated bool) error {
 			fixed[i] = "**/*" + rest
 		}
 	}
-	if slices.ContainsFunc(strings.Split(strings.Join(fixed, "/"), "/"), crosses) {
-		fixed = nil // there is no telling what was meant
-	}
 	suggestion := strings.Join(fixed, "/")
-	if negated {
-		suggestion = "!" + suggestion
-	}
-	if _, err := parseAlternative(strings.Join(fixed, "/"), negated); err == nil {
-		remedy = fmt.Sprintf("write %q", suggestion)
+	if !slices.ContainsFunc(strings.Split(suggestion, "/"), crosses) {
+		if _, err := parseAlternative(suggestion, negated); err == nil {
+			if negated {
+				suggestion = "!" + suggestion
+			}
+			remedy = fmt.Sprintf("write %q", suggestion)
+		}
 	}
 	return &Mistake{fmt.Sprintf("has ** in %q, where it is no more than * and stays within a path element", element), remedy}
 }
