@@ -288,10 +288,10 @@ func TestDirectoriesOfSetup(t *testing.T) {
 	s := startSandbox(t, sandboxOptions{setup: agent.Setup{Image: isolation.ImageConfig{User: "app"}}, change: func(root string) {
 		require.NoError(t, os.Remove(root+"/cache"))
 	}})
-	for _, dir := range []string{"builds", "cache"} {
+	for dir, want := range map[string][]uint32{"builds": {1000, 1001, 0o755}, "cache": {0, 0, 0o777}} {
 		info, err := os.Stat(filepath.Join(s.root, dir))
 		require.NoError(t, err)
 		stat := info.Sys().(*syscall.Stat_t)
-		require.Equal(t, []uint32{1000, 1001}, []uint32{stat.Uid, stat.Gid})
+		require.Equal(t, want, []uint32{stat.Uid, stat.Gid, stat.Mode & 0o7777}, dir)
 	}
 }
