@@ -127,6 +127,7 @@ test-windows: packages windows test-simulated ## of all tests, only those of Win
 lint: $(GOLANGCI_LINT) ## check style and the import rules
 	$(GOLANGCI_LINT) run $(PKG)
 	@scripts/check-dependencies
+	@scripts/check-runner
 
 .PHONY: fuzz
 fuzz: ## fuzz every fuzz target for FUZZ_TIME

@@ -62,6 +62,9 @@ func prepare(m *testing.M) (int, error) {
 	return m.Run(), nil
 }
 
+// quiet is the logger of the tests' registries.
+var quiet = log.New(io.Discard, "", 0)
+
 // eachLevel runs a test at both levels: a job's life must be the same at either.
 func eachLevel(t *testing.T, test func(t *testing.T, level string)) {
 	for _, level := range []string{"process", "hypervisor"} {
@@ -92,7 +95,7 @@ func keepLedger(t *testing.T) *ledger.Marks {
 func start(t *testing.T, o system.Options) *bench {
 	t.Helper()
 	o.Marks = keepLedger(t)
-	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	server := httptest.NewServer(registry.New(registry.Logger(quiet)))
 	t.Cleanup(server.Close)
 	b := &bench{t: t, registry: strings.TrimPrefix(server.URL, "http://")}
 	o.Bin, o.Reachable = built, true

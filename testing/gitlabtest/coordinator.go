@@ -311,3 +311,18 @@ func (c *Coordinator) downloadArtifacts(w http.ResponseWriter, req *http.Request
 	}
 	http.NotFound(w, req)
 }
+
+// Dependency is what a later job is told of a job whose artifacts it needs.
+func (c *Coordinator) Dependency(id int64) Dependency {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := c.jobs[id]
+	if r == nil {
+		return Dependency{ID: id}
+	}
+	d := Dependency{ID: id, Token: r.job.Token, Name: r.job.Name}
+	for name := range r.Artifacts {
+		d.Filename = name
+	}
+	return d
+}
