@@ -21,8 +21,11 @@ var ballast = []string{
 	"/usr/share/perl5/", "/usr/share/gitweb/", "/usr/share/ca-certificates/", "/var/",
 }
 
-// etc are the files of /etc that belong to no package.
+// etc are the files of /etc that belong to no package. gitconfig is what `git lfs install --system` writes, as in GitLab's
+// helper image; without it the runner's `git lfs pull` fetches large files and leaves them out of the work tree.
 var etc = map[string]string{
+	"etc/gitconfig": "[filter \"lfs\"]\n\tclean = git-lfs clean -- %f\n\tsmudge = git-lfs smudge -- %f\n" +
+		"\tprocess = git-lfs filter-process\n\trequired = true\n",
 	"etc/passwd":        "root:x:0:0:root:/root:/bin/bash\nbuilder:x:1000:1000::/home/builder:/bin/bash\nnobody:x:65534:65534:nobody:/:/bin/false\n",
 	"etc/group":         "root:x:0:\nbuilder:x:1000:\nnogroup:x:65534:\n",
 	"etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",

@@ -26,7 +26,7 @@ const (
 )
 
 // form changes when the same packages make another image.
-const form = "1"
+const form = "2"
 
 // basePackages make a shell comfortable; helperPackages are what the runner's own stages need beside it.
 var (
