@@ -34,7 +34,7 @@ const (
 )
 
 func main() {
-	stderr := os.Stderr //nolint:forbidigo // the one that the host reads, before go-plugin puts its own in its place
+	stderr := os.Stderr     //nolint:forbidigo // the one that the host reads, before go-plugin puts its own in its place
 	err := inherited.Seal() // nothing that we start shall have what whoever started us left open
 	switch {
 	case err != nil:

@@ -37,8 +37,17 @@ func checkConfig(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
+	if config.Absent(path) {
+		_, err = io.WriteString(c.Root().Writer, noFile(path)+"\n")
+		return err
+	}
 	_, err = fmt.Fprintf(c.Root().Writer, "%s is valid\n", printable(path))
 	return err
+}
+
+// noFile says that there is no configuration, which is none of the administrator's mistakes.
+func noFile(path string) string {
+	return fmt.Sprintf("there is no %s: the defaults hold (airlock config example prints them)", printable(path))
 }
 
 // loadArgument loads the one file that the command names, or the default one.

@@ -68,6 +68,10 @@ func checkPolicy(ctx context.Context, c *cli.Command) error {
 		return err
 	}
 	out := c.Root().Writer
+	if config.Absent(path) {
+		_, err := fmt.Fprintf(out, "%s; there is no policy: every job gets %s isolation\n", noFile(path), cfg.Isolation)
+		return err
+	}
 	if cfg.Policy == nil {
 		_, err := fmt.Fprintf(out, "%s has no [policy]: every job gets %s isolation\n", printable(path), cfg.Isolation)
 		return err
@@ -122,11 +126,33 @@ func explainPolicy(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
+	_, cfg, err := loadConfig(c)
+	if err != nil {
+		return err
+	}
 	e := p.Explain(facts)
+	e.Notes = append(e.Notes, whoHasClass(cfg, facts.RunnerClass)...)
 	if c.Bool("json") {
 		return printJSON(c.Root().Writer, e)
 	}
 	return printExplanation(c.Root().Writer, e)
+}
+
+// whoHasClass says who can have a runner class; nothing if none is asked for.
+func whoHasClass(cfg *config.Config, class string) []string {
+	if class == "" {
+		return nil
+	}
+	for _, s := range cfg.Sockets {
+		if s.RunnerClass == class {
+			return []string{fmt.Sprintf("the runner class %q is that of the callers on %s, who are root or in the group %q, and of nobody else", class, s.Path, s.Group)}
+		}
+	}
+	who := "root"
+	if cfg.Group != "" {
+		who = fmt.Sprintf("root and every member of the group %q", cfg.Group)
+	}
+	return []string{fmt.Sprintf("%s can say that a job has the runner class %q; [[sockets]] would bind it to a socket of its own", who, class)}
 }
 
 // readFacts reads a job response and verifies the id token in it.

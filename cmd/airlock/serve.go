@@ -97,7 +97,7 @@ func hostOptions(c *cli.Command, output io.Writer) (host.Options, error) {
 	}
 	options := host.Options{
 		ConfigPath: path, ExecutorPath: executor, RunDir: cfg.RunDir, Group: cfg.Group, Sockets: classSockets(cfg),
-		Bound: func() ([]string, error) { return boundClasses(path) },
+		Bound:          func() ([]string, error) { return boundClasses(path) },
 		MetricsAddress: cfg.ListenAddress, StopExecutor: c.Bool("stop-executor-on-exit"),
 		Version: version, Logger: log, Reload: hangUps(),
 		Ready: func() {

@@ -168,8 +168,7 @@ func TestProblems(t *testing.T) {
 			`4:14: hypervisor.kernel_dir: "srv" is not an absolute path`,
 		}},
 		{"the runner's file", "concurrent = 4\n[[runners]]\nname = 'x'\n[runners.docker]\nimage = 'y'\n", []string{
-			`1:1: concurrent: unknown key; remove it`, `2:3: runners: unknown table: this looks like GitLab Runner's own config.toml; keep [[runners]] in that file`,
-			`4:2: runners.docker: unknown table; `,
+			`2:3: runners: unknown table: this looks like GitLab Runner's own config.toml; keep [[runners]] in that file`,
 		}},
 		{"array of tables", "[[network]]\nbridge = 'x'\n", []string{`1:3: network: is a single table; write [network]`}},
 		{"table as value", "cache = 5\n", []string{`1:1: cache: is a table; write [cache]`}},

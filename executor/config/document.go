@@ -119,7 +119,8 @@ func (w *walk) table(path []string, node *unstable.Node) {
 	case w.listed(name) != nil:
 		w.all.add(w.at(node.Key()), name, "there may be several", "write [["+name+"]]")
 	case w.skip:
-		w.all.add(w.at(node.Key()), name, "unknown table", suggestTable(name))
+		message, remedy := unknownTable(name)
+		w.all.add(w.at(node.Key()), name, message, remedy)
 	}
 }
 
@@ -135,11 +136,9 @@ func (w *walk) arrayTable(path []string, node *unstable.Node) {
 		*tables = append(*tables, listedTable{at: w.at(node.Key())})
 	case isTable(name):
 		w.all.add(w.at(node.Key()), name, "is a single table", "write ["+name+"]")
-	case name == "runners":
-		w.all.add(w.at(node.Key()), name, "unknown table: this looks like GitLab Runner's own config.toml",
-			"keep [[runners]] in that file; Airlock's settings stand at the top level of "+DefaultPath)
 	default:
-		w.all.add(w.at(node.Key()), name, "unknown table", suggestTable(name))
+		message, remedy := unknownTable(name)
+		w.all.add(w.at(node.Key()), name, message, remedy)
 	}
 }
 
@@ -169,7 +168,7 @@ func (w *walk) keyValue(table []string, node *unstable.Node) {
 		w.all.add(keyAt, name, "is a table", "write ["+name+"] on a line of its own and its keys below")
 		return
 	case w.listed(name) != nil:
-		w.all.add(keyAt, name, "it is a list of tables", "write each below a line [["+name+"]] of its own")
+		w.all.add(keyAt, name, "its "+lastPart(name)+" are tables", "write each below a line [["+name+"]] of its own")
 		return
 	}
 	e := entry{key: name, value: w.lookup(path), keyAt: keyAt, at: keyAt}

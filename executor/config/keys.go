@@ -27,7 +27,7 @@ func keys() []key {
 		{"pids_limit", func(c *Config, r *reading) { r.processes(&c.Limits.PIDs) }},
 		{"scratch_size", func(c *Config, r *reading) { r.room(&c.Limits.Scratch) }},
 
-		{"network_mode", func(c *Config, r *reading) { r.choice(&c.NetworkMode, "nat", "none") }},
+		{"network_mode", func(c *Config, r *reading) { r.networkMode(&c.NetworkMode) }},
 		{"dns", func(c *Config, r *reading) { r.list(&c.DNS, isServer) }},
 		{"dns_search", func(c *Config, r *reading) { r.list(&c.DNSSearch, isDomain) }},
 		{"extra_hosts", func(c *Config, r *reading) { r.list(&c.ExtraHosts, isExtraHost) }},
@@ -71,11 +71,13 @@ func keys() []key {
 
 func (r *reading) level(dst *isolation.Level) {
 	var name string
-	r.choice(&name, isolation.ProcessLevel.String(), isolation.HypervisorLevel.String())
+	r.choiceBeside(dockerLevels, &name, isolation.ProcessLevel.String(), isolation.HypervisorLevel.String())
 	if level, err := isolation.ParseLevel(name); err == nil {
 		*dst = level
 	}
 }
+
+func (r *reading) networkMode(dst *string) { r.choiceBeside(dockerNetworks, dst, "nat", "none") }
 
 // room is of memory or of a scratch.
 func (r *reading) room(dst *int64) { r.size(dst, 16<<20, 1<<50) }

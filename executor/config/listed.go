@@ -19,7 +19,8 @@ func readListed[T any](table listedTable, list string, keys []listedKey[T], all 
 		e.key = list + "." + name
 		i := slices.IndexFunc(keys, func(k listedKey[T]) bool { return k.name == name })
 		if i < 0 {
-			all.add(e.keyAt, e.key, "unknown key", suggestListedKey(name, list, keys))
+			message, remedy := unknownListedKey(name, list, keys)
+			all.add(e.keyAt, e.key, message, remedy)
 			continue
 		}
 		keys[i].set(&item, &reading{entry: e, all: all})
@@ -27,15 +28,18 @@ func readListed[T any](table listedTable, list string, keys []listedKey[T], all 
 	return item
 }
 
-func suggestListedKey[T any](name, list string, keys []listedKey[T]) string {
+func unknownListedKey[T any](name, list string, keys []listedKey[T]) (message, remedy string) {
+	if remedy := dockerKey(name); remedy != "" {
+		return ofDocker, remedy
+	}
 	names := make([]string, len(keys))
 	for i, k := range keys {
 		names[i] = k.name
 	}
 	if best := nearest(name, names); best != "" {
-		return "did you mean " + best + "?"
+		return "unknown key", "did you mean " + best + "?"
 	}
-	return "remove it; the keys of [[" + list + "]] are " + strings.Join(names, ", ")
+	return "unknown key", "remove it; the keys of [[" + list + "]] are " + strings.Join(names, ", ")
 }
 
 // find returns where the value of a key stands, else where the table begins.

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,6 +9,7 @@ import (
 	"os/user"
 	"slices"
 	"time"
+	"unicode/utf8"
 
 	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/executor/api/private"
@@ -35,11 +37,49 @@ func Load(path string) (*Config, error) {
 	return Parse(data, path)
 }
 
+// Absent tells that path is DefaultPath and that there is no such file: what Load returns are the defaults.
+func Absent(path string) bool {
+	_, err := os.Stat(path)
+	return path == DefaultPath && errors.Is(err, fs.ErrNotExist)
+}
+
+// ReadText returns a TOML file's text without the mark that editors of Windows put before UTF-8. What is no UTF-8 at all, as
+// Windows' Notepad and older PowerShells may write it, is one error of the administrator's (fault.Admin); path is for it.
+func ReadText(data []byte, path string) ([]byte, error) {
+	text, at, wrong := decode(data)
+	if wrong != "" {
+		all := &Error{Path: path}
+		all.add(at, "", wrong, "save it as UTF-8")
+		return nil, fault.Adminf("%w", all)
+	}
+	return text, nil
+}
+
+// decode returns the text, or what is wrong with it and where.
+func decode(data []byte) (text []byte, at position, wrong string) {
+	text = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
+	if len(data) > 1 && (string(data[:2]) == "\xff\xfe" || string(data[:2]) == "\xfe\xff" || (data[0] == 0) != (data[1] == 0)) {
+		return nil, position{1, 1}, "the file is UTF-16"
+	}
+	for i := 0; i < len(text); {
+		r, size := utf8.DecodeRune(text[i:])
+		if r == utf8.RuneError && size == 1 {
+			return nil, position{bytes.Count(text[:i], []byte("\n")) + 1, i - bytes.LastIndexByte(text[:i], '\n')}, "the file is not UTF-8"
+		}
+		i += size
+	}
+	return text, position{}, ""
+}
+
 // Parse reads a configuration from data; path is for messages only. Every error is the administrator's and
 // wraps an *Error with all that is wrong.
 func Parse(data []byte, path string) (*Config, error) {
 	if len(data) > maxSize {
 		return nil, fault.Adminf("%s is larger than %d bytes, too large for a configuration; name the right file with --config", path, maxSize)
+	}
+	data, err := ReadText(data, path)
+	if err != nil {
+		return nil, err
 	}
 	all := &Error{Path: path}
 	doc := readDocument(data, all)
@@ -49,6 +89,7 @@ func Parse(data []byte, path string) (*Config, error) {
 	settleSockets(c, doc, all)
 	settlePolicy(c, doc, given, all)
 	if len(all.Problems) > 0 {
+		settleForeign(all)
 		slices.SortStableFunc(all.Problems, func(a, b Problem) int { return a.position().compare(b.position()) })
 		return nil, fault.Adminf("%w", all)
 	}
@@ -95,7 +136,8 @@ func apply(c *Config, entries []entry, all *Error) map[string]entry {
 	for _, e := range entries {
 		i := slices.IndexFunc(table, func(k key) bool { return k.name == e.key })
 		if i < 0 {
-			all.add(e.keyAt, e.key, "unknown key", suggest(e.key, table))
+			message, remedy := unknownKey(e.key, table)
+			all.add(e.keyAt, e.key, message, remedy)
 			continue
 		}
 		given[e.key] = e

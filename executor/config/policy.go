@@ -72,7 +72,7 @@ func ruleKeys() []listedKey[policy.Rule] {
 		{"when", func(rule *policy.Rule, r *reading) { r.text(&rule.When, anything) }},
 		{"isolation", func(rule *policy.Rule, r *reading) { optional(&rule.Isolation, r.level) }},
 		{"reject", func(rule *policy.Rule, r *reading) { r.text(&rule.Reject, isMessage) }},
-		{"network", func(rule *policy.Rule, r *reading) { optional(&rule.Network, choice(r, "nat", "none")) }},
+		{"network", func(rule *policy.Rule, r *reading) { optional(&rule.Network, r.networkMode) }},
 		{"images", func(rule *policy.Rule, r *reading) { r.oneOrMore(&rule.Images, isImagePattern) }},
 		{"services", func(rule *policy.Rule, r *reading) { r.oneOrMore(&rule.Services, isImagePattern) }},
 		{"pull_policies", func(rule *policy.Rule, r *reading) { r.oneOrMore(&rule.PullPolicies, isPullPolicy) }},

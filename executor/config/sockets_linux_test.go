@@ -53,7 +53,7 @@ func TestSocketsThatAreRefused(t *testing.T) {
 		edit(`runner_class = "nightly"`, `runnerclass = "nightly"`):                         `9:1: sockets.runnerclass: unknown key; did you mean runner_class?`,
 		edit(`runner_class = "nightly"`, "runner_class = \"nightly\"\nmode = 0o660"):        `10:1: sockets.mode: unknown key; remove it; the keys of [[sockets]] are path, group, runner_class`,
 		"[sockets]\npath = '/a/b'\n":                                                        `1:2: sockets: there may be several; write [[sockets]]`,
-		"sockets = [{path = '/a/b'}]\n":                                                     `1:1: sockets: it is a list of tables; write each below a line [[sockets]] of its own`,
+		"sockets = [{path = '/a/b'}]\n":                                                     `1:1: sockets: its sockets are tables; write each below a line [[sockets]] of its own`,
 		"[[socket]]\npath = '/a/b'\n":                                                       `1:3: socket: unknown table; did you mean [[sockets]]?`,
 	} {
 		_, err := config.Parse([]byte(text), "/c.toml")

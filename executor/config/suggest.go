@@ -22,8 +22,8 @@ func tables(known []key) []string {
 	return names
 }
 
-// suggest returns the remedy for an unknown key: the known key that it most resembles, wherever that stands.
-func suggest(name string, known []key) string {
+// nearestKey returns the remedy for an unknown key that resembles a known one, wherever that stands; empty if none does.
+func nearestKey(name string, known []key) string {
 	var names []string
 	for _, k := range known {
 		names = append(names, k.name)
@@ -31,15 +31,20 @@ func suggest(name string, known []key) string {
 	if best := nearest(name, names); best != "" {
 		return "did you mean " + describe(best) + "?"
 	}
-	return "remove it; the known keys are in the annotated example of the documentation"
+	return ""
 }
 
-func suggestTable(name string) string {
-	names := append(tables(allKeys()), "["+rulesTable+"]", "["+socketsTable+"]")
-	if best := nearest(name, names); best != "" {
+// tableNames are all tables, lists of tables in brackets of their own.
+func tableNames() []string {
+	return append(tables(allKeys()), "["+rulesTable+"]", "["+socketsTable+"]")
+}
+
+// nearestTable is nearestKey for tables.
+func nearestTable(name string) string {
+	if best := nearest(name, tableNames()); best != "" {
 		return "did you mean [" + best + "]?"
 	}
-	return "remove it; the tables are [" + strings.Join(names, "], [") + "]"
+	return ""
 }
 
 // describe names a key as an administrator would write it: "bridge in [network]".

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -301,4 +302,33 @@ func TestAForwardChainThatDrops(t *testing.T) {
 	require.Equal(t, Warn, f.Status, f.Detail)
 	require.Contains(t, f.Detail, "FORWARD")
 	require.Contains(t, f.Remedy, "iptables -I DOCKER-USER -i airlock0 -j ACCEPT")
+}
+
+// TestSocketsOfClasses: what keeps the service from starting fails, what makes the binding void is a warning.
+func TestSocketsOfClasses(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
+	listener, err := net.Listen("unix", filepath.Join(dir, "socket"))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, listener.Close()) }()
+	for _, c := range []struct {
+		name, group string
+		want        Status
+		detail      string
+	}{
+		{"socket", "games", OK, "for the group games"},
+		{"new", "games", Info, "is made when the service starts"},
+		{"file", "games", Fail, "is no socket"},
+		{"socket", "al-no-such-group", Fail, "unknown group al-no-such-group"},
+		{"socket", "nogroup", Warn, "is that of the service's own socket"},
+	} {
+		cfg := config.Default()
+		cfg.Group, cfg.Sockets = "nogroup", []config.Socket{{Path: filepath.Join(dir, c.name), Group: c.group, RunnerClass: "protected"}}
+		r := &report{}
+		checkSockets(r, cfg)
+		require.Len(t, r.findings, 1)
+		require.Equal(t, c.want, r.findings[0].Status, c)
+		require.Contains(t, r.findings[0].Detail, c.detail)
+		require.Equal(t, "socket of class protected", r.findings[0].Check)
+	}
 }

@@ -32,6 +32,7 @@ func checkHost(ctx context.Context, r *report, options Options, cfg *config.Conf
 	checkDNS(r, cfg)
 	checkClock(r)
 	checkGroup(r, cfg)
+	checkSockets(r, cfg)
 }
 
 func checkRoot(r *report, root bool) {

@@ -67,6 +67,34 @@ func checkGroup(r *report, cfg *config.Config) {
 	r.ok(check, "user %s is in group %s%s", runnerUser, group, runnerProcesses())
 }
 
+// checkSockets looks whether the sockets of runner classes can be made and used.
+func checkSockets(r *report, cfg *config.Config) {
+	for _, s := range cfg.Sockets {
+		check := "socket of class " + s.RunnerClass
+		if _, err := user.LookupGroup(s.Group); err != nil {
+			r.fail(check, "make the group: groupadd "+s.Group+", and add the user of that class's gitlab-runner",
+				"the service cannot start: %v", err)
+			continue
+		}
+		if s.Group == cfg.Group {
+			r.warn(check, "give it a group of its own, and its gitlab-runner a user of its own",
+				"its group %s is that of the service's own socket: whoever may use one may use the other, and have this class", s.Group)
+			continue
+		}
+		info, err := os.Lstat(s.Path)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+			r.info(check, "%s, for the group %s, is made when the service starts", s.Path, s.Group)
+		case err != nil:
+			r.fail(check, "name another path", "%v", err)
+		case info.Mode().Type() != os.ModeSocket:
+			r.fail(check, "remove it, or name another path", "%s is no socket: the service cannot start", s.Path)
+		default:
+			r.ok(check, "%s, for the group %s", s.Path, s.Group)
+		}
+	}
+}
+
 // runnerProcesses tells whether a gitlab-runner is running at all.
 func runnerProcesses() string {
 	names, _ := os.ReadDir("/proc")

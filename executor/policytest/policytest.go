@@ -31,6 +31,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/executor/config"
 	"github.com/airlock-ci/airlock/executor/gitlab"
 	"github.com/airlock-ci/airlock/isolation/policy"
 	"github.com/airlock-ci/airlock/jobs"
@@ -74,6 +75,9 @@ func Load(path string) (*Suite, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fault.Adminf("reading the tests: %w", err)
+	}
+	if data, err = config.ReadText(data, path); err != nil {
+		return nil, err
 	}
 	var f file
 	decoder := toml.NewDecoder(strings.NewReader(string(data))).DisallowUnknownFields()
