@@ -119,6 +119,9 @@ type Spec struct {
 	Hostname string
 	// Image is the root of the author's stages; writable, its changes go to the scratch.
 	Image Root
+	// Scripts says that scripts will be run. An image without a shell for them is then refused by Create, with class
+	// author (Linux).
+	Scripts bool
 	// Helper is the root of the runner's own stages; read-only. Nil when none is configured: then those stages
 	// run in Image.
 	Helper *Root

@@ -37,11 +37,13 @@ type Setup struct {
 	Image isolation.ImageConfig
 	// Helper is that of the helper root at isolation.HelperPath; nil when there is none.
 	Helper *isolation.ImageConfig
+	// Scripts says that scripts will be run: a root without a shell is refused.
+	Scripts bool
 }
 
 // SetupOf is what the agent of a sandbox must know.
 func SetupOf(spec isolation.Spec) Setup {
-	setup := Setup{Image: spec.Image.Config}
+	setup := Setup{Image: spec.Image.Config, Scripts: spec.Scripts}
 	if spec.Helper != nil {
 		setup.Helper = &spec.Helper.Config
 	}
@@ -73,8 +75,11 @@ func Connect(ctx context.Context, conn io.ReadWriteCloser, setup Setup) (*Client
 		c.fail(err)
 		return nil, fmt.Errorf("greeting the agent: %w", err)
 	}
-	req := request{Op: opSetup, Setup: &setupRequest{User: setup.Image.User, Helper: setup.Helper != nil}}
-	if _, err := c.call(ctx, startTimeout, req); err != nil {
+	sent := &setupRequest{User: setup.Image.User, Scripts: setup.Scripts, Path: pathOf(setup.Image.Env)}
+	if setup.Helper != nil {
+		sent.Helper, sent.HelperPath = true, pathOf(setup.Helper.Env)
+	}
+	if _, err := c.call(ctx, startTimeout, request{Op: opSetup, Setup: sent}); err != nil {
 		c.fail(err)
 		return nil, fmt.Errorf("setting up the sandbox: %w", err)
 	}
@@ -291,8 +296,11 @@ func parseReply(payload []byte) (reply, error) {
 		return got, nil
 	}
 	failure := &fault.Error{Class: fault.System, Err: errors.New(plain(got.Error.Message)), Remedy: plain(got.Error.Remedy)}
-	if got.Error.Author {
+	switch {
+	case got.Error.Author:
 		failure.Class = fault.Author
+	case got.Error.Helper:
+		failure.Class = fault.Admin
 	}
 	return reply{}, failure
 }

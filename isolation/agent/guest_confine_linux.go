@@ -12,17 +12,12 @@ import (
 	"github.com/airlock-ci/airlock/isolation/layout"
 )
 
-// limitPrivileges takes what nothing in the sandbox may ever have: other capabilities, new privileges, big limits. It
+// limitPrivileges takes what nothing in the sandbox may ever have: other capabilities, new privileges, other limits. It
 // keeps the inheritable capabilities, by which a root process keeps what is outside of its bounding set when it
 // executes; confine takes those.
 func limitPrivileges() error {
-	for limit, value := range map[int]syscall.Rlimit{
-		unix.RLIMIT_NOFILE: {Cur: 65536, Max: 524288}, // as in isolation/oci
-		unix.RLIMIT_CORE:   {},
-	} {
-		if err := syscall.Setrlimit(limit, &value); err != nil {
-			return fmt.Errorf("limit %d: %w", limit, err)
-		}
+	if err := setRlimits(); err != nil {
+		return err
 	}
 	keep, err := kept()
 	if err != nil {
@@ -55,6 +50,25 @@ func limitPrivileges() error {
 		return fmt.Errorf("no new privileges: %w", err)
 	}
 	return nil
+}
+
+// setRlimits sets the limits of each process.
+func setRlimits() error {
+	for _, limit := range layout.Rlimits {
+		number, ok := rlimitNumbers[limit.Type]
+		if !ok {
+			return fmt.Errorf("the number of %s is not known", limit.Type)
+		}
+		if err := syscall.Setrlimit(number, &syscall.Rlimit{Cur: limit.Soft, Max: limit.Hard}); err != nil {
+			return fmt.Errorf("setting %s: %w", limit.Type, err)
+		}
+	}
+	return nil
+}
+
+// rlimitNumbers are those of getrlimit(2).
+var rlimitNumbers = map[string]int{
+	"RLIMIT_NOFILE": unix.RLIMIT_NOFILE, "RLIMIT_CORE": unix.RLIMIT_CORE, "RLIMIT_NPROC": unix.RLIMIT_NPROC,
 }
 
 // confine leaves the agent, all its threads, and with it the job, with what an OCI runtime leaves a container: few

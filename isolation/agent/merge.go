@@ -58,6 +58,17 @@ func merge(id uint64, spec isolation.ProcessSpec, setup Setup) (*startRequest, e
 	return req, nil
 }
 
+// pathOf returns the PATH of a root's environment, or the default one.
+func pathOf(env []string) string {
+	path := defaultPath
+	for _, pair := range env {
+		if value, ok := strings.CutPrefix(pair, "PATH="); ok {
+			path = value
+		}
+	}
+	return path
+}
+
 // mergeEnv removes all but the last value of each name; the order is that of the first ones.
 func mergeEnv(env []string) ([]string, error) {
 	merged := make([]string, 0, len(env))

@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/isolation"
 )
 
@@ -19,8 +18,8 @@ const (
 	closeGrace = time.Second
 )
 
-// Start starts a process. It fails with class author when the job is at fault: no such command, user or shell;
-// with class admin when the same is missing from the helper root.
+// Start starts a process. It fails with class author when the job is at fault: no such command, user or shell, or
+// nothing left to start a process with; with class admin when a command or a shell is missing from the helper root.
 func (c *Client) Start(ctx context.Context, spec isolation.ProcessSpec) (isolation.Process, error) {
 	start, err := merge(c.nextID.Add(1), spec, c.setup)
 	if err != nil {
@@ -28,10 +27,6 @@ func (c *Client) Start(ctx context.Context, spec isolation.ProcessSpec) (isolati
 	}
 	stream, _, err := c.exchange(ctx, startTimeout, request{Op: opStart, Start: start}, spec.Script)
 	if err != nil {
-		var failure *fault.Error
-		if start.Helper && errors.As(err, &failure) && failure.Class == fault.Author {
-			return nil, fault.Adminf("in the helper image: %w", err)
-		}
 		return nil, err
 	}
 	p := &process{client: c, stream: stream, id: start.ID, done: make(chan struct{})}

@@ -76,6 +76,11 @@ type setupRequest struct {
 	User string `json:"user"`
 	// Helper says that a helper root is attached at isolation.HelperPath.
 	Helper bool `json:"helper"`
+	// Scripts says that both roots must have a shell. Path and HelperPath are where it is looked for first: the PATH of
+	// their images.
+	Scripts    bool   `json:"scripts,omitempty"`
+	Path       string `json:"path,omitempty"`
+	HelperPath string `json:"helper_path,omitempty"`
 }
 
 // startRequest is a ProcessSpec after it was merged with the ImageConfig of its root.
@@ -119,9 +124,11 @@ type reply struct {
 	Error *wireError `json:"error,omitempty"`
 }
 
-// wireError is a classified error. Author says that the job is at fault; everything else is the system's.
+// wireError is a classified error. Author says that the job is at fault, Helper that the helper image is, which is the
+// administrator's; everything else is the system's.
 type wireError struct {
 	Author  bool   `json:"author,omitempty"`
+	Helper  bool   `json:"helper,omitempty"`
 	Message string `json:"message"`
 	Remedy  string `json:"remedy,omitempty"`
 }

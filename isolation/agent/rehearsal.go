@@ -37,7 +37,7 @@ func rehearse(ctx context.Context, stage *relay, do func(context.Context, *Clien
 	if _, err := readReply(stage); err != nil {
 		return errors.Join(err, stage.Close())
 	}
-	client, err := Connect(ctx, stage, Setup{Helper: &isolation.ImageConfig{}})
+	client, err := Connect(ctx, stage, Setup{Helper: &isolation.ImageConfig{}, Scripts: true})
 	if err != nil {
 		return errors.Join(err, stage.Close())
 	}

@@ -30,6 +30,7 @@ type server struct {
 	// process with the same id and no process escapes between its fork and its entry here.
 	mu    sync.Mutex
 	roots *roots            // nil before the setup
+	using map[*root]int     // the starts and processes in each root
 	byPID map[int]*child    // main processes that were not reaped yet
 	byID  map[uint64]*child // processes whose end was not reported yet
 }
@@ -96,7 +97,7 @@ func newServer() (*server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening /dev/null of the sandbox: %w", err)
 	}
-	s := &server{procs: procs, pid1: os.Getpid() == 1, null: null, byPID: map[int]*child{}, byID: map[uint64]*child{}}
+	s := &server{procs: procs, pid1: os.Getpid() == 1, null: null, using: map[*root]int{}, byPID: map[int]*child{}, byID: map[uint64]*child{}}
 	if !s.pid1 {
 		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 			return nil, fmt.Errorf("becoming a child subreaper: %w", err)
@@ -213,7 +214,8 @@ func (s *server) answer(req request) (reply, error) {
 
 // toWire keeps of an error what the executor may learn.
 func toWire(err error) *wireError {
-	wire := &wireError{Author: fault.ClassOf(err) == fault.Author, Message: err.Error()}
+	class := fault.ClassOf(err)
+	wire := &wireError{Author: class == fault.Author, Helper: class == fault.Admin, Message: err.Error()}
 	var failure *fault.Error
 	if errors.As(err, &failure) && failure.Remedy != "" {
 		wire.Message, wire.Remedy = failure.Err.Error(), failure.Remedy

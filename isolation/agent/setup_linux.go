@@ -14,6 +14,7 @@ import (
 type roots struct {
 	image, helper *root // helper may be nil
 	user          account
+	shell         string // the image's, empty if it has none
 }
 
 // prepare makes the directories that stages need. The image's USER is resolved here once, before any code of the
@@ -33,13 +34,8 @@ func (s *server) prepare(req setupRequest) error {
 		return err
 	}
 	rs := &roots{image: image, user: user}
-	if req.Helper {
-		if rs.helper, err = openRoot(isolation.HelperPath); err != nil {
-			return err
-		}
-		if err := rs.helper.emptyHome(user); err != nil {
-			return err
-		}
+	if rs.shell, err = image.shell(req.Path); err != nil && req.Scripts {
+		return err
 	}
 	if err := image.makeDir(isolation.BuildsDir, 0o755, user.uid, user.gid); err != nil {
 		return err
@@ -48,16 +44,33 @@ func (s *server) prepare(req setupRequest) error {
 	if err := image.makeDir(isolation.CacheDir, 0o777, 0, 0); err != nil {
 		return err
 	}
+	if req.Helper {
+		if rs.helper, err = prepareHelper(req); err != nil {
+			return err
+		}
+	}
 	for _, r := range []*root{rs.image, rs.helper} {
 		if r == nil {
 			continue
 		}
-		if err := r.makeScripts(); err != nil {
+		if err := errors.Join(r.adopt(), r.renew(user, true)); err != nil {
 			return err
 		}
 	}
 	s.roots = rs
 	return nil
+}
+
+func prepareHelper(req setupRequest) (*root, error) {
+	helper, err := openRoot(isolation.HelperPath)
+	if err != nil {
+		return nil, err
+	}
+	helper.helper = true
+	if _, err := helper.shell(req.HelperPath); err != nil && req.Scripts {
+		return nil, helper.blame(err)
+	}
+	return helper, nil
 }
 
 // makeDir makes a directory of the root, if it is missing, and gives it the owner and mode. No component of
@@ -73,47 +86,6 @@ func (r *root) makeDir(path string, mode uint32, uid, gid int) error {
 	defer unix.Close(fd)
 	if err := errors.Join(unix.Fchown(fd, uid, gid), unix.Fchmod(fd, mode)); err != nil {
 		return fmt.Errorf("giving %s%s to user %d: %w", r.path, path, uid, err)
-	}
-	return nil
-}
-
-// makeScripts makes the directory of scripts and keeps it open.
-func (r *root) makeScripts() error {
-	if err := r.makeDir(isolation.ScriptDir, 0o711, 0, 0); err != nil {
-		return err
-	}
-	fd, err := r.open(isolation.ScriptDir, unix.O_RDONLY|unix.O_DIRECTORY, unix.RESOLVE_NO_SYMLINKS)
-	if err != nil {
-		return fmt.Errorf("opening %s%s: %w", r.path, isolation.ScriptDir, err)
-	}
-	r.scripts = fd
-	return nil
-}
-
-// emptyHome makes the helper stages' home and removes what earlier stages left in it. A job that is root can write there, and
-// what it plants (a .gitconfig, a .netrc) must not meet the next helper stage, which carries the job's credentials.
-func (r *root) emptyHome(owner account) error {
-	if err := r.makeDir(isolation.HomeDir, 0o700, owner.uid, owner.gid); err != nil {
-		return err
-	}
-	home, err := os.OpenRoot(r.path + isolation.HomeDir)
-	if err != nil {
-		return fmt.Errorf("opening the helper stages' home: %w", err)
-	}
-	defer home.Close()
-	dir, err := home.Open(".")
-	if err != nil {
-		return fmt.Errorf("opening the helper stages' home: %w", err)
-	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return fmt.Errorf("listing the helper stages' home: %w", err)
-	}
-	for _, name := range names {
-		if err := home.RemoveAll(name); err != nil {
-			return fmt.Errorf("emptying the helper stages' home: %w", err)
-		}
 	}
 	return nil
 }

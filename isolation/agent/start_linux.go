@@ -24,14 +24,17 @@ type plan struct {
 	argv   []string
 	file   string // what to execute, a path in the root
 	env    []string
-	dir    string
-	script string // name of the script file, or empty
+	dirs   []string // those that exist, the first that the user may enter is taken
+	script string   // name of the script file, or empty
 }
 
 // serveStart is the life of one process, from the request to the exit frame.
 func (s *server) serveStart(stream *yamux.Stream, req startRequest) {
 	script := &scriptReader{frames: stream, left: max(0, req.Script), buf: make([]byte, maxPayload)}
 	p, err := s.plan(script, req)
+	if p.root != nil {
+		defer s.leave(p.root)
+	}
 	if err != nil {
 		_, _ = io.Copy(io.Discard, script) // the executor reads the reply only after it has sent all
 		_ = writeJSON(stream, frameReply, reply{Error: toWire(err)})
@@ -58,61 +61,77 @@ func (s *server) serveStart(stream *yamux.Stream, req startRequest) {
 	_ = writeFrame(stream, frameExit, exit[:])
 }
 
-// plan looks up what the request names, and writes its script.
-func (s *server) plan(script io.Reader, req startRequest) (plan, error) {
-	rs, err := s.ready(req)
+// plan looks up what the request names, and writes its script. When the plan has a root, the root is in use, whatever
+// the error: leave follows.
+func (s *server) plan(script *scriptReader, req startRequest) (p plan, err error) {
+	rs, err := s.enter(&p, req)
 	if err != nil {
-		return plan{}, err
+		return p, err
 	}
-	p := plan{root: rs.image, user: rs.user, env: req.Env}
+	p.user, p.env = rs.user, req.Env
 	if req.User != "" {
 		if p.user, err = rs.image.account(req.User); err != nil {
-			return plan{}, err
+			return p, err
 		}
-	}
-	if req.Helper {
-		p.root = rs.helper
 	}
 	if !hasHome(p.env) {
 		p.env = append(p.env, "HOME="+p.user.home)
 	}
-	if p.dir, err = p.root.firstDir(req.Dirs); err != nil {
-		return plan{}, err
+	if p.dirs, err = p.root.existing(req.Dirs); err != nil {
+		return p, err
 	}
 	if len(req.Args) > 0 {
 		p.argv = req.Args
 		p.file, err = p.root.command(req.Args[0], p.env)
 		return p, err
 	}
-	if p.file, err = p.root.shell(p.env); err != nil {
-		return plan{}, err
+	if p.file, err = rs.shellOf(p.root, p.env); err != nil {
+		return p, err
 	}
 	p.argv = []string{p.file}
 	if req.Script >= 0 {
 		if p.script, err = p.root.writeScript(script, p.user); err != nil {
-			return plan{}, err
+			return p, err
 		}
 		p.argv = append(p.argv, path.Join(isolation.ScriptDir, p.script))
 	}
 	return p, nil
 }
 
-// ready returns the roots after the setup, with a clean home for helper stages.
-func (s *server) ready(req startRequest) (*roots, error) {
+// enter puts the root that a process is to run in into the plan, made ready for it, and returns all roots.
+func (s *server) enter(p *plan, req startRequest) (*roots, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.roots == nil || req.Helper && s.roots.helper == nil {
 		return nil, fmt.Errorf("%w: a start before the setup", errProtocol)
 	}
-	if !req.Helper {
-		return s.roots, nil
+	p.root = s.roots.image
+	if req.Helper {
+		p.root = s.roots.helper
 	}
-	for _, c := range s.byID {
-		if c.helper {
-			return s.roots, nil // it lives there
-		}
+	s.using[p.root]++
+	return s.roots, p.root.renew(s.roots.user, s.using[p.root] == 1)
+}
+
+// leave is called when a process that was to run in the root has ended, or was not started.
+func (s *server) leave(r *root) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.using[r]--
+}
+
+// shellOf returns a root's shell. That the image had one is known since the setup.
+func (rs *roots) shellOf(r *root, env []string) (string, error) {
+	file, err := r.shell(pathOf(env))
+	if err == nil || r.helper {
+		return file, r.blame(err)
 	}
-	return s.roots, s.roots.helper.emptyHome(s.roots.user)
+	if rs.shell == "" {
+		return "", err
+	}
+	return "", fault.WithRemedy(
+		fault.Authorf("the image's shell %s is gone: this job has removed it, or what it needs to run", rs.shell),
+		"leave the image's shell in place: the stages that follow need it")
 }
 
 func hasHome(env []string) bool {
@@ -124,13 +143,18 @@ func hasHome(env []string) bool {
 	return false
 }
 
-func (r *root) firstDir(dirs []string) (string, error) {
+// existing returns those of the directories that exist.
+func (r *root) existing(dirs []string) ([]string, error) {
+	var found []string
 	for _, dir := range dirs {
-		if r.isDir(dir) {
-			return dir, nil
+		if dir = path.Join("/", dir); r.isDir(dir) {
+			found = append(found, dir)
 		}
 	}
-	return "", fault.Authorf("no working directory: none of %s exists", strings.Join(dirs, ", "))
+	if len(found) == 0 {
+		return nil, fault.Authorf("no working directory: none of %s exists", strings.Join(dirs, ", "))
+	}
+	return found, nil
 }
 
 // fork starts the planned process and enters it into the tables, in one step for whoever holds the lock.
@@ -145,7 +169,7 @@ func (s *server) fork(p plan, req startRequest) (*child, error) {
 		status: make(chan syscall.WaitStatus, 1), ended: make(chan struct{}), streams: streams,
 	}
 	attr := &syscall.ProcAttr{
-		Dir: p.dir, Env: p.env, Files: streams.childEnds(),
+		Env: p.env, Files: streams.childEnds(),
 		Sys: &syscall.SysProcAttr{
 			Chroot: p.root.path,
 			Credential: &syscall.Credential{
@@ -171,29 +195,45 @@ func (s *server) fork(p plan, req startRequest) (*child, error) {
 		return nil, fmt.Errorf("%w: process id %d is in use", errProtocol, req.ID)
 	}
 	s.oom.raise() // the child inherits it
-	c.pid, err = syscall.ForkExec(p.file, p.argv, attr)
+	for _, attr.Dir = range p.dirs {
+		c.pid, err = syscall.ForkExec(p.file, p.argv, attr)
+		if !errors.Is(err, unix.EACCES) {
+			break // else the user may not enter the directory, or execute the file
+		}
+	}
 	s.oom.restore()
 	if err != nil {
 		streams.closeOwnEnds()
-		return nil, startError(p, err)
+		return nil, startError(p, attr.Dir, err)
 	}
 	s.byPID[c.pid], s.byID[c.id] = c, c
 	return c, nil
 }
 
 // startError classifies what fork, chdir and exec return; it cannot tell which of them it was.
-func startError(p plan, err error) error {
-	for _, authors := range []error{
-		unix.ENOENT, unix.EACCES, unix.ENOEXEC, unix.E2BIG, unix.ENOTDIR, unix.ELOOP, unix.EISDIR, unix.ETXTBSY, unix.EPERM,
-		unix.ENAMETOOLONG, unix.ELIBBAD,
-	} {
-		if errors.Is(err, authors) {
-			return fault.WithRemedy(
-				fault.Authorf("starting %q as user %d in %s: %w", p.argv[0], p.user.uid, p.dir, err),
-				"check that the file exists, is executable and made for this machine, and that the user may enter the directory")
+func startError(p plan, dir string, err error) error {
+	for _, full := range []error{unix.EAGAIN, unix.ENOMEM} {
+		if errors.Is(err, full) {
+			return fault.WithRemedy(fault.Authorf("starting %q: %w", p.argv[0], err),
+				"the sandbox has reached its limit of processes, or of memory: end what runs, or remove what fills /dev/shm and /run")
 		}
 	}
-	return fmt.Errorf("starting %q as user %d in %s: %w", p.argv[0], p.user.uid, p.dir, err)
+	for _, big := range []error{unix.E2BIG, unix.ENAMETOOLONG} {
+		if errors.Is(err, big) {
+			return fault.WithRemedy(fault.Authorf("starting %q: %w", p.argv[0], err), "shorten its arguments and the job's variables")
+		}
+	}
+	for _, files := range []error{ // EIO is a loader that is too short
+		unix.ENOENT, unix.EACCES, unix.ENOEXEC, unix.ENOTDIR, unix.ELOOP, unix.EISDIR, unix.ETXTBSY, unix.EPERM, unix.ELIBBAD,
+		unix.EINVAL, unix.EIO,
+	} {
+		if errors.Is(err, files) {
+			return p.root.blame(fault.WithRemedy(
+				fault.Authorf("starting %q as user %d in %s: %w", p.argv[0], p.user.uid, dir, err),
+				"check that the file exists, is executable and made for this machine, and that the user may enter the directory"))
+		}
+	}
+	return fmt.Errorf("starting %q as user %d in %s: %w", p.argv[0], p.user.uid, dir, err)
 }
 
 // oomScore makes the kernel's OOM killer prefer the job's processes to the agent. A child inherits the score at

@@ -49,12 +49,26 @@ func (s *server) openStreams(req startRequest, a account) (streams *childStreams
 		return streams, err
 	}
 	streams.opened = append(streams.opened, errOut)
+	for _, file := range streams.opened {
+		if err := give(file, a); err != nil {
+			return streams, err
+		}
+	}
 	streams.child = []uintptr{stdin.Fd(), out.Fd(), errOut.Fd()}
 	return streams, nil
 }
 
 // pipe is os.Pipe. Fd() makes the child's end blocking, as programs expect, and leaves ours with the poller.
 func pipe() (r, w *os.File, err error) { return os.Pipe() }
+
+// give lets the process open its streams by name: /dev/stdout is a link to the pipe, which is opened anew. A process that
+// root starts as another user (su, setpriv) can, too: who reaches the link at all has the pipe already.
+func give(stream *os.File, a account) error {
+	if err := errors.Join(stream.Chown(a.uid, a.gid), stream.Chmod(0o666)); err != nil {
+		return fmt.Errorf("giving a stream to user %d: %w", a.uid, err)
+	}
+	return nil
+}
 
 // openTerminal makes a pseudo terminal and gives it to the user, as login programs do.
 func (c *childStreams) openTerminal(req startRequest, a account) error {

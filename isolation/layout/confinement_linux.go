@@ -25,6 +25,30 @@ var UserCapabilities = []uintptr{unix.CAP_NET_RAW}
 // makes them, must be read and replaced by the others. The Docker executor runs these stages as root for that.
 var RunnersCapabilities = []uintptr{unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER}
 
+// Rlimit is a limit of each process: setrlimit(2).
+type Rlimit struct {
+	// Type is the limit's name in the OCI runtime specification, "RLIMIT_CORE".
+	Type string
+	// Soft is what a process begins with, Hard what it may raise that to.
+	Soft, Hard uint64
+}
+
+// Unlimited is RLIM_INFINITY.
+const Unlimited = ^uint64(0)
+
+// Rlimits are the limits of each process that do not come with the system. The hard ones are Docker's, so that `ulimit -c
+// unlimited` and the like, which build scripts have, do not fail; how many processes there are the sandbox's own limit bounds.
+//   - Open files begin with more than systemd's 1024, because parallel builds need them, and with less than all, because
+//     programs that close every descriptor they could have take minutes for a million.
+//   - Core files begin with 1 byte, which no core file fits in. With 0 the kernel would still start the program that the
+//     host's core_pattern may name, for each crash of a job, as root and outside of the sandbox: core(5), and do_coredump
+//     in Linux's fs/coredump.c.
+var Rlimits = []Rlimit{
+	{"RLIMIT_NOFILE", 65536, 1048576},
+	{"RLIMIT_CORE", 1, Unlimited},
+	{"RLIMIT_NPROC", Unlimited, Unlimited},
+}
+
 // Sysctls belong to the sandbox's network namespace. They are Docker's: ICMP sockets, and ports below 1024, for every user.
 var Sysctls = map[string]string{
 	"net.ipv4.ping_group_range":           "0 2147483647",

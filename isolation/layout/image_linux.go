@@ -50,7 +50,7 @@ func PrepareImage(rootfs string, files map[string]string) error {
 			return err
 		}
 	}
-	return nil
+	return checkImageAccounts(rootfs)
 }
 
 // ReplaceFile makes name, a path in the image's root that is mounted at rootfs, a regular file with the content, whatever it
@@ -78,8 +78,7 @@ func openDir(rootfs, name string) (*os.Root, error) {
 		return nil, err
 	}
 	defer func() { _ = unix.Close(rootFD) }()
-	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
-	fd, err := unix.Openat2(rootFD, name, how)
+	fd, err := OpenIn(rootFD, name, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		root, err := os.OpenRoot(rootfs)
 		if err != nil {

@@ -30,8 +30,7 @@ func SandboxMounts(s Sources) []Mount {
 	all := []Mount{
 		bind(s.Builds, isolation.BuildsDir),
 		bind(s.Cache, isolation.CacheDir),
-		// The scripts of stages lie here. It counts as the job's memory, so it needs a bound.
-		{Destination: isolation.Dir, Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=755", "size=64m"}},
+		ownMount(isolation.Dir),
 		bind(s.Agent, isolation.AgentPath, "ro"),
 	}
 	if s.Helper != "" {
@@ -56,12 +55,19 @@ func KernelMounts() []Mount {
 	}
 }
 
+// ownMount is Airlock's own directory in a root: the scripts of stages lie there. It counts as the job's memory, so it needs
+// a bound; and as the agent empties it before each stage, the number of files needs one, too.
+func ownMount(destination string) Mount {
+	options := []string{"nosuid", "nodev", "mode=755", "size=64m", "nr_inodes=8192"}
+	return Mount{Destination: destination, Type: "tmpfs", Source: "tmpfs", Options: options}
+}
+
 // helperMounts attach the helper root. Its proc shows processes and nothing else, so there is nothing in it to
 // mask. Its /tmp is on the scratch: downloads pass through it.
 func helperMounts(s Sources) []Mount {
 	return []Mount{
 		bind(s.Helper, isolation.HelperPath, "ro"),
-		{Destination: inHelper(isolation.Dir), Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=755", "size=64m"}},
+		ownMount(inHelper(isolation.Dir)),
 		{Destination: inHelper("/proc"), Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev", "subset=pid"}},
 		bind(s.Builds, inHelper(isolation.BuildsDir)),
 		bind(s.Cache, inHelper(isolation.CacheDir)),

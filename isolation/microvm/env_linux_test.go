@@ -109,6 +109,18 @@ func (b *bench) conformance() conformance.RuntimeEnv {
 	return conformance.RuntimeEnv{
 		New:  func(t testing.TB) isolation.Runtime { return recorder{b.newRuntime(t), b} },
 		Spec: b.spec,
+		Image: func(t testing.TB, change func(root string)) isolation.Root {
+			root := t.TempDir()
+			require.NoError(t, rootfs.Busybox(root))
+			change(root)
+			image := b.spec(t).Image
+			image.Disk = filepath.Join(b.dir, fmt.Sprintf("image-%d.ext4", counter.Add(1)))
+			require.NoError(t, makeDisk(image.Disk, root))
+			return image
+		},
+		Rlimits: func(testing.TB) map[string]string {
+			return map[string]string{"c": "unlimited", "u": "unlimited", "n": "1048576"}
+		},
 		BaseFingerprint: func(t testing.TB) string {
 			return fileSum(t, shared.image) + fileSum(t, shared.helper)
 		},

@@ -14,7 +14,7 @@ func TestConformanceCrun(t *testing.T) {
 func TestConformanceRunc(t *testing.T) {
 	conformance.TestRuntime(t, func(t testing.TB) conformance.RuntimeEnv {
 		env := newBench(t, "runc").conformance()
-		env.Core = true
+		env.Core, env.Quick = true, false
 		return env
 	})
 }

@@ -3,14 +3,18 @@ package oci
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync/atomic"
 	"testing"
 
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/isolation/layout"
 	"github.com/airlock-ci/airlock/testing/conformance"
+	"github.com/airlock-ci/airlock/testing/rootfs"
 	"github.com/airlock-ci/airlock/testing/runtimetest"
 )
 
@@ -52,6 +56,17 @@ func (b *bench) conformance() conformance.RuntimeEnv {
 	return conformance.RuntimeEnv{
 		New:  func(t testing.TB) isolation.Runtime { return b.newRuntime(t) },
 		Spec: b.spec,
+		Image: func(t testing.TB, change func(root string)) isolation.Root {
+			root := t.TempDir()
+			require.NoError(t, os.Chmod(root, 0o755))
+			require.NoError(t, rootfs.Busybox(root))
+			change(root)
+			image := b.spec(t).Image
+			image.Layers = []string{root}
+			return image
+		},
+		Rlimits: hardLimits,
+		Quick:   true,
 		BaseFingerprint: func(t testing.TB) string {
 			return conformance.Fingerprint(t, shared.image, shared.helper)
 		},
@@ -61,6 +76,30 @@ func (b *bench) conformance() conformance.RuntimeEnv {
 		},
 		Leftovers: b.leftovers,
 	}
+}
+
+// hardLimits are Docker's, unless this process may not grant them.
+func hardLimits(t testing.TB) map[string]string {
+	t.Helper()
+	most := map[string]struct {
+		number int
+		limit  uint64
+	}{"c": {unix.RLIMIT_CORE, layout.Unlimited}, "u": {unix.RLIMIT_NPROC, layout.Unlimited}, "n": {unix.RLIMIT_NOFILE, 1 << 20}}
+	unbound, err := mayRaiseLimits()
+	require.NoError(t, err)
+	limits := map[string]string{}
+	for option, m := range most {
+		var own unix.Rlimit
+		require.NoError(t, unix.Getrlimit(m.number, &own))
+		if !unbound {
+			m.limit = min(m.limit, own.Max)
+		}
+		limits[option] = strconv.FormatUint(m.limit, 10)
+		if m.limit == layout.Unlimited {
+			limits[option] = "unlimited"
+		}
+	}
+	return limits
 }
 
 // leftovers are the traces of one sandbox.

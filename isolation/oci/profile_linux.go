@@ -2,6 +2,9 @@ package oci
 
 import (
 	"fmt"
+	"os"
+	"strconv"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -29,15 +32,53 @@ func newProfile() (profile, error) {
 	return profile{capabilities: layout.Capabilities, seccomp: filter, rlimits: limits}, nil
 }
 
-// rlimits are the limits of each process: the open files that systemd grants services at most, with more than its
-// 1024 to begin with, because parallel builds need them; no core files. Our own limit cannot be exceeded.
+// rlimits are layout.Rlimits, as far as this process may grant them: without CAP_SYS_RESOURCE nothing beyond its own.
 func rlimits() ([]specs.POSIXRlimit, error) {
-	var own unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil {
-		return nil, fmt.Errorf("reading the limit of open files: %w", err)
+	unbound, err := mayRaiseLimits()
+	if err != nil {
+		return nil, err
 	}
-	return []specs.POSIXRlimit{
-		{Type: "RLIMIT_NOFILE", Soft: min(65536, own.Max), Hard: min(524288, own.Max)},
-		{Type: "RLIMIT_CORE", Soft: 0, Hard: 0},
-	}, nil
+	var all []specs.POSIXRlimit
+	for _, limit := range layout.Rlimits {
+		hard := limit.Hard
+		if limit.Type == "RLIMIT_NOFILE" {
+			hard = min(hard, mostOpenFiles())
+		}
+		var own unix.Rlimit
+		if err := unix.Getrlimit(rlimitNumbers[limit.Type], &own); err != nil {
+			return nil, fmt.Errorf("reading %s: %w", limit.Type, err)
+		}
+		if !unbound {
+			hard = min(hard, own.Max)
+		}
+		all = append(all, specs.POSIXRlimit{Type: limit.Type, Soft: min(limit.Soft, hard), Hard: hard})
+	}
+	return all, nil
+}
+
+var rlimitNumbers = map[string]int{
+	"RLIMIT_NOFILE": unix.RLIMIT_NOFILE, "RLIMIT_CORE": unix.RLIMIT_CORE, "RLIMIT_NPROC": unix.RLIMIT_NPROC,
+}
+
+// mayRaiseLimits tells whether this process, and so the OCI runtime, has CAP_SYS_RESOURCE.
+func mayRaiseLimits() (bool, error) {
+	var have [2]unix.CapUserData
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	if err := unix.Capget(&header, &have[0]); err != nil {
+		return false, fmt.Errorf("reading the capabilities: %w", err)
+	}
+	return have[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0, nil
+}
+
+// mostOpenFiles is the kernel's own bound of RLIMIT_NOFILE.
+func mostOpenFiles() uint64 {
+	content, err := os.ReadFile("/proc/sys/fs/nr_open")
+	if err != nil {
+		return layout.Unlimited
+	}
+	most, err := strconv.ParseUint(strings.TrimSpace(string(content)), 10, 64)
+	if err != nil {
+		return layout.Unlimited
+	}
+	return most
 }

@@ -41,7 +41,8 @@ func (r *Runtime) process() *specs.Process {
 	return &specs.Process{
 		Args: []string{isolation.AgentPath},
 		Cwd:  "/",
-		Env:  []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+		// Without HOME crun looks for it in the image's passwd file.
+		Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/"},
 		Capabilities: &specs.LinuxCapabilities{
 			Bounding: r.profile.capabilities, Effective: r.profile.capabilities, Permitted: r.profile.capabilities,
 		},

@@ -26,6 +26,12 @@ type RuntimeEnv struct {
 	// Spec returns a specification with a new id, a scratch of its own, image, helper, the hostname "sandbox" and
 	// no network and no limits.
 	Spec func(t testing.TB) isolation.Spec
+	// Image returns the image of Spec after a change of its root, a directory (Linux).
+	Image func(t testing.TB, change func(root string)) isolation.Root
+	// Rlimits are the hard limits that processes have to have, by the options of the shell's ulimit (Linux).
+	Rlimits func(t testing.TB) map[string]string
+	// Quick says that an image and a sandbox more cost little: all variants of odd images are tried, not the telling ones.
+	Quick bool
 	// BaseFingerprint changes when anything in the shared base changes: content, owners, modes, names.
 	BaseFingerprint func(t testing.TB) string
 	// ScratchHas says whether what a sandbox wrote to a path of its image is in its scratch (Linux).

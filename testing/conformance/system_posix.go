@@ -125,6 +125,13 @@ func (posix) promises() []promise {
 		{"memory limit", true, posixMemoryLimit},
 		{"process limit", true, posixProcessLimit},
 		{"cpu limit", true, posixCPULimit},
+		{"nothing that a job does stops the next stages", false, posixOwnDirectory},
+		{"a shell that the job removed", false, posixShellRemoved},
+		{"directories that the user cannot enter", false, posixUnenterable},
+		{"odd images are the author's failure", true, posixOddImages},
+		{"odd users and working directories", false, posixOddUsers},
+		{"streams by name", false, posixStreams},
+		{"limits of each process", true, posixRlimits},
 	}
 }
 
