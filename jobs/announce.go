@@ -38,12 +38,18 @@ func (s *Service) announce(sess *session, log io.Writer) {
 	event.Dur("ready_ms", time.Since(sess.created)).Msg("sandbox ready")
 }
 
-// warnServices says what GitLab would let an author expect: it hands jobs with services: to every runner.
-func warnServices(log io.Writer, job *gitlab.JobResponse) {
-	if len(job.Services) == 0 {
-		return
+// warnUnsupported says what GitLab would let an author expect: it hands jobs with services: and the like to every runner.
+// It quotes no entrypoint: variables are expanded in it.
+func warnUnsupported(log io.Writer, job *gitlab.JobResponse) {
+	if len(job.Services) > 0 {
+		fmt.Fprintf(log, "WARNING: services are not started by this runner: %s\n", strings.Join(serviceNames(job), ", "))
 	}
-	fmt.Fprintf(log, "WARNING: services are not started by this runner: %s\n", strings.Join(serviceNames(job), ", "))
+	if job.Image.HasEntrypoint() {
+		fmt.Fprintln(log, "WARNING: image:entrypoint is not run by this runner: scripts are run by the image's bash or sh alone")
+	}
+	if user := job.Image.DockerUser(); user != "" {
+		fmt.Fprintf(log, "WARNING: image:docker:user is ignored by this runner: the job runs as the image's own USER, not as %q\n", user)
+	}
 }
 
 func describeLevel(level isolation.Level, runtime string) string {

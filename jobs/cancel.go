@@ -17,8 +17,9 @@ const (
 
 // steer passes on what the caller asks of a running process until it has ended. A graceful end gets the
 // administrator's time, then force; a caller that vanished gets force at once, because nobody waits for
-// the output any more. Only this process's tree is ended: the sandbox stays for the stages that follow.
-func (sess *session) steer(ctx context.Context, process isolation.Process, streams api.Streams, ended <-chan struct{}) {
+// the output any more. Only this process's tree is ended: the sandbox stays for the stages that follow. It returns
+// whether force was needed because the process did not end in time.
+func (sess *session) steer(ctx context.Context, process isolation.Process, streams api.Streams, ended <-chan struct{}) (forced bool) {
 	signal := func(number int) {
 		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), signalTimeout, context.DeadlineExceeded)
 		defer cancel()
@@ -35,14 +36,14 @@ func (sess *session) steer(ctx context.Context, process isolation.Process, strea
 	for {
 		select {
 		case <-ended:
-			return
+			return forced
 		case <-gone:
 			sess.log.Info().AnErr("cause", context.Cause(ctx)).Msg("the caller is gone, ending what it ran")
 			gone = nil
 			signal(sigkill)
 		case <-force:
 			sess.log.Info().Dur("after_ms", sess.grace).Msg("the graceful end took too long")
-			force = nil
+			force, forced = nil, true
 			signal(sigkill)
 		case number, open := <-signals:
 			if !open {

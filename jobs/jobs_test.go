@@ -327,16 +327,44 @@ func TestImagesAndPullPoliciesAreTheAdministrators(t *testing.T) {
 	}
 }
 
+func TestWhatThisRunnerDoesNotDoIsSaidAtPrepare(t *testing.T) {
+	const head = `{"id": 7, "git_info": {"repo_url": "http://gitlab.example/group/project.git"}, `
+	for rest, want := range map[string]string{
+		`"image": {"name": "busybox", "entrypoint": ["/bin/sh", "-c", "secret"]}}`:                     "WARNING: image:entrypoint is not run by this runner",
+		`"image": {"name": "busybox", "executor_opts": {"docker": {"user": "postgres"}}}}`:             `WARNING: image:docker:user is ignored by this runner: the job runs as the image's own USER, not as "postgres"`,
+		`"image": {"name": "busybox"}, "services": [{"name": "a", "entrypoint": ["x"]}]}`:              "WARNING: services are not started by this runner: a",
+		`"image": {"name": "busybox", "entrypoint": [""], "executor_opts": {"docker": {"user": ""}}}}`: "",
+		`"image": {"name": "busybox", "entrypoint": null, "executor_opts": "odd"}, "run": ""}`:         "",
+	} {
+		f := newFixture(t)
+		require.NoError(t, f.Prepare(t.Context(), &api.Prepare{Handle: string(f.handle)}, []byte(head+rest), &f.log), rest)
+		require.Equal(t, want != "", strings.Contains(f.log.String(), "WARNING"), "%s: %s", rest, f.log.String())
+		require.Contains(t, f.log.String(), want, rest)
+		require.NotContains(t, f.log.String(), "secret")
+		require.True(t, f.world.Created[0].Scripts, "an image without a shell cannot run a job")
+		require.NoError(t, f.cleanup())
+	}
+	for _, run := range []string{`"[{\"name\":\"hello\",\"step\":\"./hello\"}]"`, `[{"name": "hello", "script": "true"}]`, `{"steps": []}`, `"x"`} {
+		f := newFixture(t)
+		err := f.Prepare(t.Context(), &api.Prepare{Handle: string(f.handle)}, []byte(head+`"image": {"name": "busybox"}, "run": `+run+"}"), &f.log)
+		require.ErrorContains(t, err, "the job has run: (CI/CD steps), which this runner cannot run", run)
+		require.Equal(t, fault.Author, fault.ClassOf(err))
+		require.Empty(t, f.world.Created)
+	}
+}
+
 func TestCancelEndsTheStageAndLeavesTheSandbox(t *testing.T) {
-	f := newFixture(t)
+	f := newFixture(t, func(o *jobs.Options) { o.Settings.GracefulKillTimeout = time.Hour })
 	require.NoError(t, f.prepare())
 	f.world.Script = func(ctx context.Context, _ isolation.ProcessSpec) int { <-ctx.Done(); return 0 }
 
 	signals := make(chan int, 1)
 	signals <- 15
-	status, err := f.run(context.Background(), "build_script", api.Streams{Signals: signals, Stdout: io.Discard, Stderr: io.Discard})
+	var stderr bytes.Buffer
+	status, err := f.run(context.Background(), "build_script", api.Streams{Signals: signals, Stdout: io.Discard, Stderr: &stderr})
 	require.NoError(t, err)
 	require.EqualValues(t, 143, status)
+	require.Empty(t, stderr.String())
 
 	f.world.Script = func(context.Context, isolation.ProcessSpec) int { return 0 }
 	status, err = f.run(context.Background(), "after_script", api.Streams{})
@@ -428,6 +456,7 @@ func TestASandboxWithoutGitLab(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 3, status)
 	require.Equal(t, []string{"id"}, got.Args)
+	require.False(t, f.world.Created[0].Scripts, "an image without a shell will do")
 	require.Equal(t, "Pulled busybox\nPulled helper\n", stderr.String(), "of Airlock's own lines only the pull is told")
 	f.requireNothingLeft(t)
 }

@@ -32,6 +32,10 @@ func (s *Service) Prepare(ctx context.Context, req *api.Prepare, response []byte
 	if handle.JobID() != job.ID {
 		return fault.Systemf("the handle belongs to job %d, the job response to job %d", handle.JobID(), job.ID)
 	}
+	if job.HasSteps() {
+		return fault.WithRemedy(fault.Authorf("the job has run: (CI/CD steps), which this runner cannot run: it has no step-runner"),
+			"write the job with script:")
+	}
 	sess := s.newSession(handle, job)
 	if err := s.register(sess); err != nil {
 		return err
@@ -41,7 +45,7 @@ func (s *Service) Prepare(ctx context.Context, req *api.Prepare, response []byte
 	if err := s.build(ctx, sess, facts, req.GetRunnerDir(), log); err != nil {
 		return err
 	}
-	warnServices(log, job)
+	warnUnsupported(log, job)
 	return nil
 }
 
@@ -81,7 +85,7 @@ func (s *Service) build(ctx context.Context, sess *session, facts Facts, runnerD
 	if err := sess.step("policy", func() error { return s.decide(ctx, sess, settings, facts, log) }); err != nil {
 		return err
 	}
-	spec := isolation.Spec{ID: sess.id, Hostname: hostname(sess), Limits: sess.decision.Limits}
+	spec := isolation.Spec{ID: sess.id, Hostname: hostname(sess), Limits: sess.decision.Limits, Scripts: !facts.Administrator}
 	if err := sess.step("image", func() error { return s.lease(ctx, sess, settings, facts, &spec, log) }); err != nil {
 		return err
 	}

@@ -60,14 +60,13 @@ func (s *Service) execute(ctx context.Context, sess *session, spec isolation.Pro
 		return isolation.Exit{}, err
 	}
 	ended := make(chan struct{})
-	steered := make(chan struct{})
-	go func() {
-		defer close(steered)
-		sess.steer(ctx, process, streams, ended)
-	}()
+	steered := make(chan bool)
+	go func() { steered <- sess.steer(ctx, process, streams, ended) }()
 	exit, err := process.Wait()
 	close(ended)
-	<-steered
+	if forced := <-steered; forced {
+		fmt.Fprintf(streams.Stderr, "airlock: killed %s after SIGTERM, which it ignored or was too slow to obey (graceful_kill_timeout)\n", sess.grace)
+	}
 	if err != nil {
 		return exit, sess.explain(err)
 	}

@@ -7,7 +7,9 @@ import (
 	"io"
 	"log"
 	"net/http/httptest"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
@@ -19,6 +21,7 @@ import (
 	"github.com/airlock-ci/airlock/jobs"
 	"github.com/airlock-ci/airlock/testing/fakes"
 	"github.com/airlock-ci/airlock/testing/rootfs"
+	"github.com/airlock-ci/airlock/testing/syncbuf"
 )
 
 // busybox serves the test root from a registry until the test ends, and returns the image's name.
@@ -61,6 +64,20 @@ func TestAJobWhoseStagesReallyRun(t *testing.T) {
 	status, said = stage("after_script", "cat /etc/kept; ps -o args | grep -c '[s]leep 600'")
 	require.EqualValues(t, 1, status)
 	require.Equal(t, "kept\n0\n", said)
+
+	var up, told syncbuf.Buffer
+	signals := make(chan int, 1)
+	go func() {
+		for !strings.Contains(up.String(), "up") {
+			time.Sleep(time.Millisecond)
+		}
+		signals <- 15
+	}()
+	status, err = f.Run(t.Context(), &api.Run{Handle: string(f.handle), Stage: "build_script"},
+		[]byte("trap '' TERM; echo up; while :; do sleep 0.01; done"), api.Streams{Stdout: &up, Stderr: &told, Signals: signals})
+	require.NoError(t, err)
+	require.EqualValues(t, 137, status)
+	require.Equal(t, "airlock: killed 50ms after SIGTERM, which it ignored or was too slow to obey (graceful_kill_timeout)\n", told.String())
 
 	require.NoError(t, f.cleanup())
 	require.Empty(t, world.Leftovers())

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -32,6 +33,14 @@ type JobResponse struct {
 	// Variables are claimed, all of them: those of .gitlab-ci.yml override GitLab's own, duplicates are kept.
 	Variables     []Variable    `json:"variables"`
 	PolicyOptions PolicyOptions `json:"policy_options"`
+	// Run is what the job has instead of a script: its steps, as JSON or as a string of it. Claimed.
+	Run json.RawMessage `json:"run"`
+}
+
+// HasSteps tells whether the job has run: instead of script:, steps that only step-runner can run.
+func (j *JobResponse) HasSteps() bool {
+	run := strings.Join(strings.Fields(string(j.Run)), "")
+	return !slices.Contains([]string{"", "null", `""`, "[]", "{}", `"[]"`, `"null"`, "false"}, run)
 }
 
 // JobInfo says which project and pipeline the job belongs to. Name and Stage are claimed, the rest attested.
@@ -107,7 +116,27 @@ type Image struct {
 	Alias        string   `json:"alias"`
 	Entrypoint   []string `json:"entrypoint"`
 	PullPolicies []string `json:"pull_policy"`
+	// Options are for single executors.
+	Options Lenient[ImageOptions] `json:"executor_opts"`
 }
+
+// ImageOptions are an image's options for the Docker executor.
+type ImageOptions struct {
+	Docker struct {
+		User string `json:"user"`
+	} `json:"docker"`
+}
+
+// DockerUser is image:docker:user, empty when there is none.
+func (i Image) DockerUser() string {
+	if i.Options.Value == nil {
+		return ""
+	}
+	return i.Options.Value.Docker.User
+}
+
+// HasEntrypoint tells whether image:entrypoint names something to run; [""] names nothing.
+func (i Image) HasEntrypoint() bool { return strings.Join(i.Entrypoint, "") != "" }
 
 // Credentials are a registry's.
 type Credentials struct {

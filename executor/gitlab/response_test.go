@@ -29,7 +29,12 @@ func TestParseJobResponse(t *testing.T) {
 	require.Equal(t, "main", *job.GitInfo.Ref)
 	require.Equal(t, "branch", *job.GitInfo.RefType)
 	require.EqualValues(t, 3600, *job.RunnerInfo.Timeout)
-	require.Equal(t, gitlab.Image{Name: "alpine:3.20", Entrypoint: []string{"/bin/sh"}, PullPolicies: []string{"always"}}, job.Image)
+	require.Equal(t, gitlab.Image{
+		Name: "alpine:3.20", Entrypoint: []string{"/bin/sh"}, PullPolicies: []string{"always"}, Options: job.Image.Options,
+	}, job.Image)
+	require.Empty(t, job.Image.DockerUser())
+	require.True(t, job.Image.HasEntrypoint())
+	require.False(t, job.HasSteps())
 	require.Equal(t, []gitlab.Image{{Name: "postgres:16", Alias: "db"}}, job.Services)
 	require.Equal(t, "p4ss", job.Credentials[0].Password)
 	require.NotContains(t, fmt.Sprintf("%v %+v %#v %s", job.Credentials, job.Credentials, job.Credentials, job.Credentials), "p4ss")
