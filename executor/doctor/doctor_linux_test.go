@@ -332,3 +332,21 @@ func TestSocketsOfClasses(t *testing.T) {
 		require.Equal(t, "socket of class protected", r.findings[0].Check)
 	}
 }
+
+func TestCorePattern(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "core_pattern")
+	for pattern, want := range map[string]Finding{
+		"core\n":                                     {Check: "core files", Status: OK, Detail: "they stay in the sandbox"},
+		"|/usr/lib/systemd/systemd-coredump %P %u\n": {Check: "core files", Status: Warn, Detail: "has this host run /usr/lib/systemd/systemd-coredump for"},
+		"/var/crash/core.%p\n":                       {Check: "core files", Status: Warn, Detail: "core files go to /var/crash/core.%p"},
+	} {
+		require.NoError(t, os.WriteFile(file, []byte(pattern), 0o600))
+		r := &report{}
+		checkCorePattern(r, file)
+		require.Len(t, r.findings, 1)
+		got := r.findings[0]
+		require.Equal(t, want.Status, got.Status)
+		require.Contains(t, got.Detail, want.Detail)
+		require.Equal(t, want.Status == Warn, got.Remedy != "")
+	}
+}

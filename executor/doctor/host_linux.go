@@ -16,6 +16,7 @@ func checkHost(ctx context.Context, r *report, options Options, cfg *config.Conf
 	checkRoot(r, root)
 	checkKernel(r)
 	checkSeccomp(r)
+	checkCorePattern(r, "/proc/sys/kernel/core_pattern")
 	checkCgroups(r)
 	checkRuntime(ctx, r, cfg.Runtime)
 	checkHypervisor(ctx, r, options, cfg)

@@ -55,6 +55,24 @@ func checkSeccomp(r *report) {
 	r.ok("seccomp", "filters are available")
 }
 
+// checkCorePattern looks where the kernel leaves the core files of jobs at the process level, which may ask for them: core(5).
+func checkCorePattern(r *report, path string) {
+	const remedy = "sysctl -w kernel.core_pattern=core, unless jobs at the process level are trusted with it"
+	content, err := os.ReadFile(path)
+	pattern := strings.TrimSpace(string(content))
+	switch {
+	case err != nil:
+		r.warn("core files", remedy, "the kernel's core_pattern cannot be read: %v", err)
+	case strings.HasPrefix(pattern, "|"):
+		program, _, _ := strings.Cut(strings.TrimSpace(pattern[1:]), " ")
+		r.warn("core files", remedy, "a job that raises its limit of core files has this host run %s for its crashes", program)
+	case strings.HasPrefix(pattern, "/"):
+		r.warn("core files", remedy, "core files go to %s, not to where the process was", pattern)
+	default:
+		r.ok("core files", "they stay in the sandbox")
+	}
+}
+
 // checkCgroups finds out which of the three layouts is mounted and whether the limits of a sandbox can be set.
 func checkCgroups(r *report) {
 	const root = "/sys/fs/cgroup"
