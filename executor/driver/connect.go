@@ -22,12 +22,14 @@ import (
 
 const (
 	// dialPatience bounds the wait for a host that does not listen: it may be restarting, which takes about a
-	// second, and a job should not fail for that.
+	// second, and a job should not fail for that. A job that has waited once in an outage does not again.
 	dialPatience = 5 * time.Second
 	// dialInterval is the pause between two tries.
 	dialInterval = 50 * time.Millisecond
 	// answerPatience bounds the wait for the first answer: behind the host, the executor may be recovering.
 	answerPatience = 30 * time.Second
+	// outageAnswerPatience is the same for a job that has waited in vain already.
+	outageAnswerPatience = 2 * time.Second
 )
 
 // errSignalled is the cause of a call that was given up because the runner ended it before it began.
@@ -46,7 +48,7 @@ type connection struct {
 // connect reaches the host and makes sure that both speak the same protocol.
 func (d *Driver) connect(ctx context.Context) (*connection, error) {
 	ctx, stop := d.untilSignalled(ctx)
-	conn, err := d.reach(ctx, dialPatience, flow.NewConn)
+	conn, err := d.reachOnce(ctx)
 	if stop() { // then conn's own error, if any, is but a consequence
 		if err == nil {
 			conn.close()
@@ -54,6 +56,28 @@ func (d *Driver) connect(ctx context.Context) (*connection, error) {
 		return nil, fault.Systemf("%w", errSignalled)
 	}
 	return conn, err
+}
+
+// reachOnce is reach, with the patience of a job that has not waited in this outage, or of one that has.
+func (d *Driver) reachOnce(ctx context.Context) (*connection, error) {
+	outage := d.outage()
+	dial, answer := dialPatience, answerPatience
+	if outage.waited() {
+		dial, answer = 0, outageAnswerPatience
+	}
+	conn, err := d.reach(ctx, dial, answer, flow.NewConn)
+	switch {
+	case err == nil:
+		outage.over()
+		return conn, nil
+	case ctx.Err() != nil || fault.ClassOf(err) != fault.System:
+		return nil, err
+	}
+	outage.note()
+	if outage.waited() {
+		return nil, fault.Systemf("there is still no answer from the Airlock service")
+	}
+	return nil, err
 }
 
 // untilSignalled returns a context that ends with the first signal, and a function that stops watching and
@@ -79,11 +103,11 @@ func (d *Driver) untilSignalled(ctx context.Context) (context.Context, func() bo
 }
 
 // reach dials until the host answers or patience ends. A host that is restarting may also accept a connection
-// and drop it before its first answer. pace gives the connection its flow control.
-func (d *Driver) reach(ctx context.Context, patience time.Duration, pace func(net.Conn) *flow.Conn) (*connection, error) {
+// and drop it before its first answer. answer bounds the wait for that answer, pace gives the connection its flow control.
+func (d *Driver) reach(ctx context.Context, patience, answer time.Duration, pace func(net.Conn) *flow.Conn) (*connection, error) {
 	deadline := time.Now().Add(patience)
 	for {
-		conn, err := d.open(ctx, pace)
+		conn, err := d.open(ctx, answer, pace)
 		if err == nil {
 			return conn, nil
 		}
@@ -98,8 +122,8 @@ func (d *Driver) reach(ctx context.Context, patience time.Duration, pace func(ne
 	}
 }
 
-func (d *Driver) open(ctx context.Context, pace func(net.Conn) *flow.Conn) (*connection, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, answerPatience, fmt.Errorf("no answer within %s", answerPatience))
+func (d *Driver) open(ctx context.Context, answer time.Duration, pace func(net.Conn) *flow.Conn) (*connection, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, answer, fmt.Errorf("no answer within %s", answer))
 	defer cancel()
 	raw, err := dial(ctx, d.Socket)
 	if err != nil {

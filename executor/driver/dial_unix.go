@@ -5,8 +5,10 @@ package driver
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
+	"syscall"
 )
 
 // DefaultSocket is where the host listens unless its run_dir says otherwise.
@@ -25,6 +27,12 @@ const DefaultShell = "bash"
 var shells = []string{DefaultShell}
 
 func runnersUser() string { return fmt.Sprintf("user %d", os.Getuid()) }
+
+// ownFile tells whether a file is this user's.
+func ownFile(info fs.FileInfo) bool {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(stat.Uid) == os.Getuid()
+}
 
 // pipeBroken tells errors of pipes that have no other name; there are none here.
 func pipeBroken(error) bool { return false }

@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net"
 
 	"golang.org/x/sys/windows"
@@ -30,6 +31,9 @@ func dial(ctx context.Context, pipe string) (net.Conn, error) {
 }
 
 func runnersUser() string { return "user" }
+
+// ownFile is always true: a service's temporary directory is closed to other users.
+func ownFile(fs.FileInfo) bool { return true }
 
 // pipeBroken tells that the other end of a pipe has gone.
 func pipeBroken(err error) bool {

@@ -514,6 +514,66 @@ func TestUnreachableHost(t *testing.T) {
 	require.InDelta(t, 5, time.Since(started).Seconds(), 2)
 }
 
+// A service that is down costs a job one wait and one message, however often the runner calls, and is a system failure;
+// when it comes back, jobs run again and nothing of the outage is left.
+func TestAJobDuringAnOutage(t *testing.T) {
+	t.Parallel()
+	socket, temp := filepath.Join(t.TempDir(), "host.sock"), t.TempDir()
+	caller := gitlabtest.Caller{Driver: program, Args: []string{"--socket", socket}, TempDir: temp, RetryInterval: 10 * time.Millisecond}
+	for id := range int64(2) {
+		started := time.Now()
+		end := caller.Run(t.Context(), gitlabtest.Job{ID: 77 + id, Script: []string{"true"}})
+		require.Equal(t, gitlabtest.SystemFailure, end.Reason, end.Log)
+		require.Equal(t, 1, strings.Count(end.Log, "does not answer at "+socket), end.Log)
+		require.Equal(t, 1, strings.Count(end.Log, "systemctl start airlock"), end.Log)
+		require.Equal(t, 2, strings.Count(end.Log, "airlock: there is still no answer from the Airlock service\n"), end.Log)
+		require.Len(t, end.Calls, 9, "config, prepare and cleanup, three times")
+		require.Greater(t, time.Since(started), 5*time.Second, "a restart is waited for")
+		require.Less(t, time.Since(started), 15*time.Second)
+	}
+	left, err := os.ReadDir(temp)
+	require.NoError(t, err)
+	require.Len(t, left, 1)
+
+	serveAt(t, socket, &fakeHost{protocol: api.ProtocolVersion, call: answering(&api.Result{Ok: true})})
+	end := caller.Run(t.Context(), gitlabtest.Job{ID: 78, Script: []string{"true"}})
+	require.Empty(t, end.Reason, end.Log)
+	left, err = os.ReadDir(temp)
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
+
+// A note that another user left in a directory that all may write is not believed, nor written to.
+func TestAnOutageThatSomebodyElseNoted(t *testing.T) {
+	t.Parallel()
+	temp := t.TempDir()
+	note := filepath.Join(temp, "airlock-outage-0")
+	target := filepath.Join(temp, "precious")
+	for name, plant := range map[string]func() error{
+		"another user's": func() error {
+			return errors.Join(os.WriteFile(note, []byte("1000 /nowhere/host.sock\n"), 0o666), os.Chown(note, 65534, 65534))
+		},
+		"a link": func() error {
+			return errors.Join(os.WriteFile(target, []byte("1000 /nowhere/host.sock\n"), 0o600), os.Symlink(target, note))
+		},
+	} {
+		require.NoError(t, plant())
+		d := newRunnerDir(t, `{"id":1000}`)
+		d.dir = filepath.Join(temp, "custom-executor1")
+		require.NoError(t, os.MkdirAll(d.dir, 0o700))
+		require.NoError(t, os.WriteFile(d.path("response.json"), []byte(`{"id":1000}`), 0o600))
+		started := time.Now()
+		end := run(t, d.command("prepare", "--socket", "/nowhere/host.sock"))
+		require.Equal(t, 42, end.code, name)
+		require.Contains(t, end.stderr, "does not answer at /nowhere/host.sock", name)
+		require.Greater(t, time.Since(started), 4*time.Second, name)
+		content, err := os.ReadFile(note)
+		require.NoError(t, err)
+		require.Equal(t, "1000 /nowhere/host.sock\n", string(content), name)
+		require.NoError(t, os.Remove(note))
+	}
+}
+
 func TestHostThatIsRestarting(t *testing.T) {
 	t.Parallel()
 	d := newRunnerDir(t, `{"id":1000}`)

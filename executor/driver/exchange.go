@@ -138,7 +138,7 @@ func (x *exchange) reconnect(ctx context.Context, cause error) error {
 		if patience <= 0 {
 			return cause
 		}
-		conn, err := x.driver.reach(ctx, patience, broken.paced.Next)
+		conn, err := x.driver.reach(ctx, patience, answerPatience, broken.paced.Next)
 		if err != nil {
 			return err
 		}
