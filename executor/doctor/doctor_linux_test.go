@@ -336,7 +336,7 @@ func TestSocketsOfClasses(t *testing.T) {
 func TestCorePattern(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "core_pattern")
 	for pattern, want := range map[string]Finding{
-		"core\n":                                     {Check: "core files", Status: OK, Detail: "they stay in the sandbox"},
+		"core\n": {Check: "core files", Status: OK, Detail: "they stay in the sandbox"},
 		"|/usr/lib/systemd/systemd-coredump %P %u\n": {Check: "core files", Status: Warn, Detail: "has this host run /usr/lib/systemd/systemd-coredump for"},
 		"/var/crash/core.%p\n":                       {Check: "core files", Status: Warn, Detail: "core files go to /var/crash/core.%p"},
 	} {
