@@ -71,4 +71,5 @@ func TestGuestSeesNothingOfTheHost(t *testing.T) {
 	host, err := os.ReadFile("/proc/sys/kernel/osrelease")
 	require.NoError(t, err)
 	require.NotEqual(t, string(host), shell(t, first, "uname -r"))
+	requireProcessor(t, r, first)
 }

@@ -70,6 +70,11 @@ type Runtime struct {
 	jail    *jail
 	boot    *boot
 	accel   Accelerator // empty until it is known
+	// processor is what guests get, asked for once.
+	processor struct {
+		sync.Mutex
+		variant string
+	}
 
 	// rehearsing is held while disks are made, by machines of the pool.
 	rehearsing sync.Mutex

@@ -68,6 +68,7 @@ func (r *Runtime) Warm(ctx context.Context, limits isolation.Limits, network boo
 	if _, err := r.Probe(ctx); err != nil || r.options.NoTemplates {
 		return err
 	}
+	_, _ = r.ProcessorVariant(ctx) // so that no job waits for it; one that needs it asks again
 	s := shapeOf(limits, isolation.Network{})
 	s.network = network
 	if _, err := r.awaitTemplate(ctx, s); err != nil {
