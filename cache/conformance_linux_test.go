@@ -11,7 +11,7 @@ import (
 
 func TestConformance(t *testing.T) {
 	open := func(o conformance.LayersOptions) (conformance.Layers, error) {
-		c, err := cache.New(cache.Options{Dir: o.Dir, RunDir: o.RunDir, DiskLimit: o.DiskLimit})
+		c, err := cache.New(cache.Options{Dir: o.Dir, RunDir: o.RunDir, DiskLimit: o.DiskLimit, InsecureRegistries: []string{o.Registry}})
 		return adapter{c}, err
 	}
 	conformance.TestLayers(t, conformance.LayersEnv{

@@ -28,7 +28,8 @@ const childSandbox, childGuest = "al-killed", "al-killed-guest"
 
 // playLayersChild takes a base and a scratch, in each form that there is, says so, and waits to be killed.
 func playLayersChild(t testing.TB, open func(LayersOptions) (Layers, error)) {
-	layers, err := open(LayersOptions{Dir: os.Getenv("LAYERS_DIR"), RunDir: os.Getenv("LAYERS_RUN_DIR")})
+	registry, _, _ := strings.Cut(os.Getenv(layersChild), "/")
+	layers, err := open(LayersOptions{Dir: os.Getenv("LAYERS_DIR"), RunDir: os.Getenv("LAYERS_RUN_DIR"), Registry: registry})
 	require.NoError(t, err)
 	_, _, err = layers.Base(t.Context(), os.Getenv(layersChild), "always", childSandbox, io.Discard)
 	require.NoError(t, err)

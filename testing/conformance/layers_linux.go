@@ -39,6 +39,8 @@ type Disks interface {
 type LayersOptions struct {
 	Dir, RunDir string
 	DiskLimit   int64 // bytes; 0: none
+	// Registry is the host of a registry that may be talked to by plain HTTP.
+	Registry string
 }
 
 // LayersEnv is one implementation of Layers with what the suite needs to know of it.
@@ -105,8 +107,9 @@ type layersWorld struct {
 }
 
 func newLayersWorld(t testing.TB, open func(LayersOptions) (Layers, error)) *layersWorld {
-	w := &layersWorld{TB: t, options: LayersOptions{Dir: t.TempDir(), RunDir: t.TempDir()}, open: open,
-		registry: newLayersRegistry(t)}
+	registry := newLayersRegistry(t)
+	w := &layersWorld{TB: t, options: LayersOptions{Dir: t.TempDir(), RunDir: t.TempDir(), Registry: registry.host()}, open: open,
+		registry: registry}
 	t.Cleanup(w.requireNothingLeft)
 	return w
 }

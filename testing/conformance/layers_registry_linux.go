@@ -52,6 +52,8 @@ func newLayersRegistry(t testing.TB) *layersRegistry {
 	return r
 }
 
+func (r *layersRegistry) host() string { return strings.TrimPrefix(r.server.URL, "http://") }
+
 // stallLayers makes every large blob stop half-way; the channel is closed when the first has.
 func (r *layersRegistry) stallLayers() <-chan struct{} {
 	r.mu.Lock()
@@ -103,7 +105,7 @@ func (r *layersRegistry) push(repository string, layers ...v1.Layer) string {
 	config.Config.Env = []string{"FROM=" + repository}
 	image, err = mutate.ConfigFile(image, config)
 	require.NoError(r.t, err)
-	reference := fmt.Sprintf("%s/%s:1", strings.TrimPrefix(r.server.URL, "http://"), repository)
+	reference := fmt.Sprintf("%s/%s:1", r.host(), repository)
 	parsed, err := name.ParseReference(reference)
 	require.NoError(r.t, err)
 	require.NoError(r.t, remote.Write(parsed, image))

@@ -23,6 +23,7 @@ type stage struct {
 	made
 	airlock    *system.System
 	executor   int // its process id
+	registry   string
 	image      string
 	gitlab     *gitlabtest.Coordinator
 	repository gitlabtest.Repository
@@ -72,7 +73,7 @@ func (s *stage) startAirlock(ctx context.Context, helper string, o system.Option
 	if err := s.startRegistry(ctx); err != nil {
 		return fmt.Errorf("the registry: %w", err)
 	}
-	o.Bin, o.Reachable, o.Marks = s.bin, true, s.marks
+	o.Bin, o.Reachable, o.Marks, o.Registries = s.bin, true, s.marks, []string{s.registry}
 	o.Config = fmt.Sprintf("helper_image = %q\nmemory = \"512m\"\nscratch_size = \"2g\"", "docker-archive:"+helper)
 	if s.airlock, err = system.Start(context.WithoutCancel(ctx), o); err != nil {
 		return fmt.Errorf("the service: %w", err)
@@ -101,7 +102,8 @@ func (s *stage) startGitLab(ctx context.Context) (err error) {
 func (s *stage) startRegistry(ctx context.Context) error {
 	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	s.onStop("the registry", func() error { server.Close(); return nil })
-	s.image = strings.TrimPrefix(server.URL, "http://") + "/demo/busybox:1"
+	s.registry = strings.TrimPrefix(server.URL, "http://")
+	s.image = s.registry + "/demo/busybox:1"
 	reference, err := name.ParseReference(s.image)
 	if err != nil {
 		return err

@@ -98,7 +98,7 @@ func start(t *testing.T, o system.Options) *bench {
 	server := httptest.NewServer(registry.New(registry.Logger(quiet)))
 	t.Cleanup(server.Close)
 	b := &bench{t: t, registry: strings.TrimPrefix(server.URL, "http://")}
-	o.Bin, o.Reachable = built, true
+	o.Bin, o.Reachable, o.Registries = built, true, []string{b.registry}
 	if o.StateDir == "" {
 		o.StateDir = state
 	}

@@ -29,6 +29,8 @@ type Options struct {
 	// Config is added to the generated configuration's top-level keys. Tables follows [network]: further keys
 	// of it first, then tables.
 	Config, Tables string
+	// Registries are hosts that may be talked to by plain HTTP: a test's registry.
+	Registries []string
 	// Env is added to the service's environment: failpoints.
 	Env []string
 	// Isolation is the configured level; default "process". Virtual machines may be emulated, and boot the kernel of
@@ -114,6 +116,9 @@ func Start(ctx context.Context, o Options) (*System, error) {
 	s.Gateway = prefix.Addr().Next().String()
 	if o.Reachable {
 		o.Tables = fmt.Sprintf("allow = [%q]\n%s", s.Gateway, o.Tables)
+	}
+	if len(o.Registries) > 0 {
+		o.Tables += fmt.Sprintf("\n[cache]\ninsecure_registries = [\"%s\"]\n", strings.Join(o.Registries, "\", \""))
 	}
 	if !o.NoMachines && !strings.Contains(o.Tables, "[hypervisor]") {
 		kernel, err := guestkernel.Dir()
