@@ -280,6 +280,29 @@ func TestWhatTheLevelsAreMadeOf(t *testing.T) {
 	require.Empty(t, guest.ScratchDir+guest.CacheDir)
 }
 
+// asked notes what was asked of layers.
+type asked struct {
+	jobs.Layers
+	requests []jobs.BaseRequest
+}
+
+func (a *asked) Base(ctx context.Context, req jobs.BaseRequest, progress io.Writer) (jobs.Base, error) {
+	a.requests = append(a.requests, req)
+	return a.Layers.Base(ctx, req, progress)
+}
+
+func TestThePlatformThatAJobDemandsIsItsImages(t *testing.T) {
+	layers := &asked{}
+	f := newFixture(t, func(o *jobs.Options) {
+		layers.Layers = o.Layers
+		o.Layers = layers
+	})
+	response := `{"id":7,"image":{"name":"busybox","executor_opts":{"docker":{"platform":"linux/arm64","user":"x"},"kubernetes":{"user":""}}}}`
+	require.NoError(t, f.Prepare(t.Context(), &api.Prepare{Handle: string(f.handle)}, []byte(response), &f.log))
+	require.Equal(t, "linux/arm64", layers.requests[0].Platform)
+	require.Empty(t, layers.requests[1].Platform, "the helper is this runner's")
+}
+
 func TestImagesAndPullPoliciesAreTheAdministrators(t *testing.T) {
 	cases := map[string]struct {
 		allowed, pull []string

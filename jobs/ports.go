@@ -126,6 +126,8 @@ type BaseRequest struct {
 	Level      isolation.Level
 	// Credentials are the job's registry credentials; they are used for this request and not kept.
 	Credentials []gitlab.Credentials
+	// Platform is what the job demands ("linux/arm64", "arm64/v8"); empty: the sandbox's.
+	Platform string
 	// Trusted says that the administrator named the image: only then may it be a path on the host.
 	Trusted bool
 }

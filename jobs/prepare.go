@@ -132,7 +132,7 @@ func (s *Service) lease(ctx context.Context, sess *session, settings Settings, f
 	}
 	request := BaseRequest{
 		Image: image, PullPolicy: pullPolicy, Holder: sess.id, Level: sess.decision.Level,
-		Credentials: job.Credentials, Trusted: fromAdmin,
+		Credentials: job.Credentials, Trusted: fromAdmin, Platform: job.Image.Platform(),
 	}
 	if sess.base, err = s.layers.Base(ctx, request, log); err != nil {
 		return err

@@ -124,6 +124,8 @@ type Image struct {
 type ImageOptions struct {
 	Docker struct {
 		User string `json:"user"`
+		// Platform is "os/arch[/variant]", or less, in the forms that Docker takes.
+		Platform string `json:"platform"`
 	} `json:"docker"`
 }
 
@@ -151,6 +153,14 @@ func (c Credentials) String() string { return c.Type + " credentials for " + c.U
 
 // GoString is String, for %#v.
 func (c Credentials) GoString() string { return c.String() }
+
+// Platform is the platform that the job demands of an image; empty if it does not.
+func (i Image) Platform() string {
+	if i.Options.Value == nil {
+		return ""
+	}
+	return i.Options.Value.Docker.Platform
+}
 
 // ParseJobResponse parses a job response file. It takes keys literally, as GitLab Runner writes them, and
 // refuses a document with doubled keys, more than one value, or anything but UTF-8. Errors never quote it.

@@ -35,6 +35,7 @@ func TestParseJobResponse(t *testing.T) {
 	require.Empty(t, job.Image.DockerUser())
 	require.True(t, job.Image.HasEntrypoint())
 	require.False(t, job.HasSteps())
+	require.Equal(t, "linux/arm64", job.Image.Platform())
 	require.Equal(t, []gitlab.Image{{Name: "postgres:16", Alias: "db"}}, job.Services)
 	require.Equal(t, "p4ss", job.Credentials[0].Password)
 	require.NotContains(t, fmt.Sprintf("%v %+v %#v %s", job.Credentials, job.Credentials, job.Credentials, job.Credentials), "p4ss")
