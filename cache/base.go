@@ -4,6 +4,8 @@ import (
 	"context"
 	"io"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
 	"github.com/airlock-ci/airlock/executor/api/fault"
 )
 
@@ -30,6 +32,11 @@ type Request struct {
 	Credentials []Credentials
 	// Form is what the base is for: FormDisk has its layers and its disk made.
 	Form Form
+	// Platform is what the job demands, in one of Docker's forms ("linux/arm64", "arm64"); empty: this host's.
+	Platform string
+	// Variant is the best variant of this host's architecture that the sandbox's processor is, as in "v3" for x86-64-v3;
+	// empty: this host's processor's. Of what an index offers the best that it runs is taken.
+	Variant string
 	// AllowLocal is true when an administrator chose the image: only they may name files of the host.
 	AllowLocal bool
 }
@@ -68,14 +75,21 @@ func (c *Cache) Base(ctx context.Context, req Request, progress io.Writer) (Base
 	}
 	ctx, cancel := c.boundPull(ctx, ref)
 	defer cancel()
-	base, err := c.unpacked(ctx, ref, req, progress)
-	if err != nil || req.Form != FormDisk {
+	platform, err := req.platform()
+	if err != nil {
+		return Base{}, err
+	}
+	base, err := c.unpacked(ctx, ref, platform, req, progress)
+	if err != nil {
 		return base, err
 	}
 	image := c.store.image(base.Digest)
-	if image == nil { // another hand took its layers, and somebody noticed
+	switch {
+	case image == nil: // another hand took its layers, and somebody noticed
 		err = fault.Systemf("image %s left the cache while it was in use", ref.asked)
-	} else {
+	case !runsOn(image.platform(platform), platform): // it came for another level
+		err = wrongPlatform(ref, []string{image.platform(platform).String()}, platform)
+	case req.Form == FormDisk:
 		base.Disk, err = c.disk(ctx, ref.asked, image, progress)
 	}
 	if err != nil {
@@ -86,11 +100,11 @@ func (c *Cache) Base(ctx context.Context, req Request, progress io.Writer) (Base
 }
 
 // unpacked leases the unpacked layers of an image.
-func (c *Cache) unpacked(ctx context.Context, ref reference, req Request, progress io.Writer) (Base, error) {
+func (c *Cache) unpacked(ctx context.Context, ref reference, platform v1.Platform, req Request, progress io.Writer) (Base, error) {
 	switch req.PullPolicy {
 	case PullAlways:
 	case PullIfNotPresent, PullNever:
-		base, found, err := c.present(ctx, ref, req)
+		base, found, err := c.present(ctx, ref, platform, req)
 		if found || err != nil {
 			return base, err
 		}
@@ -98,12 +112,12 @@ func (c *Cache) unpacked(ctx context.Context, ref reference, req Request, progre
 		return Base{}, fault.WithRemedy(fault.Authorf("unknown pull policy %q", req.PullPolicy),
 			"use always, if-not-present or never")
 	}
-	return c.pull(ctx, ref, req, progress)
+	return c.pull(ctx, ref, platform, req, progress)
 }
 
 // present gives the base of an image that is in the cache, if the job may have it.
-func (c *Cache) present(ctx context.Context, ref reference, req Request) (base Base, found bool, err error) {
-	image, record, err := c.store.find(ref.name, req.Holder)
+func (c *Cache) present(ctx context.Context, ref reference, platform v1.Platform, req Request) (base Base, found bool, err error) {
+	image, record, err := c.store.find(ref.name, platform.Variant, req.Holder)
 	if err != nil {
 		return Base{}, false, err
 	}
@@ -135,11 +149,7 @@ func (c *Cache) authorise(ctx context.Context, ref reference, image *imageRecord
 	if ref.remote == nil {
 		return fault.Systemf("image %s is recorded as private but has no registry", ref.asked)
 	}
-	registry, err := c.dial(ref, authenticator(ref.remote.Context().RegistryStr(), creds))
-	if err != nil {
-		return err
-	}
-	return registry.head(ctx, image.Digest)
+	return c.dial(ref, authenticator(ref.remote.Context().RegistryStr(), creds)).head(ctx, image.Digest)
 }
 
 func (c *Cache) base(ref reference, image *imageRecord) Base {

@@ -20,10 +20,13 @@ type Options struct {
 	Dir, RunDir string
 	// DiskLimit bounds the unpacked images and their disks, in bytes; 0: no bound. See Collect.
 	DiskLimit int64
-	// InsecureRegistries are hosts, with port, that may be talked to by plain HTTP. Loopback always may.
+	// InsecureRegistries are hosts, with port, that may be talked to by plain HTTP. They alone may be on this host.
 	InsecureRegistries []string
 	// PullTimeout bounds one pull; 0 means 30 min.
 	PullTimeout time.Duration
+	// StallTimeout is how long a registry may be silent, in the middle of an answer or before it, until the request is
+	// made again; 0 means 30 s.
+	StallTimeout time.Duration
 	// Scratch is the kind of scratches, other than disks for guests; empty means ScratchLoop.
 	Scratch ScratchKind
 	// ScratchSize is the size, in bytes, of which some scratches are kept ready; 0 keeps none ready until one
@@ -42,6 +45,9 @@ func (o *Options) fillIn() {
 	if o.PullTimeout == 0 {
 		o.PullTimeout = 30 * time.Minute
 	}
+	if o.StallTimeout == 0 {
+		o.StallTimeout = 30 * time.Second
+	}
 	if o.Scratch == "" {
 		o.Scratch = ScratchLoop
 	}
@@ -59,8 +65,7 @@ type Cache struct {
 	opts          Options
 	log           zerolog.Logger
 	lock          *os.File
-	transport     http.RoundTripper
-	closeIdle     func()
+	web           *web
 
 	store     *store
 	pulls     flights[*pull]
@@ -95,7 +100,7 @@ func New(opts Options) (*Cache, error) {
 	c.pulls.init(c.life, &c.background)
 	c.layers.init(c.life, &c.background)
 	c.disks.init(c.life, &c.background)
-	c.transport, c.closeIdle = newTransport(opts.InsecureRegistries)
+	c.web = newWeb(opts.InsecureRegistries, opts.StallTimeout, http.ProxyFromEnvironment)
 	if err := c.open(); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
@@ -129,7 +134,7 @@ func (c *Cache) open() error {
 func (c *Cache) Close() error {
 	c.endOfLife(errClosed)
 	c.background.Wait()
-	c.closeIdle()
+	c.web.closeIdle()
 	for _, name := range []string{"ingest", "pool"} {
 		if err := os.RemoveAll(filepath.Join(c.opts.Dir, name)); err != nil {
 			c.log.Warn().Err(err).Msg("the next start cleans up")

@@ -65,50 +65,67 @@ func (c *Cache) Remove(_ context.Context, image string) (freed int64, err error)
 	s := c.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	name, digest, err := c.identify(image)
+	name, digests, err := c.identify(image)
 	if err != nil {
 		return 0, err
 	}
-	if name != "" && len(s.namesOf(digest)) > 1 {
-		return 0, s.forgetName(name)
+	var gone []string // those that have no other name
+	for _, digest := range digests {
+		if name != "" && len(s.namesOf(digest)) > 1 {
+			continue
+		}
+		if holders := len(s.leases[digest]); holders > 0 {
+			return 0, fault.WithRemedy(fault.Adminf("image %s is in use (sandboxes: %d)", image, holders), "try again when its jobs have ended")
+		}
+		gone = append(gone, digest)
 	}
-	if holders := len(s.leases[digest]); holders > 0 {
-		return 0, fault.WithRemedy(fault.Adminf("image %s is in use (sandboxes: %d)", image, holders), "try again when its jobs have ended")
+	for key, ref := range s.refs {
+		if name != "" && ref.Name == name {
+			if err := s.forgetName(key); err != nil {
+				return 0, err
+			}
+		}
 	}
-	if err := s.forget(s.images[digest]); err != nil {
-		return 0, err
+	for _, digest := range gone {
+		if err := s.forget(s.images[digest]); err != nil {
+			return 0, err
+		}
 	}
 	return c.freeLayers(), nil
 }
 
-// identify finds what an administrator means. The caller holds the store's lock.
-func (c *Cache) identify(image string) (name, digest string, err error) {
+// identify finds what an administrator means: the images of a name, which are several where it leads to one for each
+// kind of processor, or one by its digest. The caller holds the store's lock.
+func (c *Cache) identify(image string) (name string, digests []string, err error) {
 	unknown := fault.WithRemedy(fault.Adminf("image %s is not in the cache", withoutUser(image)), "see airlock image ls")
 	if prefix := strings.TrimPrefix(image, "sha256:"); len(prefix) >= 6 && strings.Trim(prefix, "0123456789abcdef") == "" {
-		var found []string
 		for digest := range c.store.images {
 			if strings.HasPrefix(digest, "sha256:"+prefix) {
-				found = append(found, digest)
+				digests = append(digests, digest)
 			}
 		}
 		switch {
-		case len(found) == 1:
-			return "", found[0], nil
-		case len(found) > 1:
-			return "", "", fault.WithRemedy(fault.Adminf("%d images begin with %s", len(found), image), "give more digits")
+		case len(digests) == 1:
+			return "", digests, nil
+		case len(digests) > 1:
+			return "", nil, fault.WithRemedy(fault.Adminf("%d images begin with %s", len(digests), image), "give more digits")
 		case prefix != image:
-			return "", "", unknown
+			return "", nil, unknown
 		}
 	}
 	ref, err := c.parseReference(image, true)
 	if err != nil {
-		return "", "", err
+		return "", nil, err
 	}
-	record := c.store.refs[ref.name]
-	if record == nil {
-		return "", "", unknown
+	for _, record := range c.store.refs {
+		if record.Name == ref.name && !slices.Contains(digests, record.Digest) {
+			digests = append(digests, record.Digest)
+		}
 	}
-	return ref.name, record.Digest, nil
+	if len(digests) == 0 {
+		return "", nil, unknown
+	}
+	return ref.name, digests, nil
 }
 
 // Collect removes what nobody can ask for (images whose names moved on, layers of failed pulls) and then the
@@ -180,13 +197,13 @@ func (s *store) used() (sum int64) {
 
 func (s *store) namesOf(digest string) []string {
 	var names []string
-	for name, ref := range s.refs {
+	for _, ref := range s.refs {
 		if ref.Digest == digest {
-			names = append(names, name)
+			names = append(names, ref.Name)
 		}
 	}
 	slices.Sort(names)
-	return names
+	return slices.Compact(names)
 }
 
 func (s *store) leastRecentlyUsed() *imageRecord {

@@ -12,7 +12,7 @@
 //	Dir/layers/sha256/<id>/fs    an unpacked layer, by its chain id: what its tar and those of the layers below hold
 //	Dir/disks/sha256-<hash>.ext4 the layers of an image merged into one disk, for guests; by a hash of their ids
 //	Dir/images/<digest>.json     an image: configuration and layers; its mtime is when it was last used
-//	Dir/refs/<hash>.json         what a name led to when it was last resolved
+//	Dir/refs/<hash>.json         what a name led to when it was last resolved, for a kind of processor if it varies
 //	Dir/ingest/<random>          layers and disks in the making; emptied at start
 //	Dir/pool/<random>            formatted scratch files, ready to be taken; emptied at start
 //	Dir/scratch/<id>             a scratch: its disk image, mounted here or a guest's, or its directory
@@ -24,6 +24,13 @@
 // layers are complete and synced. So whatever kills the process or the host, a half-made layer is never seen:
 // New removes what no record names. A disk gets its name when it is complete and synced, and stays as long as there
 // is an image that has just those layers.
+//
+// # What is asked of registries
+//
+// No request goes to this host's loopback unless the administrator listed the registry, none to link-local addresses,
+// and none that a registry leads to is nearer to this host than the registry itself is (transport.go). Answers are
+// bounded in size, and no connection may be silent for long; what broke is asked for again, a blob from where it was
+// (blob.go, retry.go). Whatever an answer is wrong in is the author's failure and not tried again; nothing of it is quoted.
 //
 // # Whose image is it
 //

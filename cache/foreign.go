@@ -91,7 +91,7 @@ func (f *foreignLayers) get(ctx context.Context, text string) (io.ReadCloser, er
 	if err := f.check(u); err != nil {
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	req, err := http.NewRequestWithContext(context.WithValue(ctx, contentKey{}, true), http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil, err
 	}

@@ -126,7 +126,7 @@ func TestDisksSurviveARestart(t *testing.T) {
 	h, dir, run := newHub(t), t.TempDir(), t.TempDir()
 	image := h.push("app:1", imageOf(t, layerOf(t, nil, "f", "1")))
 	where := func(o *cache.Options) { o.Dir, o.RunDir = dir, run }
-	c, err := cache.New(cache.Options{Dir: dir, RunDir: run})
+	c, err := cache.New(cache.Options{Dir: dir, RunDir: run, InsecureRegistries: allHubs()})
 	require.NoError(t, err)
 	disk := get(t, c, forDisk(image, "al-1")).Disk
 	used, _ := c.Usage()

@@ -58,7 +58,7 @@ func (c *Cache) Import(ctx context.Context, req ImportRequest, stream io.Reader,
 	}
 	ref.repo, ref.remote = "", nil // the administrator's, not a registry's
 	const holder = "airlock image import"
-	base, err := c.await(ctx, newPull(ref, found), holder, progress)
+	base, err := c.await(ctx, newPull(ref, leastPlatform(), found), holder, progress)
 	if err == nil {
 		c.store.unlease(base.Digest, holder)
 	}
@@ -156,7 +156,7 @@ func openTar(ctx context.Context, file, dir string, req ImportRequest) (found *c
 	if itsName, err = from.choose(choice); err != nil {
 		return nil, "", err
 	}
-	found, err = lookUp(ctx, reference{asked: "the archive"}, from)
+	found, err = lookUp(ctx, reference{asked: "the archive"}, leastPlatform(), from)
 	return found, itsName, err
 }
 

@@ -101,6 +101,9 @@ func readLayer(ctx context.Context, p *pull, l wantedLayer, left *budget, consum
 	}
 	content := &meter{hash: sha256.New(), limit: left.maxTar()}
 	failure := readContent(compressed, content, consume)
+	if classified := (*fault.Error)(nil); errors.As(compressed.err, &classified) {
+		return compressed.err // without what became of it on its way
+	}
 	if classified := (*fault.Error)(nil); errors.As(failure, &classified) {
 		return failure
 	}
@@ -112,7 +115,7 @@ func readLayer(ctx context.Context, p *pull, l wantedLayer, left *budget, consum
 	case compressed.err != nil:
 		return fault.Systemf("the transfer failed: %s", withoutURL(compressed.err))
 	case want.Hex != "" && compressed.sum() != want.Hex:
-		return fault.Systemf("blob %s was delivered with other content: its digest is %s", want, compressed.sum())
+		return otherContent(l.blob)
 	case failure != nil:
 		return fault.Authorf("the image is broken: %w", failure)
 	case "sha256:"+content.sum() != l.diffID:

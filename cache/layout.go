@@ -20,9 +20,6 @@ const refNameAnnotation = "org.opencontainers.image.ref.name"
 // containerdNameAnnotation is the image's whole name, as containerd and newer docker save write it.
 const containerdNameAnnotation = "io.containerd.image.name"
 
-// maxDocument bounds manifests, indexes and configurations, in bytes. Registries accept 4 MiB.
-const maxDocument = 16 << 20
-
 // ociLayout is an OCI image layout directory.
 type ociLayout struct {
 	path layout.Path

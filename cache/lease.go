@@ -51,12 +51,15 @@ func (c *Cache) Release(holder string) {
 	}
 }
 
-// find returns the image that a name leads to, leased to holder, or nil. An image that lost layers to
+// find returns the image that a name leads to on a processor, leased to holder, or nil. An image that lost layers to
 // another hand is forgotten.
-func (s *store) find(name, holder string) (*imageRecord, *refRecord, error) {
+func (s *store) find(name, variant, holder string) (*imageRecord, *refRecord, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	ref := s.refs[name]
+	ref := s.refs[refKey(name, variant)]
+	if ref == nil {
+		ref = s.refs[name]
+	}
 	if ref == nil {
 		return nil, nil, nil
 	}

@@ -97,7 +97,7 @@ func TestLayoutWithForgedContent(t *testing.T) {
 		require.NoError(t, os.WriteFile(blob, content, 0o600))
 		_, err = c.Base(t.Context(), local("oci:"+dir), nil)
 		require.ErrorContains(t, err, "was delivered with other content")
-		require.Equal(t, fault.System, fault.ClassOf(err))
+		require.Equal(t, fault.Author, fault.ClassOf(err))
 		requireNothingKept(t, c, directory)
 	}
 }
@@ -230,7 +230,7 @@ func TestWhatAnotherHandBroke(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir, run := t.TempDir(), t.TempDir()
-			c, err := cache.New(cache.Options{Dir: dir, RunDir: run})
+			c, err := cache.New(cache.Options{Dir: dir, RunDir: run, InsecureRegistries: allHubs()})
 			require.NoError(t, err)
 			base := get(t, c, request)
 			require.NoError(t, c.Close())

@@ -8,5 +8,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// hostPlatform is the platform of every image that this host can run.
-func hostPlatform() v1.Platform { return v1.Platform{OS: "linux", Architecture: runtime.GOARCH} }
+// hostPlatform is the platform of this host, its processor's variant included.
+func hostPlatform() v1.Platform {
+	return v1.Platform{OS: "linux", Architecture: runtime.GOARCH, Variant: processorVariant()}
+}

@@ -9,5 +9,5 @@ import (
 
 // hostPlatform is the platform of this host. It also runs images of older builds.
 func hostPlatform() v1.Platform {
-	return v1.Platform{OS: "windows", Architecture: runtime.GOARCH, OSVersion: osversion.Get().String()}
+	return v1.Platform{OS: "windows", Architecture: runtime.GOARCH, Variant: processorVariant(), OSVersion: osversion.Get().String()}
 }

@@ -19,10 +19,11 @@ import (
 
 // pull is the work of fetching one image, watched by all who wait for it.
 type pull struct {
-	ref     reference
-	content *content
-	repo    string
-	private bool
+	ref      reference
+	platform v1.Platform
+	content  *content
+	repo     string
+	private  bool
 
 	total, done atomic.Int64 // bytes of layers to transfer, and transferred
 	missing     atomic.Int64 // layers to transfer; -1 until that is known
@@ -30,8 +31,8 @@ type pull struct {
 	image       *imageRecord // when done
 }
 
-func newPull(ref reference, found *content) *pull {
-	p := &pull{ref: ref, content: found, repo: ref.repo, started: time.Now()}
+func newPull(ref reference, platform v1.Platform, found *content) *pull {
+	p := &pull{ref: ref, platform: platform, content: found, repo: ref.repo, started: time.Now()}
 	p.missing.Store(-1)
 	return p
 }
@@ -43,8 +44,8 @@ func (c *Cache) boundPull(ctx context.Context, ref reference) (context.Context, 
 }
 
 // pull asks the origin what the reference leads to, which authorises the job too, and fetches what is not here.
-func (c *Cache) pull(ctx context.Context, ref reference, req Request, progress io.Writer) (Base, error) {
-	p, image, err := c.resolve(ctx, ref, req)
+func (c *Cache) pull(ctx context.Context, ref reference, platform v1.Platform, req Request, progress io.Writer) (Base, error) {
+	p, image, err := c.resolve(ctx, ref, platform, req)
 	if err != nil {
 		return Base{}, c.pullFault(ctx, ref, err)
 	}
@@ -58,8 +59,11 @@ func (c *Cache) pull(ctx context.Context, ref reference, req Request, progress i
 func (c *Cache) await(ctx context.Context, p *pull, holder string, progress io.Writer) (Base, error) {
 	ref, digest := p.ref, p.content.digest
 	resolved := refRecord{Name: ref.name, Resolved: p.content.resolved, Digest: digest, Repo: p.repo}
+	if p.content.varies {
+		resolved.Variant = p.platform.Variant
+	}
 	c.store.lease(digest, holder)
-	key := p.repo + "\n" + digest
+	key := p.repo + "\n" + digest + "\n" + p.platform.Variant
 	flight, _ := c.pulls.join(key, func() *pull { return p }, c.fetch)
 	shared := flight.state
 	report := &report{to: progress, pull: shared, image: ref.asked}
@@ -90,18 +94,15 @@ func (c *Cache) pullFault(ctx context.Context, ref reference, err error) error {
 }
 
 // resolve returns the leased image when the registry's answer is that it is here, else the work to do.
-func (c *Cache) resolve(ctx context.Context, ref reference, req Request) (*pull, *imageRecord, error) {
+func (c *Cache) resolve(ctx context.Context, ref reference, platform v1.Platform, req Request) (*pull, *imageRecord, error) {
 	if ref.remote == nil {
-		found, err := lookUpLocal(ctx, ref)
-		return newPull(ref, found), nil, err
+		found, err := lookUpLocal(ctx, ref, platform)
+		return newPull(ref, platform, found), nil, err
 	}
 	auth := authenticator(ref.remote.Context().RegistryStr(), req.Credentials)
-	registry, err := c.dial(ref, auth)
-	if err != nil {
-		return nil, nil, err
-	}
+	registry := c.dial(ref, auth)
 	if digest, err := registry.resolve(ctx); err == nil {
-		image, record, err := c.store.find(ref.name, req.Holder)
+		image, record, err := c.store.find(ref.name, platform.Variant, req.Holder)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -112,20 +113,18 @@ func (c *Cache) resolve(ctx context.Context, ref reference, req Request) (*pull,
 			c.store.unlease(image.Digest, req.Holder)
 		}
 	}
-	found, err := lookUp(ctx, ref, registry)
+	found, err := lookUp(ctx, ref, platform, registry)
 	if err != nil {
 		return nil, nil, err
 	}
-	p := newPull(ref, found)
+	p := newPull(ref, platform, found)
 	if auth != nil {
-		// Doubt counts as private.
-		anonymous, err := c.dial(ref, nil)
-		p.private = err != nil || anonymous.head(ctx, found.digest) != nil
+		p.private = c.dial(ref, nil).head(ctx, found.digest) != nil // doubt counts as private
 	}
 	return p, nil, nil
 }
 
-func lookUpLocal(ctx context.Context, ref reference) (*content, error) {
+func lookUpLocal(ctx context.Context, ref reference, platform v1.Platform) (*content, error) {
 	if ref.local.archive {
 		found, _, err := openArchive(ref.local.path, choice{pick: ref.local.tag, remedy: "name one: " + archivePrefix + ref.local.path + ":IMAGE"})
 		return found, err
@@ -134,7 +133,7 @@ func lookUpLocal(ctx context.Context, ref reference) (*content, error) {
 	if err != nil {
 		return nil, err
 	}
-	return lookUp(ctx, ref, from)
+	return lookUp(ctx, ref, platform, from)
 }
 
 // fetch makes all layers of an image present and then its record.
@@ -150,7 +149,7 @@ func (c *Cache) fetch(ctx context.Context, p *pull) (err error) {
 		p.missing.Store(0)
 		return nil
 	}
-	config, err := p.content.readConfig(ctx, p.ref)
+	config, err := p.content.readConfig(ctx, p.ref, p.platform)
 	if err != nil {
 		return err
 	}
@@ -186,7 +185,8 @@ func (c *Cache) fetch(ctx context.Context, p *pull) (err error) {
 
 // newImageRecord is the record of an image whose layers are still to come.
 func newImageRecord(p *pull, config *v1.ConfigFile) *imageRecord {
-	image := &imageRecord{Digest: p.content.digest, Created: time.Now(), Repos: map[string]bool{p.repo: p.private}, Format: recordFormat,
+	image := &imageRecord{Digest: p.content.digest, Created: time.Now(), Variant: platformOf(config, p.platform).Variant,
+		Repos: map[string]bool{p.repo: p.private}, Format: recordFormat,
 		Config: Config{User: config.Config.User, WorkingDir: config.Config.WorkingDir, OSVersion: config.OSVersion}}
 	for _, entry := range config.Config.Env {
 		name, _, found := strings.Cut(entry, "=")

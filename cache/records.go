@@ -29,6 +29,8 @@ type imageRecord struct {
 	Digest string        `json:"digest"`
 	Config Config        `json:"config"`
 	Layers []layerRecord `json:"layers"` // lowest first
+	// Variant is what the image itself says of the processor that it needs, as in "v3"; mostly nothing.
+	Variant string `json:"variant,omitempty"`
 	// Created is when the record was made here.
 	Created time.Time `json:"created"`
 	// Repos are the repositories that delivered it, and whether it is private there. "" stands for the
@@ -58,6 +60,18 @@ type refRecord struct {
 	Resolved string `json:"resolved"`
 	Digest   string `json:"digest"` // of the image
 	Repo     string `json:"repo"`
+	// Variant is the processor for which the image was chosen, as in "v3", where the name leads to several; else empty.
+	Variant string `json:"variant,omitempty"`
+}
+
+// key tells the records of a name apart.
+func (r *refRecord) key() string { return refKey(r.Name, r.Variant) }
+
+func refKey(name, variant string) string {
+	if variant == "" {
+		return name
+	}
+	return name + "\n" + variant
 }
 
 // recordFormat is raised whenever the same image would be unpacked otherwise. Before format 2 a layer was the same

@@ -2,7 +2,6 @@ package cache
 
 import (
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -45,7 +44,7 @@ func (c *Cache) parseReference(image string, allowLocal bool) (reference, error)
 		return parseLocal(image)
 	}
 	ref, err := name.ParseReference(image, name.WeakValidation)
-	if err == nil && slices.Contains(c.opts.InsecureRegistries, ref.Context().RegistryStr()) {
+	if err == nil && c.web.lists(ref.Context().RegistryStr()) {
 		ref, err = name.ParseReference(image, name.WeakValidation, name.Insecure)
 	}
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -78,7 +79,22 @@ func newHub(t testing.TB) *hub {
 		remote.DefaultTransport.(*http.Transport).CloseIdleConnections()
 	})
 	h.host = strings.TrimPrefix(server.URL, "http://")
+	hubs.Lock()
+	defer hubs.Unlock()
+	hubs.hosts = append(hubs.hosts, h.host)
 	return h
+}
+
+// hubs are the registries of this process. What opens a cache after them may ask them.
+var hubs struct {
+	sync.Mutex
+	hosts []string
+}
+
+func allHubs() []string {
+	hubs.Lock()
+	defer hubs.Unlock()
+	return slices.Clone(hubs.hosts)
 }
 
 func (h *hub) intercept(answer func(w http.ResponseWriter, r *http.Request) bool) {
@@ -108,7 +124,7 @@ func credentialsFor(h *hub, repository string) []cache.Credentials {
 func (h *hub) push(repository string, image remote.Taggable) string {
 	h.t.Helper()
 	reference := h.host + "/" + repository
-	ref, err := name.ParseReference(reference)
+	ref, err := name.ParseReference(reference, name.Insecure)
 	require.NoError(h.t, err)
 	_, secret, _ := strings.Cut(strings.SplitN(repository, ":", 2)[0], "private/")
 	auth := remote.WithAuth(&authn.Basic{Username: "ci", Password: secret})
@@ -161,7 +177,7 @@ func configured(t testing.TB, image v1.Image, change func(*v1.ConfigFile)) v1.Im
 
 func open(t testing.TB, change ...func(*cache.Options)) *cache.Cache {
 	t.Helper()
-	options := cache.Options{Dir: t.TempDir(), RunDir: t.TempDir()}
+	options := cache.Options{Dir: t.TempDir(), RunDir: t.TempDir(), InsecureRegistries: allHubs()}
 	for _, c := range change {
 		c(&options)
 	}
@@ -454,14 +470,14 @@ func TestFailuresAreClassified(t *testing.T) {
 				panic(http.ErrAbortHandler)
 			}
 			return false
-		}, fault.System, "the transfer failed"},
+		}, fault.System, "registry HOST: the connection broke"},
 		"other content": {func(w http.ResponseWriter, r *http.Request, digest string) bool {
 			if strings.HasSuffix(r.URL.Path, digest) {
 				_, _ = w.Write([]byte("something else"))
 				return true
 			}
 			return false
-		}, fault.System, "layer sha256:"},
+		}, fault.Author, "its size is not the one that the manifest gives"},
 		"endless content": {func(w http.ResponseWriter, r *http.Request, digest string) bool {
 			if strings.HasSuffix(r.URL.Path, digest) {
 				for {
@@ -471,7 +487,7 @@ func TestFailuresAreClassified(t *testing.T) {
 				}
 			}
 			return false
-		}, fault.System, "bytes came"},
+		}, fault.Author, "its size is not the one that the manifest gives"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -595,9 +611,10 @@ func TestNamesThatAreRefused(t *testing.T) {
 
 func TestRegistriesThatAreNotReachable(t *testing.T) {
 	t.Parallel() // waits for retries
-	c := open(t)
+	c := open(t, func(o *cache.Options) { o.InsecureRegistries = []string{"127.0.0.1:1"} })
 	for image, class := range map[string]fault.Class{
 		"127.0.0.1:1/app:1":        fault.System,
+		"127.0.0.1:2/app:1":        fault.Admin,
 		"169.254.169.254:80/app:1": fault.Author, // the metadata service of clouds
 	} {
 		_, err := c.Base(t.Context(), cache.Request{Image: image, PullPolicy: "always", Holder: "al-1"}, nil)

@@ -22,7 +22,7 @@ type store struct {
 
 	mu     sync.Mutex
 	images map[string]*imageRecord   // by digest
-	refs   map[string]*refRecord     // by name
+	refs   map[string]*refRecord     // by key
 	layers map[string]*layer         // by id, see layerIDs; complete ones only
 	disks  map[string]int64          // name -> bytes it takes; complete ones only
 	leases map[string]map[string]int // digest -> holder -> count; may precede the image
@@ -56,8 +56,8 @@ func (s *store) imagePath(digest string) string {
 	return filepath.Join(s.dir, "images", strings.Replace(digest, ":", "-", 1)+".json")
 }
 
-func (s *store) refPath(name string) string {
-	hash := sha256.Sum256([]byte(name))
+func (s *store) refPath(key string) string {
+	hash := sha256.Sum256([]byte(key))
 	return filepath.Join(s.dir, "refs", hex.EncodeToString(hash[:])+".json")
 }
 
@@ -85,10 +85,10 @@ func openStore(dir string, log zerolog.Logger) (*store, error) {
 	}
 	err = eachFile(filepath.Join(dir, "refs"), func(path string, _ fs.FileInfo) error {
 		ref := &refRecord{}
-		if err := readRecord(path, ref); err != nil || s.refPath(ref.Name) != path || s.images[ref.Digest] == nil {
+		if err := readRecord(path, ref); err != nil || s.refPath(ref.key()) != path || s.images[ref.Digest] == nil {
 			return os.Remove(path)
 		}
-		s.refs[ref.Name] = ref
+		s.refs[ref.key()] = ref
 		return nil
 	})
 	if err != nil {
@@ -183,13 +183,20 @@ func (s *store) point(ref *refRecord) error {
 	if s.images[ref.Digest] == nil {
 		return fmt.Errorf("image %s left the cache while it was being named", ref.Digest)
 	}
-	if known := s.refs[ref.Name]; known != nil && *known == *ref {
+	if known := s.refs[ref.key()]; known != nil && *known == *ref {
 		return nil
 	}
-	if err := writeRecord(s.refPath(ref.Name), ref); err != nil {
+	if err := writeRecord(s.refPath(ref.key()), ref); err != nil {
 		return err
 	}
-	s.refs[ref.Name] = ref
+	s.refs[ref.key()] = ref
+	for key, other := range s.refs { // a name varies with the processor, or it does not
+		if other.Name == ref.Name && (other.Variant == "") != (ref.Variant == "") {
+			if err := s.forgetName(key); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 
@@ -203,9 +210,9 @@ func (s *store) touch(image *imageRecord) {
 
 // forget removes an image's record and names. The caller holds the lock.
 func (s *store) forget(image *imageRecord) error {
-	for name, ref := range s.refs {
+	for key, ref := range s.refs {
 		if ref.Digest == image.Digest {
-			if err := s.forgetName(name); err != nil {
+			if err := s.forgetName(key); err != nil {
 				return err
 			}
 		}
@@ -217,10 +224,10 @@ func (s *store) forget(image *imageRecord) error {
 	return nil
 }
 
-func (s *store) forgetName(name string) error {
-	if err := os.Remove(s.refPath(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+func (s *store) forgetName(key string) error {
+	if err := os.Remove(s.refPath(key)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("forgetting a name: %w", err)
 	}
-	delete(s.refs, name)
+	delete(s.refs, key)
 	return nil
 }

@@ -1,65 +1,257 @@
 package cache
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/netip"
+	"net/url"
 	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
 
-// errPlainHTTP says that a registry, or where it redirected to, wants to be talked to without encryption.
+// errPlainHTTP says that a host would have to be talked to without encryption, and is not listed for that.
 var errPlainHTTP = errors.New("it offers plain HTTP only")
 
-// errLinkLocal says that a name or redirect leads to a link-local address. Cloud hosts serve their own secrets
-// at one (169.254.169.254), and authors choose images' names.
-var errLinkLocal = errors.New("its address is link-local")
+// addressError says that a host has an address to which no request may go.
+type addressError struct{ reach reach }
 
-// newTransport returns the transport for registries and a function that closes its idle connections.
-func newTransport(insecure []string) (http.RoundTripper, func()) {
-	dialer := net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second, Control: refuseLinkLocal}
-	inner := &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           dialer.DialContext,
-		ForceAttemptHTTP2:     true,
-		MaxIdleConnsPerHost:   8,
-		IdleConnTimeout:       30 * time.Second,
-		TLSHandshakeTimeout:   10 * time.Second,
-		ResponseHeaderTimeout: time.Minute,
+// Error says what kind of address it is, and not which.
+func (e *addressError) Error() string {
+	switch e.reach {
+	case onHost:
+		return "it is this runner's own host"
+	case onSite:
+		return "its address is private"
+	default:
+		return "its address is no registry's (link-local, metadata of a cloud, reserved)"
 	}
-	return &encrypted{inner: inner, insecure: insecure}, inner.CloseIdleConnections
 }
 
-func refuseLinkLocal(_, address string, _ syscall.RawConn) error {
-	target, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return fmt.Errorf("dialling %q: %w", address, err)
-	}
-	if target.Addr().Unmap().IsLinkLocalUnicast() {
-		return errLinkLocal
-	}
-	return nil
+// elsewhereError says that a request failed at another host, to which the registry had led it: by a redirect, or by
+// naming who gives out its tokens.
+type elsewhereError struct {
+	host string
+	err  error
 }
 
-// encrypted refuses plain HTTP except to loopback and to the registries that the administrator listed. The
-// registry library by itself would also talk it to private addresses, credentials included.
-type encrypted struct {
-	inner    http.RoundTripper
-	insecure []string
+// Error is error's.
+func (e *elsewhereError) Error() string { return fmt.Sprintf("it leads to %s: %s", e.host, e.err) }
+
+// Unwrap returns the cause.
+func (e *elsewhereError) Unwrap() error { return e.err }
+
+// web is the network as pulls see it. Authors choose images' names, and registries what to redirect to, so every
+// address is looked at in the moment in which it is dialled: what a name server says a second time counts for nothing.
+// Connections are kept in pools by what was allowed for them, so that no request finds one that it could not have made.
+type web struct {
+	insecure []string // hosts, lower case
+	proxy    func(*http.Request) (*url.URL, error)
+
+	named     *http.Transport             // to registries, which images name
+	elsewhere [onHost + 1]*http.Transport // to where registries lead, by the reach of the registry
+	proxied   *http.Transport             // to the administrator's proxy
 }
+
+// newWeb returns a network in which what does not begin to answer for silence has failed. The insecure hosts may be talked
+// to by plain HTTP, and only they may be on this host.
+func newWeb(insecure []string, silence time.Duration, proxy func(*http.Request) (*url.URL, error)) *web {
+	w := &web{proxy: proxy}
+	for _, host := range insecure {
+		w.insecure = append(w.insecure, strings.ToLower(host))
+	}
+	transport := func(limit func(address string) reach) *http.Transport {
+		return &http.Transport{
+			DialContext:            dialer(silence, limit),
+			ForceAttemptHTTP2:      true,
+			MaxIdleConnsPerHost:    8,
+			IdleConnTimeout:        30 * time.Second,
+			TLSHandshakeTimeout:    10 * time.Second,
+			ResponseHeaderTimeout:  silence,
+			MaxResponseHeaderBytes: 256 << 10,
+			DisableCompression:     true, // a blob's bytes are what its digest is of, and ranges count them
+		}
+	}
+	w.named = transport(func(address string) reach {
+		if w.lists(address) {
+			return onHost
+		}
+		return onSite
+	})
+	for r := range w.elsewhere {
+		w.elsewhere[r] = transport(func(string) reach { return reach(r) })
+	}
+	w.proxied = transport(func(string) reach { return nowhere })
+	w.proxied.Proxy = proxy
+	return w
+}
+
+// dialer connects to addresses of a reach up to the limit for what is dialled.
+func dialer(timeout time.Duration, limit func(address string) reach) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		highest := limit(address)
+		d := net.Dialer{Timeout: timeout, KeepAlive: 30 * time.Second}
+		d.Control = func(_, resolved string, _ syscall.RawConn) error {
+			target, err := netip.ParseAddrPort(resolved)
+			if err != nil {
+				return fmt.Errorf("dialling %q: %w", resolved, err)
+			}
+			if r := reachOf(target.Addr()); r > highest {
+				return &addressError{r}
+			}
+			return nil
+		}
+		return d.DialContext(ctx, network, address)
+	}
+}
+
+// lists tells whether the administrator named a host, with or without the default port of either scheme.
+func (w *web) lists(address string) bool {
+	address = strings.ToLower(address)
+	if slices.Contains(w.insecure, address) {
+		return true
+	}
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || port != "80" && port != "443" {
+		return false
+	}
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	return slices.Contains(w.insecure, host)
+}
+
+func (w *web) closeIdle() {
+	for _, t := range append(w.elsewhere[:], w.named, w.proxied) {
+		t.CloseIdleConnections()
+	}
+}
+
+// session is the network as one user of one registry sees it.
+type session struct {
+	web  *web
+	host string // the registry's as in URLs; empty: none is trusted
+	// found is the reach of the registry, plus one; 0 as long as nothing came from it.
+	found atomic.Int32
+	// busy is the Unix time, in nanoseconds, before which the registry does not want to be asked again.
+	busy atomic.Int64
+}
+
+// reached tells whether the registry ever answered.
+func (s *session) reached() bool { return s.found.Load() > 0 }
 
 // RoundTrip is http.RoundTripper's.
-func (e *encrypted) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme != "https" && !isLoopback(req.URL.Hostname()) && !slices.Contains(e.insecure, req.URL.Host) {
-		return nil, fmt.Errorf("%s: %w", req.URL.Host, errPlainHTTP)
+func (s *session) RoundTrip(req *http.Request) (*http.Response, error) {
+	own := s.owns(req.URL)
+	resp, err := s.send(req, own)
+	switch {
+	case err != nil && own:
+		return nil, err
+	case err != nil:
+		return nil, &elsewhereError{req.URL.Host, err}
 	}
-	return e.inner.RoundTrip(req)
+	if resp.StatusCode >= http.StatusBadRequest {
+		s.noteBusy(resp.Header.Get("Retry-After"))
+	}
+	if resp.StatusCode >= http.StatusBadRequest || req.Context().Value(contentKey{}) == nil {
+		resp.Body = &shortened{io.LimitReader(resp.Body, maxAnswer), resp.Body}
+	}
+	return resp, nil
 }
 
-func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
+func (s *session) send(req *http.Request, own bool) (*http.Response, error) {
+	if req.URL.Scheme != "https" && !s.web.lists(req.URL.Host) {
+		return nil, errPlainHTTP
+	}
+	limit := onInternet
+	if own {
+		limit = onSite
+		if s.web.lists(req.URL.Host) {
+			limit = onHost
+		}
+	} else if known := s.found.Load(); known > 0 {
+		limit = reach(known - 1)
+	}
+	literal, isLiteral := literalReach(req.URL.Hostname())
+	if literal > limit {
+		return nil, &addressError{literal}
+	}
+	proxy, err := s.web.proxy(req)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("finding the proxy: %w", err)
+	case proxy != nil: // which resolves names itself, and is the administrator's
+		resp, err := s.web.proxied.RoundTrip(req)
+		if err == nil && own {
+			s.note(literal)
+		}
+		return resp, err
+	case !own:
+		return s.web.elsewhere[limit].RoundTrip(req)
+	}
+	trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
+		if address, err := netip.ParseAddrPort(info.Conn.RemoteAddr().String()); err == nil {
+			s.note(reachOf(address.Addr()))
+		} else if isLiteral {
+			s.note(literal)
+		}
+	}}
+	return s.web.named.RoundTrip(req.WithContext(httptrace.WithClientTrace(req.Context(), trace)))
+}
+
+// note keeps where the registry was found first: a name server cannot change what it may lead to afterwards.
+func (s *session) note(r reach) { s.found.CompareAndSwap(0, int32(r)+1) }
+
+// owns tells whether a URL is of the registry itself.
+func (s *session) owns(u *url.URL) bool {
+	return s.host != "" && withPort(u.Host, u.Scheme) == withPort(s.host, u.Scheme)
+}
+
+func withPort(host, scheme string) string {
+	host = strings.ToLower(host)
+	if _, _, err := net.SplitHostPort(host); err == nil {
+		return host
+	}
+	return host + ":" + map[string]string{"http": "80", "https": "443"}[scheme]
+}
+
+// noteBusy reads a Retry-After header (RFC 9110, 10.2.3): seconds, or a date.
+func (s *session) noteBusy(header string) {
+	if seconds, err := strconv.ParseUint(header, 10, 31); err == nil {
+		s.busy.Store(time.Now().Add(time.Duration(seconds) * time.Second).UnixNano())
+	} else if date, err := http.ParseTime(header); err == nil {
+		s.busy.Store(date.UnixNano())
+	}
+}
+
+// contentKey marks the context of requests whose answers are content, read with a bound of its own. All others are
+// read to maxAnswer bytes: challenges, tokens, errors.
+type contentKey struct{}
+
+const maxAnswer = 64 << 10
+
+type shortened struct {
+	io.Reader
+	io.Closer
+}
+
+// maxRedirects is how often a request follows on. Registries need one, to where their blobs lie.
+const maxRedirects = 5
+
+var errRedirects = fmt.Errorf("it redirects more than %d times", maxRedirects)
+
+func checkRedirect(req *http.Request, via []*http.Request) error {
+	if len(via) > maxRedirects {
+		return errRedirects
+	}
+	req.Header.Del("Referer") // the URL before may be a signed one
+	return nil
 }

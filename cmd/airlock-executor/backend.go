@@ -47,6 +47,7 @@ func (b *backend) PullImage(ctx context.Context, req *api.PullImage, progress io
 		var err error
 		base, err = b.parts.cache.Pull(ctx, cache.Request{
 			Image: req.GetImage(), PullPolicy: cache.PullAlways, AllowLocal: true, Form: form(level),
+			Variant: variant(ctx, b.parts.list, level),
 		}, progress)
 		if err != nil {
 			return err

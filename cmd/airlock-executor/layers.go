@@ -10,7 +10,33 @@ import (
 )
 
 // layers makes a cache what jobs expect. Cache and isolation know nothing of each other; here they meet.
-type layers struct{ *cache.Cache }
+type layers struct {
+	*cache.Cache
+	runtimes []sandboxRuntime
+}
+
+// processor is the power of a runtime to tell the variant of the processor in its sandboxes, where that is not the host's.
+type processor interface {
+	ProcessorVariant(ctx context.Context) (string, error)
+}
+
+// leastProcessor is what every processor is: of several images one for any.
+const leastProcessor = "v1"
+
+// variant is what images for a level are chosen by: empty for the host's own processor. A runtime that cannot tell says so
+// again, as an error, when a sandbox is to be made.
+func variant(ctx context.Context, runtimes []sandboxRuntime, level isolation.Level) string {
+	for _, r := range runtimes {
+		if p, ok := r.(processor); ok && r.Level() == level {
+			found, err := p.ProcessorVariant(ctx)
+			if err != nil {
+				return leastProcessor
+			}
+			return found
+		}
+	}
+	return ""
+}
 
 func (l layers) Base(ctx context.Context, req jobs.BaseRequest, progress io.Writer) (jobs.Base, error) {
 	credentials := make([]cache.Credentials, 0, len(req.Credentials))
@@ -22,6 +48,7 @@ func (l layers) Base(ctx context.Context, req jobs.BaseRequest, progress io.Writ
 	base, err := l.Cache.Base(ctx, cache.Request{
 		Image: req.Image, PullPolicy: req.PullPolicy, Holder: req.Holder,
 		Credentials: credentials, AllowLocal: req.Trusted, Form: form(req.Level),
+		Platform: req.Platform, Variant: variant(ctx, l.runtimes, req.Level),
 	}, progress)
 	if err != nil {
 		return jobs.Base{}, err

@@ -114,7 +114,7 @@ func assemble(cfg *config.Config, logger zerolog.Logger) (p *parts, err error) {
 
 func (p *parts) service(settings jobs.Settings, logger zerolog.Logger, instance string) *jobs.Service {
 	return jobs.New(jobs.Options{
-		Settings: settings, Layers: layers{p.cache}, Networks: p.networks,
+		Settings: settings, Layers: layers{p.cache, p.list}, Networks: p.networks,
 		Runtimes: p.list, Unavailable: p.unavailable, Journal: p.journal, Audit: p.audit,
 		Logger: logger, Version: version, Instance: instance,
 	})

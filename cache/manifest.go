@@ -1,0 +1,169 @@
+package cache
+
+import (
+	"bytes"
+	"encoding/json"
+	"mime"
+	"regexp"
+	"slices"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/airlock-ci/airlock/executor/api/bytesize"
+	"github.com/airlock-ci/airlock/executor/api/fault"
+)
+
+const (
+	// maxManifest bounds manifests and indexes, in bytes; registries need accept no larger ones (OCI Distribution
+	// Specification, "Pushing Manifests").
+	maxManifest = 4 << 20
+	// maxLayers is the most that an image may have: Docker's own bound.
+	maxLayers = 127
+	// maxEntries is the most that an index may have.
+	maxEntries = 1000
+)
+
+func tooLargeManifest(ref reference) error {
+	return fault.Authorf("image %s: its manifest is larger than %s", ref.asked, bytesize.Format(maxManifest))
+}
+
+// outline is as much of a manifest as tells what it is. Its parts are decoded when their number is known.
+type outline struct {
+	SchemaVersion int               `json:"schemaVersion"`
+	MediaType     types.MediaType   `json:"mediaType"`
+	ArtifactType  types.MediaType   `json:"artifactType"`
+	Config        json.RawMessage   `json:"config"`
+	Layers        []json.RawMessage `json:"layers"`
+	Manifests     []json.RawMessage `json:"manifests"`
+	FSLayers      []json.RawMessage `json:"fsLayers"`
+	Blobs         []json.RawMessage `json:"blobs"`
+}
+
+// artifactManifest is what a release candidate of OCI's image specification 1.1 had; some registries keep such.
+const artifactManifest = "application/vnd.oci.artifact.manifest.v1+json"
+
+// readOutline finds out what a document is: an index or an image's manifest. What says of itself that it is both, or that it
+// is one and is the other, is refused, as two readers could take it for two images (CVE-2021-41190). Servers announce
+// documents under many types, "application/json" among them; what a document says of itself counts more, and its form most.
+func readOutline(ref reference, doc document) (o outline, isIndex bool, err error) {
+	if err := json.Unmarshal(doc.content, &o); err != nil {
+		return o, false, fault.Authorf("image %s: its manifest is broken: it is not the JSON of one", ref.asked)
+	}
+	declared := o.MediaType
+	if declared == "" {
+		declared = baseType(doc.mediaType)
+	}
+	hasIndex, hasImage := o.Manifests != nil, o.Layers != nil || o.Config != nil
+	switch {
+	case declared.IsSchema1() || !hasIndex && !hasImage && (o.SchemaVersion == 1 || o.FSLayers != nil):
+		return o, false, fault.WithRemedy(fault.Authorf("image %s: its manifest has the old schema 1, which nothing writes any more", ref.asked),
+			"push it again with a current tool")
+	case declared == artifactManifest || !hasIndex && !hasImage && o.Blobs != nil:
+		return o, false, noImage(ref, o.ArtifactType)
+	case hasIndex && hasImage || hasIndex && declared.IsImage() || hasImage && declared.IsIndex():
+		return o, false, fault.Authorf("image %s: its manifest contradicts itself: it is an image and an index", ref.asked)
+	case hasIndex:
+		if len(o.Manifests) > maxEntries {
+			return o, false, fault.Authorf("image %s: its index has more than %d entries", ref.asked, maxEntries)
+		}
+		return o, true, nil
+	case !hasImage:
+		return o, false, fault.Authorf("image %s is something else: its manifest is neither an image's nor an index", ref.asked)
+	case o.SchemaVersion != 2:
+		return o, false, fault.Authorf("image %s: its manifest is broken: it does not have schema version 2", ref.asked)
+	case len(o.Layers) > maxLayers:
+		return o, false, fault.Authorf("image %s has %d layers, %d are allowed", ref.asked, len(o.Layers), maxLayers)
+	}
+	return o, false, nil
+}
+
+// baseType is a media type without its parameters, in lower case.
+func baseType(mediaType types.MediaType) types.MediaType {
+	base, _, err := mime.ParseMediaType(string(mediaType))
+	if err != nil {
+		base, _, _ = strings.Cut(string(mediaType), ";")
+		base = strings.ToLower(strings.TrimSpace(base))
+	}
+	return types.MediaType(base)
+}
+
+// parseManifest reads an image's manifest and refuses what is no image.
+func parseManifest(ref reference, doc document, o outline) (*v1.Manifest, error) {
+	manifest, err := v1.ParseManifest(bytes.NewReader(doc.content))
+	if err != nil {
+		return nil, fault.Authorf("image %s: its manifest is broken: its entries are not descriptors", ref.asked)
+	}
+	config := baseType(manifest.Config.MediaType)
+	if !isConfigType(string(manifest.Config.MediaType)) {
+		if o.ArtifactType != "" && config == types.OCIEmptyJSON {
+			config = o.ArtifactType
+		}
+		return nil, noImage(ref, config)
+	}
+	for i, layer := range manifest.Layers {
+		if kind := baseType(layer.MediaType); strings.HasSuffix(string(kind), "+encrypted") {
+			return nil, fault.Authorf("image %s: its layers are encrypted", ref.asked)
+		} else if !generic(kind) && !layerType.MatchString(string(kind)) {
+			return nil, noImage(ref, kind)
+		}
+		if layer.Size <= 0 {
+			return nil, fault.Authorf("image %s: its manifest is broken: it gives layer %d the size %d", ref.asked, i+1, layer.Size)
+		}
+		if !digestPattern.MatchString(layer.Digest.String()) {
+			return nil, fault.Authorf("image %s: its manifest is broken: layer %d has no digest of sha256 or sha512", ref.asked, i+1)
+		}
+	}
+	if size := manifest.Config.Size; size <= 0 || size > maxConfig {
+		return nil, fault.Authorf("image %s: its manifest is broken: it gives the configuration the size %d, up to %d is allowed", ref.asked, size, maxConfig)
+	}
+	return manifest, nil
+}
+
+// isConfigType tells whether a manifest with such a configuration may be an image's.
+func isConfigType(mediaType string) bool {
+	kind := baseType(types.MediaType(mediaType))
+	return kind.IsConfig() || generic(kind)
+}
+
+// layerType is what layers of file systems are called: tars, whether they are compressed and by whom.
+var layerType = regexp.MustCompile(`[./+-]tar([.+-]|$)`)
+
+// generic tells types that say nothing. Docker before 1.10, and some registries, gave them to configurations.
+func generic(mediaType types.MediaType) bool {
+	return slices.Contains([]types.MediaType{"", "application/octet-stream", "application/json", "text/plain"}, mediaType)
+}
+
+// artifacts are what registries hold beside images, by what their types begin with.
+var artifacts = []struct{ prefix, name string }{
+	{"application/vnd.cncf.helm.", "a Helm chart"},
+	{"application/vnd.dev.cosign.", "a cosign signature or attestation"},
+	{"application/vnd.dev.sigstore.", "a Sigstore bundle"},
+	{"application/vnd.cncf.notary.", "a Notary signature"},
+	{"application/vnd.in-toto", "a build attestation"},
+	{"application/vnd.docker.attestation.", "a build attestation"},
+	{"application/vnd.docker.plugin.", "a Docker plugin"},
+	{"application/vnd.wasm.", "a WebAssembly module"},
+	{"application/vnd.cyclonedx", "a bill of materials"},
+	{"application/spdx", "a bill of materials"},
+	{"text/spdx", "a bill of materials"},
+	{"application/vnd.buildkit.cacheconfig.", "a build cache"},
+	{"application/vnd.sylabs.sif.", "a Singularity image"},
+}
+
+// noImage refuses what is no image by the name of what it is.
+func noImage(ref reference, artifact types.MediaType) error {
+	what := "an OCI artifact without a type"
+	if kind := baseType(artifact); kind != "" && kind != types.OCIEmptyJSON {
+		text := printable(string(kind), 100)
+		what = "an OCI artifact of type " + text
+		for _, known := range artifacts {
+			if strings.HasPrefix(string(kind), known.prefix) {
+				what = known.name + " (" + text + ")"
+				break
+			}
+		}
+	}
+	return fault.WithRemedy(fault.Authorf("image %s is no image: it is %s", ref.asked, what), "name an image")
+}
