@@ -94,7 +94,7 @@ type Cache struct {
 	// Scope is "project" (default: a job finds the caches that its project's jobs of the same protection left on this
 	// host) or "job" (nothing is kept).
 	Scope string
-	// InsecureRegistries are hosts, with port, that may be talked to by plain HTTP.
+	// InsecureRegistries are hosts, with port, that may be talked to by plain HTTP. They alone may be on this host.
 	InsecureRegistries []string
 	// PullTimeout bounds one pull; default 30 min.
 	PullTimeout time.Duration
