@@ -2,6 +2,7 @@ package cache
 
 import (
 	"crypto/rand"
+	"errors"
 	"path"
 
 	"golang.org/x/sys/unix"
@@ -14,6 +15,14 @@ func (s *settler) move(m move) error {
 	if err != nil {
 		return err
 	}
+	to, err := s.own.walk(m.to, true)
+	if errors.Is(err, errThroughLink) {
+		return nil // an earlier move made a link there: the next pass follows it
+	}
+	if err != nil {
+		return err
+	}
+	_ = unix.Close(to)
 	// Aside first: the one may lie in the other.
 	aside := "moving-" + rand.Text()
 	parent, err := s.own.walk(path.Dir(m.from), false)
@@ -28,11 +37,6 @@ func (s *settler) move(m move) error {
 	if err != nil {
 		return changing("moving", m.from, err)
 	}
-	to, err := s.own.walk(m.to, true)
-	if err != nil {
-		return err
-	}
-	_ = unix.Close(to)
 	if err := s.mergeInto(aside, m.to); err != nil {
 		return err
 	}

@@ -265,7 +265,7 @@ func (p *presence) await(ctx context.Context, layer int) error {
 		select {
 		case <-p.done[i]:
 			if p.errs[i] != nil {
-				return fmt.Errorf("a layer below it: %w", p.errs[i])
+				return p.errs[i] // the pull fails with that
 			}
 		case <-ctx.Done():
 			return fault.Systemf("interrupted: %w", context.Cause(ctx))

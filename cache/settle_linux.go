@@ -136,28 +136,44 @@ func (s *settler) directory(name string, layers []*tree, deep bool) (vanished bo
 				return false, err
 			}
 		}
-		d.closeBelow()
-		for _, c := range children {
-			if err := s.child(d, c); err != nil {
-				return false, err
-			}
+		if err := s.settleAll(d, children); err != nil {
+			return false, err
 		}
 	}
 	return d.vanishes(), d.finish()
 }
 
-// child settles a directory in another one.
-func (s *settler) child(d *settled, c settledChild) error {
-	name := path.Join(d.name, c.name)
-	vanished, err := s.directory(name, c.layers, true)
-	if err != nil || !vanished {
-		return err
+// settleAll settles the directories in a directory and removes those of which nothing is left.
+func (s *settler) settleAll(d *settled, children []settledChild) error {
+	d.close() // neither depth nor width uses up descriptors
+	var gone []settledChild
+	for _, c := range children {
+		vanished, err := s.directory(path.Join(d.name, c.name), c.layers, true)
+		if err != nil {
+			return err
+		}
+		if vanished {
+			gone = append(gone, c)
+		}
 	}
-	if err := d.remove(c.name, unix.AT_REMOVEDIR); err != nil || !c.replaces {
-		return err
+	fd, err := s.own.walk(d.name, false)
+	if err != nil {
+		return reading("opening", d.name, err)
 	}
-	d.entries++
-	return changing("whiting out", name, unix.Mknodat(d.fd, c.name, unix.S_IFCHR, 0))
+	d.fd = fd
+	for _, c := range gone {
+		if err := d.remove(c.name, unix.AT_REMOVEDIR); err != nil {
+			return err
+		}
+		if !c.replaces {
+			continue
+		}
+		d.entries++
+		if err := unix.Mknodat(d.fd, c.name, unix.S_IFCHR, 0); err != nil {
+			return changing("whiting out", path.Join(d.name, c.name), err)
+		}
+	}
+	return nil
 }
 
 // settled is a directory that is being settled.

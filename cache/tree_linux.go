@@ -233,7 +233,7 @@ func (t *tree) look(dir, base string) (kind, string, error) {
 
 // notThere is nil for what walk says of a path that leads nowhere.
 func notThere(err error) error {
-	if errors.Is(err, unix.ENOENT) || fault.ClassOf(err) == fault.Author {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, errThroughLink) || fault.ClassOf(err) == fault.Author {
 		return nil
 	}
 	return err

@@ -51,12 +51,13 @@ func imageCommand() *cli.Command {
 				Action:    pullImage,
 			},
 			{
-				Name:        "import",
-				Usage:       "store an image from a tar file",
-				ArgsUsage:   "[NAME] FILE",
-				Description: "FILE is a docker-archive (docker save) or an OCI layout in a tar, as it is or compressed with gzip or zstd; - is stdin.\nWithout NAME the image keeps the name that the archive gives it.",
-				Flags:       []cli.Flag{&cli.StringFlag{Name: "name", Usage: "import the image that the archive calls `IMAGE`, of several"}},
-				Action:      importImage,
+				Name:      "import",
+				Usage:     "store an image from a tar file",
+				ArgsUsage: "[NAME] FILE",
+				Description: "FILE is a docker-archive (docker save) or an OCI layout in a tar, as it is or compressed with gzip or zstd; - is stdin.\n" +
+					"Without NAME the image keeps the name that the archive gives it.",
+				Flags:  []cli.Flag{&cli.StringFlag{Name: "name", Usage: "import the image that the archive calls `IMAGE`, of several"}},
+				Action: importImage,
 			},
 			{
 				Name:        "rm",

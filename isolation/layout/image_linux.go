@@ -22,8 +22,8 @@ var imageMountPoints = []string{
 	strings.TrimPrefix(isolation.CacheDir, "/"),
 }
 
-// PrepareImage makes the mount points in the image's root, mounted at rootfs, and writes its names files, as NamesFiles returns them. What an image put there
-// instead, a symbolic link say, is replaced in the scratch: a mount must never follow an image's link. The
+// PrepareImage makes the mount points in the image's root, mounted at rootfs, and writes its names files, as NamesFiles
+// returns them. What an image put there instead, a symbolic link say, is replaced in the scratch: a mount must never follow an image's link. The
 // names files are the job's own copies, so that, unlike with Docker, `sed -i /etc/hosts` works in a job.
 func PrepareImage(rootfs string, files map[string]string) error {
 	root, err := os.OpenRoot(rootfs)
@@ -53,9 +53,9 @@ func PrepareImage(rootfs string, files map[string]string) error {
 	return checkImageAccounts(rootfs)
 }
 
-// ReplaceFile makes name, a path in the image's root that is mounted at rootfs, a regular file with the content, whatever it
-// was; a new one has the mode. Its directory may be a symbolic link, which leads where it leads a process of the
-// sandbox; one that leads to no directory is replaced in the scratch.
+// ReplaceFile makes name, a path in the image's root that is mounted at rootfs, a regular file with the content,
+// whatever it was; a new one has the mode. Its directory may be a symbolic link, which leads where it leads a process of
+// the sandbox; one that leads to no directory is replaced in the scratch.
 func ReplaceFile(rootfs, name, content string, mode fs.FileMode) error {
 	err := func() error {
 		dir, err := openDir(rootfs, path.Dir(name))
