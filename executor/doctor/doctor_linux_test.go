@@ -281,6 +281,21 @@ func TestAnOverlayOnAFileSystemThatCannot(t *testing.T) {
 	require.Contains(t, f.Detail, "read-only file system")
 }
 
+func TestOneSandboxCouldFillTheTableOfConnections(t *testing.T) {
+	cfg := config.Default()
+	examine := func() Finding {
+		return in(t, unix.CLONE_NEWNET, func() error { return nil }, func(r *report) { checkConnections(r, cfg) })
+	}
+	cfg.Network.MaxConnections = 16
+	f := examine()
+	require.Equal(t, OK, f.Status, f.Detail)
+	cfg.Network.MaxConnections = 1 << 20
+	f = examine()
+	require.Equal(t, Warn, f.Status, f.Detail)
+	require.Contains(t, f.Detail, "one sandbox may take 8388608")
+	require.Contains(t, f.Remedy, "max_connections")
+}
+
 func TestAForwardChainThatDrops(t *testing.T) {
 	cfg := config.Default()
 	nothing := func() error { return nil }

@@ -30,6 +30,7 @@ func checkHost(ctx context.Context, r *report, options Options, cfg *config.Conf
 		checkForwardPolicy(ctx, r, cfg)
 	}
 	checkForwarding(r, cfg)
+	checkConnections(r, cfg)
 	checkDNS(r, cfg)
 	checkClock(r)
 	checkGroup(r, cfg)

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/google/nftables"
@@ -115,6 +116,31 @@ func checkForwarding(r *report, cfg *config.Config) {
 		r.ok(check, "packets are forwarded")
 	default:
 		r.info(check, "packets are not forwarded now; the service switches that on when it starts")
+	}
+}
+
+// checkConnections looks whether one sandbox could fill the host's table of connections, in which it takes up to
+// eight times max_connections: see docs/configuration.md.
+func checkConnections(r *report, cfg *config.Config) {
+	const check, path = "connections", "/proc/sys/net/netfilter/nf_conntrack_max"
+	if cfg.NetworkMode != "nat" {
+		return
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		r.info(check, "the table of connections is not there yet; the service's rules make the kernel load it")
+		return
+	}
+	room, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	most := 8 * cfg.Network.MaxConnections
+	switch {
+	case err != nil:
+		r.warn(check, "see "+path, "%v", err)
+	case room != 0 && most > room/2: // 0 is no bound
+		r.warn(check, "sysctl -w net.netfilter.nf_conntrack_max="+strconv.Itoa(16*most)+", or a lower max_connections in [network]",
+			"the host's table has room for %d connections, of which one sandbox may take %d", room, most)
+	default:
+		r.ok(check, "the host's table has room for %d connections, of which one sandbox may take %d", room, most)
 	}
 }
 
