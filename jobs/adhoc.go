@@ -26,7 +26,7 @@ func (s *Service) Sandbox(ctx context.Context, req *api.Sandbox, streams api.Str
 	}
 	defer sess.enter("run", 0)()
 	// The command's own output is all that a script expects of `airlock run`: only a pull is worth a word.
-	if err := s.build(ctx, sess, facts, "", &pullNotes{w: streams.Stderr}); err != nil {
+	if err := s.build(ctx, sess, facts, Record{}, &pullNotes{w: streams.Stderr}); err != nil {
 		return 0, err
 	}
 	defer func() {

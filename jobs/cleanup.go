@@ -95,7 +95,7 @@ func (s *Service) destroy(ctx context.Context, sess *session) error {
 	if alive == nil {
 		s.layers.Release(sess.id) // else the reaper does
 	}
-	if len(errs) == 0 {
+	if len(errs) == 0 && !sess.abandoned.Load() {
 		try("forgetting the job", s.journal.End(ctx, sess.id))
 	}
 	return s.leave(sess, errs, start)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os/exec"
 	"os"
 	"slices"
 	"strings"
@@ -467,6 +468,38 @@ func TestOrphansAreEnded(t *testing.T) {
 	require.NoError(t, err)
 	f.SweepNow(time.Now().Add(time.Minute))
 	require.Empty(t, f.Live(), "its runner is gone")
+}
+
+// TestARunnerThatIsKilledLeavesItsDirectoryToTheReaper, with the user that the host vouches for; one that nobody has seen live
+// may live on in a container.
+func TestARunnerThatIsKilledLeavesItsDirectoryToTheReaper(t *testing.T) {
+	for _, seen := range []bool{true, false} {
+		f := newFixture(t, func(o *jobs.Options) { o.Settings.OrphanTimeout = 0 })
+		pid := int64(1 << 30)
+		runner := exec.Command("sleep", "1000")
+		require.NoError(t, runner.Start())
+		if seen {
+			pid = int64(runner.Process.Pid)
+		}
+		require.NoError(t, f.Prepare(context.Background(), &api.Prepare{
+			Handle: string(f.handle), RunnerPid: pid, RunnerDir: "/tmp/custom-executor1", RunnerUid: 998,
+		}, []byte(response), io.Discard))
+		require.NoError(t, runner.Process.Kill())
+		_ = runner.Wait()
+		f.SweepNow(time.Now().Add(time.Minute))
+		require.Empty(t, f.Live())
+		records, err := f.journal.Records(context.Background())
+		require.NoError(t, err)
+		if !seen {
+			require.Empty(t, records)
+			continue
+		}
+		require.Len(t, records, 1)
+		require.Equal(t, "/tmp/custom-executor1", records[0].RunnerDir)
+		require.EqualValues(t, 998, records[0].RunnerUID)
+		require.Contains(t, records[0].Effects, jobs.EffectRunnerDir)
+		require.NoError(t, f.journal.End(context.Background(), records[0].ID))
+	}
 }
 
 func TestASandboxWithoutGitLab(t *testing.T) {

@@ -192,7 +192,8 @@ const (
 	EffectScratch   Effect = "scratch"
 	EffectNetwork   Effect = "network"
 	EffectContainer Effect = "sandbox"
-	// EffectRunnerDir is the runner's temporary directory with the job response in it (its name is the path).
+	// EffectRunnerDir is the runner's temporary directory with the job response in it (its name is the path). It becomes the
+	// sandbox's when the runner was seen to end.
 	EffectRunnerDir Effect = "runner-dir"
 )
 

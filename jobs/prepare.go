@@ -42,7 +42,7 @@ func (s *Service) Prepare(ctx context.Context, req *api.Prepare, response []byte
 	}
 	defer sess.enter("prepare", req.GetRunnerPid())()
 	facts := Facts{Job: job, RunnerClass: req.GetRunnerClass()}
-	if err := s.build(ctx, sess, facts, req.GetRunnerDir(), log); err != nil {
+	if err := s.build(ctx, sess, facts, Record{RunnerDir: req.GetRunnerDir(), RunnerUID: req.GetRunnerUid()}, log); err != nil {
 		return err
 	}
 	warnUnsupported(log, job)
@@ -50,7 +50,7 @@ func (s *Service) Prepare(ctx context.Context, req *api.Prepare, response []byte
 }
 
 // build takes a registered session from nothing to a ready sandbox, or back to nothing.
-func (s *Service) build(ctx context.Context, sess *session, facts Facts, runnerDir string, log io.Writer) (err error) {
+func (s *Service) build(ctx context.Context, sess *session, facts Facts, record Record, log io.Writer) (err error) {
 	settings := *s.settings.Load()
 	sess.grace = settings.GracefulKillTimeout
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -73,10 +73,9 @@ func (s *Service) build(ctx context.Context, sess *session, facts Facts, runnerD
 		}
 	}()
 
-	if err := s.journal.Begin(ctx, Record{
-		ID: sess.id, JobID: sess.jobID, Handle: sess.handle, Executor: s.instance,
-		RunnerDir: runnerDir, RunnerUID: ownerOf(runnerDir), CreatedUnix: sess.created.Unix(),
-	}); err != nil {
+	record.ID, record.JobID, record.Handle = sess.id, sess.jobID, sess.handle
+	record.Executor, record.CreatedUnix = s.instance, sess.created.Unix()
+	if err := s.journal.Begin(ctx, record); err != nil {
 		return fault.Systemf("recording the job: %w", err)
 	}
 	if err := failpoint.Hit("prepare/recorded"); err != nil {

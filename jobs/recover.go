@@ -32,6 +32,10 @@ func (s *Service) sweep(ctx context.Context, now time.Time) {
 			continue
 		}
 		sess.log.Warn().Msg("no call came for this job and its runner is gone or silent: ending it")
+		if sess.runnerEnded() { // it removes nothing any more: the job response with its secrets is in its directory
+			err := s.journal.Intend(ctx, sess.id, EffectRunnerDir)
+			sess.abandoned.Store(err == nil)
+		}
 		if err := s.end(ctx, sess, errOrphaned); err != nil {
 			sess.log.Error().Err(err).Msg("an orphan left something for the reaper")
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -58,6 +59,8 @@ type session struct {
 	calls  int
 	idleAt time.Time
 	runner *processWatch
+	// abandoned says that the runner has ended and left its directory to the reaper, which forgets the job with it.
+	abandoned atomic.Bool
 }
 
 func (s *Service) newSession(handle gitlab.Handle, job *gitlab.JobResponse) *session {
@@ -123,6 +126,14 @@ func (sess *session) orphaned(now time.Time, settings Settings) bool {
 	}
 	idle := now.Sub(sess.idleAt)
 	return idle > settings.IdleTimeout || idle > settings.OrphanTimeout && sess.runner.dead()
+}
+
+// runnerEnded tells whether the job's runner was seen to live and has ended since. Of one that was never seen, in a container
+// with process ids of its own say, nobody can tell.
+func (sess *session) runnerEnded() bool {
+	sess.mu.Lock()
+	defer sess.mu.Unlock()
+	return sess.runner != nil && sess.runner.dead()
 }
 
 // state names the session's state for administrators.

@@ -1,23 +1,8 @@
 package jobs
 
 import (
-	"os"
-	"syscall"
-
 	"golang.org/x/sys/unix"
 )
-
-// ownerOf returns the user id that a path belongs to; 0 when there is none.
-func ownerOf(path string) uint32 {
-	info, err := os.Lstat(path)
-	if err != nil {
-		return 0
-	}
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-		return stat.Uid
-	}
-	return 0
-}
 
 // processWatch holds a process by a pidfd: its number may be given to another process, the descriptor never.
 type processWatch struct{ fd int }

@@ -547,7 +547,10 @@ type Prepare struct {
 	// runner_pid is the process that started the driver: once it is dead, nobody will clean up after the job.
 	RunnerPid int64 `protobuf:"varint,4,opt,name=runner_pid,json=runnerPid,proto3" json:"runner_pid,omitempty"`
 	// call_id makes the call resumable: 32 hex digits that the driver drew at random. Empty: it is not.
-	CallId        string `protobuf:"bytes,5,opt,name=call_id,json=callId,proto3" json:"call_id,omitempty"`
+	CallId string `protobuf:"bytes,5,opt,name=call_id,json=callId,proto3" json:"call_id,omitempty"`
+	// runner_uid is the user of the caller. The host sets it, by what the kernel says of the connection: what is in runner_dir
+	// is removed only if it is this user's, so no caller can have somebody else's removed.
+	RunnerUid     uint32 `protobuf:"varint,6,opt,name=runner_uid,json=runnerUid,proto3" json:"runner_uid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -615,6 +618,13 @@ func (x *Prepare) GetCallId() string {
 		return x.CallId
 	}
 	return ""
+}
+
+func (x *Prepare) GetRunnerUid() uint32 {
+	if x != nil {
+		return x.RunnerUid
+	}
+	return 0
 }
 
 // Run executes one stage in the job's sandbox. The data that follows is the stage's script.
@@ -2547,7 +2557,7 @@ const file_executor_api_airlock_proto_rawDesc = "" +
 	"\x06stdout\x18\x01 \x01(\fH\x00R\x06stdout\x12\x18\n" +
 	"\x06stderr\x18\x02 \x01(\fH\x00R\x06stderr\x12,\n" +
 	"\x06result\x18\x03 \x01(\v2\x12.airlock.v1.ResultH\x00R\x06resultB\x06\n" +
-	"\x04kind\"\x9b\x01\n" +
+	"\x04kind\"\xba\x01\n" +
 	"\aPrepare\x12\x16\n" +
 	"\x06handle\x18\x01 \x01(\tR\x06handle\x12!\n" +
 	"\frunner_class\x18\x02 \x01(\tR\vrunnerClass\x12\x1d\n" +
@@ -2555,7 +2565,9 @@ const file_executor_api_airlock_proto_rawDesc = "" +
 	"runner_dir\x18\x03 \x01(\tR\trunnerDir\x12\x1d\n" +
 	"\n" +
 	"runner_pid\x18\x04 \x01(\x03R\trunnerPid\x12\x17\n" +
-	"\acall_id\x18\x05 \x01(\tR\x06callId\"\x81\x01\n" +
+	"\acall_id\x18\x05 \x01(\tR\x06callId\x12\x1d\n" +
+	"\n" +
+	"runner_uid\x18\x06 \x01(\rR\trunnerUid\"\x81\x01\n" +
 	"\x03Run\x12\x16\n" +
 	"\x06handle\x18\x01 \x01(\tR\x06handle\x12\x14\n" +
 	"\x05stage\x18\x02 \x01(\tR\x05stage\x12\x1d\n" +

@@ -67,6 +67,7 @@ func (c *connection) Call(ctx context.Context, caller hostpb.Host_CallServer) er
 		return p.deliver(wire.FailureResult(wire.FromStatus(err)))
 	}
 	if prepare := open.GetPrepare(); prepare != nil {
+		prepare.RunnerUid = c.peer.uid
 		if err := c.door.classes.settle(c.entrance, prepare); err != nil {
 			return p.deliver(wire.FailureResult(err))
 		}

@@ -138,7 +138,7 @@ func driverMain() error {
 	} else {
 		frame := runFrame(os.Args[2])
 		if class, ok := strings.CutPrefix(os.Args[2], "prepare:"); ok {
-			frame = &api.ClientFrame{Kind: &api.ClientFrame_Prepare{Prepare: &api.Prepare{Handle: "1-x", RunnerClass: class}}}
+			frame = &api.ClientFrame{Kind: &api.ClientFrame_Prepare{Prepare: &api.Prepare{Handle: "1-x", RunnerClass: class, RunnerUid: 1}}}
 		}
 		for _, frame := range []*api.ClientFrame{frame, endFrame()} {
 			if err := stream.Send(frame); err != nil {

@@ -64,7 +64,7 @@ func TestAClassHasASocketOfItsOwn(t *testing.T) {
 		unwanted      string
 	}{
 		{"a member says nothing", 4001, games, nil, protected, "", isProtected, ""},
-		{"a member says the class", 4001, games, nil, protected, "protected", isProtected, ""},
+		{"a member says the class", 4001, games, nil, protected, "protected", isProtected + " of user 4001\n", ""},
 		{"a member by a supplementary group", 4001, 4001, []uint32{7, games}, protected, "", isProtected, ""},
 		{"a member says another class", 4001, games, nil, protected, "nightly", `is that of runner class "protected"`, "class \"nightly\"\n"},
 		{"a member says it in another case", 4001, games, nil, protected, "Protected", `is that of runner class "protected"`, "bytes of"},

@@ -102,7 +102,7 @@ func (b *backend) Version() *api.VersionReply {
 
 func (b *backend) Prepare(ctx context.Context, req *api.Prepare, response []byte, log io.Writer) error {
 	if class := req.GetRunnerClass(); class != "" {
-		_, _ = fmt.Fprintf(log, "class %q\n", class)
+		_, _ = fmt.Fprintf(log, "class %q of user %d\n", class, req.GetRunnerUid())
 	}
 	_, _ = fmt.Fprintf(log, "%d bytes of response\n", len(response))
 	if bytes.Contains(response, []byte("slow")) {

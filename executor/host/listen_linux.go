@@ -164,7 +164,7 @@ func identify(conn net.Conn, group string) (peer, error) {
 	if err := errors.Join(credErr, groupsErr); err != nil {
 		return peer{}, err
 	}
-	who := peer{name: fmt.Sprintf("user %d", cred.Uid), group: group}
+	who := peer{name: fmt.Sprintf("user %d", cred.Uid), group: group, uid: cred.Uid}
 	switch {
 	case cred.Uid == 0:
 		who.rights = rightsAll

@@ -25,6 +25,7 @@ type peer struct {
 	name   string // for messages: "user 65534"
 	rights rights
 	group  string // whose members have rightsJobs
+	uid    uint32 // of its user; 0 on Windows
 }
 
 // require returns a PermissionDenied status unless the peer has the rights for what.

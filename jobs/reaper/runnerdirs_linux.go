@@ -36,7 +36,7 @@ type RunnerJournal interface {
 // RunnerDirsOptions say how long a directory is left alone.
 type RunnerDirsOptions struct {
 	// Grace is for directories of recorded jobs that no longer live, from the last change of the directory and
-	// from the first attempt to remove it; 0 means 10 min.
+	// from the first attempt to remove it; 0 means 10 min. Those of runners that were seen to end need none.
 	Grace time.Duration
 	// Age is for directories beside those, that no record names, from their last change; 0 means 24 h. Such a
 	// directory may belong to a job that Airlock has nothing to do with.
@@ -134,7 +134,10 @@ func (d *RunnerDirs) Destroy(ctx context.Context, path string) error {
 		return err
 	}
 	ripe := info.ModTime().Add(d.o.Age)
-	if claim.recorded {
+	switch {
+	case claim.abandoned:
+		ripe = time.Time{}
+	case claim.recorded:
 		ripe = latest(info.ModTime(), d.seen.of(path, d.o.Now())).Add(d.o.Grace)
 	}
 	if err := d.refusal(path, info, claim.uid, ripe); err != nil {
@@ -149,8 +152,9 @@ func (d *RunnerDirs) Destroy(ctx context.Context, path string) error {
 
 // claim is by whom a directory is known, and so which user may own it.
 type claim struct {
-	uid      uint32
-	recorded bool
+	uid       uint32
+	recorded  bool
+	abandoned bool // the executor saw its runner end
 }
 
 func (d *RunnerDirs) claimOf(ctx context.Context, path string) (claim, error) {
@@ -160,7 +164,7 @@ func (d *RunnerDirs) claimOf(ctx context.Context, path string) (claim, error) {
 	}
 	for _, rec := range records {
 		if rec.RunnerDir == path {
-			return claim{uid: rec.RunnerUID, recorded: true}, nil
+			return claim{uid: rec.RunnerUID, recorded: true, abandoned: slices.Contains(rec.Effects, jobs.EffectRunnerDir)}, nil
 		}
 	}
 	tempDirs, err := d.journal.TempDirs(ctx)

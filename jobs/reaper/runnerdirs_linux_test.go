@@ -69,6 +69,27 @@ func TestRecordedRunnerDirGoesAfterItsGrace(t *testing.T) {
 	require.Empty(t, d.list(t))
 }
 
+// TestRunnerDirOfARunnerThatEnded goes at once: nobody is about to clean up. All else that keeps one keeps this one, too.
+func TestRunnerDirOfARunnerThatEnded(t *testing.T) {
+	d := newTempDir(t)
+	path, other := d.mkdir(t, "custom-executor1"), d.mkdir(t, "custom-executor2")
+	require.NoError(t, os.Chown(other, 1234, 1234))
+	for id, dir := range map[string]string{"al-a": path, "al-b": other} {
+		d.record(t, id, dir)
+		require.NoError(t, d.journal.Intend(t.Context(), id, jobs.EffectRunnerDir))
+	}
+	driver := exec.CommandContext(t.Context(), "sleep", "60")
+	driver.Dir = path
+	require.NoError(t, driver.Start())
+	require.ErrorIs(t, d.dirs.Destroy(t.Context(), path), reaper.ErrNotYet, "its driver lives")
+	require.NoError(t, driver.Process.Kill())
+	_ = driver.Wait()
+	require.NoError(t, d.dirs.Destroy(t.Context(), path))
+	require.NoDirExists(t, path)
+	require.ErrorContains(t, d.dirs.Destroy(t.Context(), other), "does not belong to user 998")
+	require.DirExists(t, other)
+}
+
 func TestUnrecordedRunnerDirGoesWhenOld(t *testing.T) {
 	d := newTempDir(t)
 	path := d.mkdir(t, "custom-executor2")
