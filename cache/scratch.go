@@ -45,7 +45,7 @@ type Scratch struct {
 	Dir string
 	// Disk, with FormDisk instead of Dir, is a sparse file of DiskSize bytes that begins with an empty ext4 file
 	// system of the size asked for: nothing is attached or mounted. The rest of the file is a hole that the
-	// file system never touches, but whoever has the whole device can: bound the writer too (QEMU: the raw driver's size).
+	// file system never touches, but whoever has the whole device can: package microvm cuts it.
 	// It is mode 0600 in a directory that only root may search: hand it on as a descriptor.
 	Disk string
 }
