@@ -130,12 +130,9 @@ const (
 	runnerModule   = "testing/gitlabtest/runner19"
 )
 
-// BuildRunner returns a statically linked gitlab-runner for this system: GitLab Runner 19.4.0 with the custom executor
-// alone (testing/gitlabtest/runner19). It is built on first use, which takes some minutes once per machine.
-func BuildRunner(ctx context.Context) (string, error) { return BuildRunnerFor(ctx, runtime.GOOS) }
-
-// BuildRunnerFor is BuildRunner for a system by Go's name.
-func BuildRunnerFor(ctx context.Context, system string) (string, error) {
+// BuildRunner returns a statically linked gitlab-runner: GitLab Runner 19.4.0 with the custom executor alone
+// (testing/gitlabtest/runner19). It is built on first use, which takes some minutes once per machine.
+func BuildRunner(ctx context.Context) (string, error) {
 	root, err := moduleRoot(ctx)
 	if err != nil {
 		return "", err
@@ -145,10 +142,10 @@ func BuildRunnerFor(ctx context.Context, system string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	name := fmt.Sprintf("gitlab-runner-%s-%s-%s-%s-%x", RunnerVersion, system, runtime.GOARCH, runtime.Version(), key)
+	name := fmt.Sprintf("gitlab-runner-%s-%s-%s-%x", RunnerVersion, runtime.GOARCH, runtime.Version(), key)
 	return Cached(ctx, name, func(ctx context.Context, path string) error {
 		const common = "gitlab.com/gitlab-org/gitlab-runner/common"
-		return goBuild(ctx, dir, path, system, fmt.Sprintf("-X %s.VERSION=%s -X %[1]s.REVISION=%[3]s", common, RunnerVersion, runnerRevision))
+		return goBuild(ctx, dir, path, fmt.Sprintf("-X %s.VERSION=%s -X %[1]s.REVISION=%[3]s", common, RunnerVersion, runnerRevision))
 	})
 }
 
@@ -167,10 +164,10 @@ func hashOf(dir string) ([]byte, error) {
 }
 
 // goBuild builds the program of a module's root directory.
-func goBuild(ctx context.Context, dir, output, system, ldflags string) error {
+func goBuild(ctx context.Context, dir, output, ldflags string) error {
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w "+ldflags, "-o", output, ".")
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=-buildvcs=false", "GOOS="+system)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=-buildvcs=false")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("building %s: %w: %s", dir, err, out)
 	}

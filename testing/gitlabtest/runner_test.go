@@ -139,3 +139,10 @@ func unzip(t *testing.T, archive []byte) map[string]string {
 	}
 	return files
 }
+
+func TestALogIsShownWithoutStamps(t *testing.T) {
+	require.Equal(t, "first\nto stderr, in two parts\n\nlast", withoutStamps(
+		"2026-11-30T12:00:00.000000Z 00O first\n2026-11-30T12:00:01.123456Z 0aE to stderr, \n2026-11-30T12:00:01.123457Z 0aE+in two parts\n"+
+			"2026-11-30T12:00:02.000000Z 00O \n2026-11-30T12:00:02.000000Z 00O last"))
+	require.Equal(t, "no stamps\n2026-11-30 is a day\n", withoutStamps("no stamps\n2026-11-30 is a day\n"))
+}
