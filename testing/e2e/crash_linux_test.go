@@ -239,29 +239,3 @@ func TestADriverKilledInTheMiddleOfAScriptEndsIt(t *testing.T) {
 	require.Equal(t, gitlabtest.SystemFailure, result.Reason, result.Log)
 	require.Contains(t, result.Log, "sleepers: 0", result.Log)
 }
-
-func TestARunnerKilledInTheMiddleOfAScript(t *testing.T) {
-	b := start(t, system.Options{Config: "orphan_timeout = \"2s\"\n"})
-	// A shell stands for the runner: it calls config, prepare and run, and is killed while the script runs.
-	dir := t.TempDir()
-	driver, args := b.DriverArgs()
-	job := b.job(gitlabtest.Job{Script: []string{"true"}})
-	response := fmt.Sprintf(`{"id": %d, "image": {"name": %q}, "git_info": {}, "job_info": {}}`, job.ID, job.Image)
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "response.json"), []byte(response), 0o600))
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "script"), []byte("sleep 1000"), 0o700))
-	call := func(verb string) string { return driver + " " + verb + " " + strings.Join(args, " ") }
-	runner := exec.Command("bash", "-c", strings.Join([]string{
-		`export AIRLOCK_JOB_HANDLE=$(` + call("config") + ` | sed 's/.*AIRLOCK_JOB_HANDLE":"\([^"]*\)".*/\1/')`,
-		call("prepare"), call("run") + " script build_script", "true",
-	}, "\n"))
-	runner.Dir = dir
-	runner.Env = append(os.Environ(), "JOB_RESPONSE_FILE="+filepath.Join(dir, "response.json"), "TMPDIR="+dir,
-		"BUILD_FAILURE_EXIT_CODE=1", "SYSTEM_FAILURE_EXIT_CODE=2")
-	require.NoError(t, runner.Start())
-	require.Eventually(t, func() bool { return strings.Contains(b.airlock("ps"), "build_script") }, 20*time.Second, 50*time.Millisecond)
-	require.NoError(t, runner.Process.Kill())
-	_ = runner.Wait()
-	require.Eventually(t, func() bool { return !strings.Contains(b.airlock("ps"), "al-") }, 20*time.Second, 200*time.Millisecond,
-		"the job outlives its runner: %s", b.airlock("ps"))
-	b.requireSound(t)
-}

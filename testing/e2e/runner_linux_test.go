@@ -141,5 +141,5 @@ func TestARunnerThatEnds(t *testing.T) {
 	b.realRunner(2)
 	next := b.ended(b.queue(gitlabtest.Job{Script: []string{"echo the next runner works"}}))
 	require.Equal(t, "success", next.State, next.Trace)
-	b.nothingLives()
+	b.requireSound(t)
 }
