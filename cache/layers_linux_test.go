@@ -99,7 +99,7 @@ func TestWarningsOfAnImage(t *testing.T) {
 		`WARNING: left out of image ` + image + `: environment entry that is not NAME=value: "BROKEN" and 3 more`,
 	}
 	run := t.TempDir()
-	c, err := cache.New(cache.Options{Dir: directory, RunDir: run})
+	c, err := cache.New(cache.Options{Dir: directory, RunDir: run, InsecureRegistries: allHubs()})
 	require.NoError(t, err)
 	request := cache.Request{Image: image, PullPolicy: "if-not-present", Holder: "al-1"}
 	for range 2 {
@@ -119,7 +119,7 @@ func TestWarningsOfAnImage(t *testing.T) {
 func TestImagesOfEarlierVersions(t *testing.T) {
 	h, dir, run := newHub(t), t.TempDir(), t.TempDir()
 	image := h.push("app:1", imageOf(t, layerOf(t, nil, "f", "1")))
-	c, err := cache.New(cache.Options{Dir: dir, RunDir: run})
+	c, err := cache.New(cache.Options{Dir: dir, RunDir: run, InsecureRegistries: allHubs()})
 	require.NoError(t, err)
 	get(t, c, cache.Request{Image: image, PullPolicy: "always", Holder: "al-1"})
 	archive, err := os.Open(writeArchive(t, "hub.example/tool:1", imageOf(t, layerOf(t, nil, "g", "1"))))

@@ -432,7 +432,7 @@ func (b *bench) limits() []kind {
 func (b *bench) privateRegistry(user, password string) string {
 	b.t.Helper()
 	open := registry.New(registry.Logger(quiet))
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if u, p, _ := req.BasicAuth(); u != user || p != password {
 			w.Header().Set("WWW-Authenticate", `Basic realm="private"`)
 			http.Error(w, `{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}`, http.StatusUnauthorized)
@@ -440,6 +440,9 @@ func (b *bench) privateRegistry(user, password string) string {
 		}
 		open.ServeHTTP(w, req)
 	}))
+	require.NoError(b.t, server.Listener.Close())
+	server.Listener = b.private
+	server.Start()
 	b.t.Cleanup(server.Close)
 	reference := strings.TrimPrefix(server.URL, "http://") + "/private/busybox"
 	busybox := archived(b.t, must(images.Busybox(context.Background())))

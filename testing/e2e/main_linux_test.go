@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -77,6 +78,7 @@ type bench struct {
 	*system.System
 	t        *testing.T
 	registry string
+	private  net.Listener // of a second registry, for who wants one
 	gitlab   *gitlabtest.Coordinator
 	caller   *gitlabtest.Caller
 }
@@ -97,8 +99,11 @@ func start(t *testing.T, o system.Options) *bench {
 	o.Marks = keepLedger(t)
 	server := httptest.NewServer(registry.New(registry.Logger(quiet)))
 	t.Cleanup(server.Close)
-	b := &bench{t: t, registry: strings.TrimPrefix(server.URL, "http://")}
-	o.Bin, o.Reachable, o.Registries = built, true, []string{b.registry}
+	private, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = private.Close() }) // its server may have
+	b := &bench{t: t, registry: strings.TrimPrefix(server.URL, "http://"), private: private}
+	o.Bin, o.Reachable, o.Registries = built, true, []string{b.registry, private.Addr().String()}
 	if o.StateDir == "" {
 		o.StateDir = state
 	}
@@ -106,7 +111,6 @@ func start(t *testing.T, o system.Options) *bench {
 		o.Config += "cpus = \"1\"\n" // what an emulated machine makes the best of
 	}
 	o.Config = fmt.Sprintf("helper_image = %q\nmemory = \"512m\"\nscratch_size = \"2g\"\n%s", "docker-archive:"+helper, o.Config)
-	var err error
 	b.System, err = system.Start(context.Background(), o)
 	require.NoError(t, err)
 	t.Cleanup(func() {
