@@ -18,8 +18,12 @@ type Options struct {
 	// Dir is kept across reboots; RunDir need not be. Both are made when missing. Layers and scratches need
 	// a file system below Dir that has xattrs and sparse files (ext4, xfs, btrfs).
 	Dir, RunDir string
-	// DiskLimit bounds the unpacked images and their disks, in bytes; 0: no bound. See Collect.
-	DiskLimit int64
+	// DiskLimit bounds what the images and their disks take, in bytes of allocated blocks, InodeLimit in inodes; 0: no
+	// bound. What is in use or pinned stays, so they may be exceeded as long as that is so. See Collect.
+	DiskLimit, InodeLimit int64
+	// MinFree says what pulls, disks and imports together leave free of the file system of Dir, whoever uses the rest; it
+	// is given what that has in all, 0 inodes if it makes them as they are needed. nil: nothing stays free.
+	MinFree func(total Use) Use
 	// InsecureRegistries are hosts, with port, that may be talked to by plain HTTP. They alone may be on this host.
 	InsecureRegistries []string
 	// PullTimeout bounds one pull; 0 means 30 min.
@@ -32,7 +36,8 @@ type Options struct {
 	// ScratchSize is the size, in bytes, of which some scratches are kept ready; 0 keeps none ready until one
 	// was asked for.
 	ScratchSize int64
-	// MaxUnpacked bounds one image's unpacked bytes, MaxEntries its files; 0 means 64 GiB and 2 million.
+	// MaxUnpacked bounds what one image's layers take, in bytes of allocated blocks, MaxEntries its files, directories,
+	// links and names; 0 means 64 GiB and 2 million.
 	MaxUnpacked, MaxEntries int64
 	// Importer is, on Windows, the command that imports a layer in a process of its own, which alone holds the
 	// privileges for that: see ImportLayer. The layer's directory and those below it are added as arguments.
@@ -59,6 +64,14 @@ func (o *Options) fillIn() {
 	}
 }
 
+// limit is that of everything together.
+func (o *Options) limit() Use {
+	if !countsInodes {
+		return Use{Bytes: o.DiskLimit}
+	}
+	return Use{Bytes: o.DiskLimit, Inodes: o.InodeLimit}
+}
+
 // Cache is one cache directory in use. Its methods may be called concurrently.
 type Cache struct {
 	platformState //nolint:unused // see layer_windows.go
@@ -68,6 +81,9 @@ type Cache struct {
 	web           *web
 
 	store     *store
+	room      *room
+	trash     trash
+	counters  counters
 	pulls     flights[*pull]
 	layers    flights[struct{}]
 	disks     flights[struct{}]
@@ -114,6 +130,9 @@ func (c *Cache) open() error {
 		}
 	}
 	var err error
+	if c.room, err = newRoom(c); err != nil {
+		return err
+	}
 	if c.store, err = openStore(c.opts.Dir, c.log); err != nil {
 		return err
 	}
@@ -125,6 +144,9 @@ func (c *Cache) open() error {
 	}
 	if c.scratches, err = newScratches(c); err != nil {
 		return err
+	}
+	if unmeasured := c.store.unmeasured(); len(unmeasured) > 0 {
+		c.background.Go(func() { c.measureLayers(unmeasured) })
 	}
 	return c.emptyTrash()
 }

@@ -52,6 +52,9 @@ func (a adapter) Images(ctx context.Context) (int, error) {
 }
 
 func (a adapter) Used() int64 {
-	used, _ := a.Usage()
-	return used
+	usage, err := a.Usage()
+	if err != nil {
+		panic(err)
+	}
+	return usage.Used.Bytes
 }

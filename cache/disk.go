@@ -68,8 +68,14 @@ func (c *Cache) makeDisk(ctx context.Context, name string, stack []string) error
 	}
 	defer c.discard(file.Name())
 	defer file.Close()
+	claim := c.room.claim()
+	defer claim.end()
 	started := time.Now()
-	if err := writeDisk(ctx, file, layers); err != nil {
+	room := func(more Use) error {
+		claim.settle()
+		return claim.take(ctx, more)
+	}
+	if err := writeDisk(ctx, file, layers, room); err != nil {
 		return err
 	}
 	size, err := finishDisk(file)
@@ -85,6 +91,7 @@ func (c *Cache) makeDisk(ctx context.Context, name string, stack []string) error
 	if err := os.Rename(file.Name(), diskPath(c.opts.Dir, name)); err != nil {
 		return fault.Systemf("%w", err)
 	}
+	claim.end()
 	c.store.addDisk(name, size)
 	c.log.Info().Str("disk", name).Int64("bytes", size).Dur("took", time.Since(started)).Msg("disk is in the cache")
 	if _, err := c.Collect(ctx); err != nil {
@@ -127,7 +134,7 @@ func (i *imageRecord) stack() []string {
 
 // openDisks takes over the disks of images that are there.
 func (s *store) openDisks() error {
-	needed := s.neededDisks()
+	needed := s.neededDisks(everyImage)
 	return eachFile(filepath.Join(s.dir, "disks"), func(path string, info fs.FileInfo) error {
 		if name := filepath.Base(path); needed[name] {
 			s.disks[name] = allocated(info)
@@ -148,14 +155,19 @@ func (s *store) strayDisks() []string {
 	return stray
 }
 
-// neededDisks are those that images here have or would have. The caller holds the lock or is alone.
-func (s *store) neededDisks() map[string]bool {
+// neededDisks are those that some images have or would have. The caller holds the lock or is alone.
+func (s *store) neededDisks(of func(*imageRecord) bool) map[string]bool {
 	needed := map[string]bool{}
 	for _, image := range s.images {
-		needed[diskName(image.stack())] = true
+		if of(image) {
+			needed[diskName(image.stack())] = true
+		}
 	}
 	return needed
 }
+
+// diskUse is what a disk of so many allocated bytes takes.
+func diskUse(size int64) Use { return Use{Bytes: size, Inodes: 1} }
 
 // disk returns the size of a disk that is there, and forgets one that another hand removed.
 func (s *store) disk(name string) (size int64, found bool) {

@@ -18,8 +18,8 @@ import (
 
 // writeDisk writes to an empty file an ext4 file system, without a journal and for reading only, with what an
 // overlay of the layers shows. It has an empty /lost+found besides, as the format demands, unless the image has
-// one of its own.
-func writeDisk(ctx context.Context, file *os.File, layers []string) error {
+// one of its own. It asks room for what it is about to write.
+func writeDisk(ctx context.Context, file *os.File, layers []string, room func(Use) error) error {
 	reader, writer := io.Pipe()
 	merged := make(chan error, 1)
 	go func() {
@@ -27,7 +27,7 @@ func writeDisk(ctx context.Context, file *os.File, layers []string) error {
 		_ = writer.CloseWithError(err)
 		merged <- err
 	}()
-	disk := &sparseFile{file: file}
+	disk := &sparseFile{file: file, room: room}
 	err := convert(reader, disk)
 	_ = reader.CloseWithError(errAbandoned)
 	mergeErr := <-merged
@@ -35,6 +35,8 @@ func writeDisk(ctx context.Context, file *os.File, layers []string) error {
 	switch {
 	case ctx.Err() != nil:
 		return fault.Systemf("interrupted: %w", context.Cause(ctx))
+	case errors.As(disk.err, &classified):
+		return disk.err
 	case disk.err != nil:
 		return fault.Systemf("writing it: %w", disk.err)
 	case errors.As(mergeErr, &classified):
@@ -59,6 +61,7 @@ func convert(from io.Reader, to io.ReadWriteSeeker) (err error) {
 // sparseFile is a new file in which blocks of zeros stay holes.
 type sparseFile struct {
 	file *os.File
+	room func(Use) error // fails when there is no room for what is to be written
 	pos  int64
 	end  int64 // nothing was written from here on
 	err  error // of the host, not of what is written
@@ -89,9 +92,11 @@ func (s *sparseFile) Write(p []byte) (int, error) {
 	for from := 0; from < len(p); {
 		to, hole := s.run(p, from)
 		if !hole {
-			if _, err := s.file.WriteAt(p[from:to], s.pos+int64(from)); err != nil {
-				s.err = err
-				return from, err
+			if s.err = s.room(Use{Bytes: int64(to - from)}); s.err != nil {
+				return from, s.err
+			}
+			if _, s.err = s.file.WriteAt(p[from:to], s.pos+int64(from)); s.err != nil {
+				return from, s.err
 			}
 		}
 		from = to

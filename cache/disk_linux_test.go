@@ -152,7 +152,7 @@ func makeTestDisk(t testing.TB, layers []string) string {
 	file, err := os.Create(filepath.Join(t.TempDir(), "disk"))
 	require.NoError(t, err)
 	defer file.Close()
-	require.NoError(t, writeDisk(t.Context(), file, layers))
+	require.NoError(t, writeDisk(t.Context(), file, layers, anyRoom))
 	size, err := finishDisk(file)
 	require.NoError(t, err)
 	info, err := file.Stat()
@@ -297,7 +297,7 @@ func TestDisksThatCannotBeMade(t *testing.T) {
 		file, err := os.Create(path)
 		require.NoError(t, err)
 		defer file.Close()
-		return writeDisk(ctx, file, layers)
+		return writeDisk(ctx, file, layers, anyRoom)
 	}
 	disk := filepath.Join(t.TempDir(), "disk")
 	t.Run("what no disk can hold", func(t *testing.T) {
@@ -340,7 +340,7 @@ func TestSparseFile(t *testing.T) {
 	f, err := os.Create(filepath.Join(t.TempDir(), "f"))
 	require.NoError(t, err)
 	defer f.Close()
-	s := &sparseFile{file: f}
+	s := &sparseFile{file: f, room: anyRoom}
 	want := make([]byte, 1<<20)
 	write := func(at int, piece []byte) {
 		_, err := s.Seek(int64(at), io.SeekStart)
@@ -372,10 +372,12 @@ func BenchmarkDisk(b *testing.B) {
 	for b.Loop() {
 		file, err := os.Create(filepath.Join(b.TempDir(), "disk"))
 		require.NoError(b, err)
-		require.NoError(b, writeDisk(b.Context(), file, []string{layer}))
+		require.NoError(b, writeDisk(b.Context(), file, []string{layer}, anyRoom))
 		size, err := finishDisk(file)
 		require.NoError(b, err)
 		b.ReportMetric(float64(size)/(1<<20), "MiB")
 		require.NoError(b, file.Close())
 	}
 }
+
+func anyRoom(Use) error { return nil }

@@ -32,6 +32,14 @@
 // bounded in size, and no connection may be silent for long; what broke is asked for again, a blob from where it was
 // (blob.go, retry.go). Whatever an answer is wrong in is the author's failure and not tried again; nothing of it is quoted.
 //
+// # Room
+//
+// What a layer or a disk takes is measured when it is whole, in allocated blocks and inodes. Before anything is written
+// it is asked for twice: of the budget of its image (budget.go), which an image exceeds by its author's fault, and of the
+// room that all work under way shares (room.go). That evicts images which nobody uses, keeps what the limits of the
+// cache say, and ends at the floor of the file system by the system's fault. Images that an administrator imported are
+// pinned: they are never evicted.
+//
 // # Whose image is it
 //
 // A base that came with credentials is private unless its registry shows the same manifest to the anonymous.

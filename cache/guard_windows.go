@@ -102,5 +102,5 @@ func (g *guard) check(header *tar.Header) error {
 	if top, _, _ := strings.Cut(name, "/"); strings.EqualFold(top, completeName) {
 		return fault.Authorf("the image is broken: %s has no place in a layer", printable(header.Name, 200))
 	}
-	return g.left.take(header.Size, 1)
+	return g.left.take(Use{Bytes: header.Size, Inodes: 1})
 }

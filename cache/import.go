@@ -30,7 +30,8 @@ type ImportRequest struct {
 }
 
 // Import stores an image that an administrator sends as a tar, which may be compressed with gzip or zstd: what
-// "docker save" wrote, or an OCI image layout. It is public on this host: every job may use it. No lease remains.
+// "docker save" wrote, or an OCI image layout. It is public on this host: every job may use it, and it is
+// pinned: no pull evicts it. No lease remains.
 func (c *Cache) Import(ctx context.Context, req ImportRequest, stream io.Reader, progress io.Writer) (Base, error) {
 	dir, err := os.MkdirTemp(filepath.Join(c.opts.Dir, "ingest"), "")
 	if err != nil {
@@ -38,10 +39,12 @@ func (c *Cache) Import(ctx context.Context, req ImportRequest, stream io.Reader,
 	}
 	defer c.discard(dir)
 	file := filepath.Join(dir, "image.tar")
-	if err := spool(file, &interruptible{ctx: ctx, from: stream}, c.opts.MaxUnpacked); err != nil {
+	claim := c.room.claim()
+	defer claim.end()
+	if err := spool(file, &interruptible{ctx: ctx, from: stream}, &roomy{ctx: ctx, claim: claim}, c.opts.MaxUnpacked); err != nil {
 		return Base{}, err
 	}
-	found, itsName, err := openTar(ctx, file, filepath.Join(dir, "layout"), req)
+	found, itsName, err := openTar(ctx, file, filepath.Join(dir, "layout"), req, claim)
 	if err != nil {
 		return Base{}, err
 	}
@@ -59,14 +62,15 @@ func (c *Cache) Import(ctx context.Context, req ImportRequest, stream io.Reader,
 	ref.repo, ref.remote = "", nil // the administrator's, not a registry's
 	const holder = "airlock image import"
 	base, err := c.await(ctx, newPull(ref, leastPlatform(), found), holder, progress)
-	if err == nil {
-		c.store.unlease(base.Digest, holder)
+	if err != nil {
+		return Base{}, err
 	}
-	return base, err
+	defer c.store.unlease(base.Digest, holder)
+	return base, c.store.pinDigest(base.Digest, true)
 }
 
 // spool writes an archive to a file, uncompressed.
-func spool(file string, from io.Reader, limit int64) error {
+func spool(file string, from io.Reader, room *roomy, limit int64) error {
 	received := &failing{from: from}
 	plain, err := uncompressed(received)
 	var n int64
@@ -76,7 +80,8 @@ func spool(file string, from io.Reader, limit int64) error {
 		if f, err = os.Create(file); err != nil {
 			return fault.Systemf("receiving the image: %w", err)
 		}
-		n, err = io.Copy(f, io.LimitReader(plain, limit+1))
+		room.to = f
+		n, err = io.Copy(room, io.LimitReader(plain, limit+1))
 		err = errors.Join(err, f.Close())
 	}
 	var ours *fs.PathError
@@ -108,6 +113,22 @@ func (f *failing) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// roomy writes where there is room for it.
+type roomy struct {
+	ctx   context.Context //nolint:containedctx // of the one import
+	claim *claim
+	to    io.Writer
+}
+
+// Write is io.Writer's.
+func (r *roomy) Write(p []byte) (int, error) {
+	r.claim.settle()
+	if err := r.claim.take(r.ctx, Use{Bytes: int64(len(p))}); err != nil {
+		return 0, err
+	}
+	return r.to.Write(p)
+}
+
 func brokenArchive(err error) error {
 	if classified := (*fault.Error)(nil); errors.As(err, &classified) {
 		return err
@@ -137,7 +158,7 @@ func uncompressed(from io.Reader) (io.ReadCloser, error) {
 
 // openTar opens a docker archive, or extracts an OCI layout to dir and opens that. Newer docker save writes
 // both into one; the docker archive then carries the names.
-func openTar(ctx context.Context, file, dir string, req ImportRequest) (found *content, itsName string, err error) {
+func openTar(ctx context.Context, file, dir string, req ImportRequest, room *claim) (found *content, itsName string, err error) {
 	isArchive, err := hasManifest(file)
 	if err != nil {
 		return nil, "", err
@@ -145,6 +166,9 @@ func openTar(ctx context.Context, file, dir string, req ImportRequest) (found *c
 	choice := choice{pick: req.Pick, name: req.Name, remedy: "pick one: airlock image import --name IMAGE FILE"}
 	if isArchive {
 		return openArchive(file, choice)
+	}
+	if err := room.take(ctx, room.taken); err != nil { // as much again: a layout is most of its tar
+		return nil, "", err
 	}
 	if err := extractLayout(file, dir); err != nil {
 		return nil, "", err

@@ -16,7 +16,6 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
-	"github.com/airlock-ci/airlock/executor/api/bytesize"
 	"github.com/airlock-ci/airlock/executor/api/fault"
 )
 
@@ -33,7 +32,7 @@ type wantedLayer struct {
 
 // storedLayer is what is known of a layer that is here.
 type storedLayer struct {
-	size    int64 // bytes unpacked
+	use     Use
 	omitted omitted
 }
 
@@ -71,7 +70,15 @@ func (c *Cache) fetchLayer(ctx context.Context, p *pull, l wantedLayer, left *bu
 
 // transferLayer reads a layer from its origin and stores it; if it is here already, but only by way of a
 // private image of another repository, reading it through proves that this repository has it too.
-func (c *Cache) transferLayer(ctx context.Context, p *pull, l wantedLayer, left *budget) error {
+func (c *Cache) transferLayer(ctx context.Context, p *pull, l wantedLayer, left *budget) (err error) {
+	claim := c.room.claim()
+	defer claim.end()
+	left = left.forLayer(ctx, claim)
+	defer func() {
+		if err != nil {
+			left.giveBack()
+		}
+	}()
 	if c.store.has(l.id) {
 		if err := readLayer(ctx, p, l, left, func(io.Reader) error { return nil }); err != nil {
 			return fmt.Errorf("layer %s: %w", l.diffID, err)
@@ -83,7 +90,11 @@ func (c *Cache) transferLayer(ctx context.Context, p *pull, l wantedLayer, left 
 	if err != nil {
 		return err
 	}
+	claim.end()
 	c.store.grant(l.id, stored, p.repo, p.private)
+	if ctx.Err() != nil { // nobody waits for it, and its pull no longer holds it
+		c.dropUnnamed()
+	}
 	return nil
 }
 
@@ -99,7 +110,7 @@ func readLayer(ctx context.Context, p *pull, l wantedLayer, left *budget, consum
 	if h, err := v1.Hasher(l.blob.Digest.Algorithm); err == nil {
 		compressed.hash = h
 	}
-	content := &meter{hash: sha256.New(), limit: left.maxTar()}
+	content := &meter{hash: sha256.New(), limit: left.maxTar(), excess: left.tarTooLong}
 	failure := readContent(compressed, content, consume)
 	if classified := (*fault.Error)(nil); errors.As(compressed.err, &classified) {
 		return compressed.err // without what became of it on its way
@@ -169,12 +180,13 @@ func decompress(r io.Reader) (io.ReadCloser, error) {
 
 // meter hashes and counts what is read through it, and remembers why reading failed.
 type meter struct {
-	from  io.Reader
-	hash  hash.Hash
-	limit int64 // 0: none
-	read  int64
-	count *atomic.Int64 // also counted there, if not nil
-	err   error         // other than io.EOF
+	from   io.Reader
+	hash   hash.Hash
+	limit  int64        // 0: none
+	excess func() error // what exceeding it means; nil: the transfer is wrong
+	read   int64
+	count  *atomic.Int64 // also counted there, if not nil
+	err    error         // other than io.EOF
 }
 
 // Read is io.Reader's.
@@ -190,6 +202,9 @@ func (m *meter) Read(p []byte) (int, error) {
 	}
 	if m.limit > 0 && m.read > m.limit {
 		err = fmt.Errorf("more than %d bytes came", m.limit)
+		if m.excess != nil {
+			err = m.excess()
+		}
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		m.err = err
@@ -198,30 +213,3 @@ func (m *meter) Read(p []byte) (int, error) {
 }
 
 func (m *meter) sum() string { return hex.EncodeToString(m.hash.Sum(nil)) }
-
-// budget is what unpacking one image may use up; its layers share it.
-type budget struct {
-	maxBytes, maxEntries int64
-	bytes, entries       atomic.Int64
-}
-
-func newBudget(bytes, entries int64) *budget { return &budget{maxBytes: bytes, maxEntries: entries} }
-
-// take fails when the image becomes too large.
-func (b *budget) take(bytes, entries int64) error {
-	if bytes < 0 || bytes > b.maxBytes || b.bytes.Add(bytes) > b.maxBytes {
-		return tooLarge(b.maxBytes)
-	}
-	if b.entries.Add(entries) > b.maxEntries {
-		return fault.Authorf("the image holds more than %d files", b.maxEntries)
-	}
-	return nil
-}
-
-// maxTar bounds a layer's uncompressed tar: what it unpacks to, and a generous 2 KiB for each header. Bytes
-// that unpack to nothing cost time all the same.
-func (b *budget) maxTar() int64 { return b.maxBytes + b.maxEntries<<11 }
-
-func tooLarge(limit int64) error {
-	return fault.Authorf("the image unpacks to more than %s", bytesize.Format(limit))
-}

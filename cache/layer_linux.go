@@ -28,6 +28,9 @@ func checkFileSystem(string) error { return nil }
 // storeLayer unpacks a layer aside, fits it to those below when they are there, gives it its name when it is whole, and
 // returns what it is like.
 func (c *Cache) storeLayer(ctx context.Context, p *pull, l wantedLayer, left *budget) (stored storedLayer, err error) {
+	if err := left.take(Use{Inodes: layerInodes}); err != nil {
+		return stored, err
+	}
 	ingest, err := os.MkdirTemp(filepath.Join(c.opts.Dir, "ingest"), "")
 	if err != nil {
 		return stored, fault.Systemf("unpacking layer %s: %w", l.diffID, err)
@@ -51,6 +54,9 @@ func (c *Cache) storeLayer(ctx context.Context, p *pull, l wantedLayer, left *bu
 	if err := settle(ctx, filepath.Join(ingest, "fs"), below, found.dependent); err != nil {
 		return stored, fmt.Errorf("layer %s: %w", l.diffID, err)
 	}
+	if stored.use, err = measure(ctx, ingest); err != nil {
+		return stored, fault.Systemf("measuring layer %s: %w", l.diffID, err)
+	}
 	if err := failpoint.Hit("cache-unpacked"); err != nil {
 		return stored, err
 	}
@@ -59,7 +65,8 @@ func (c *Cache) storeLayer(ctx context.Context, p *pull, l wantedLayer, left *bu
 	if err := os.Rename(ingest, layerDir(c.opts.Dir, l.id)); err != nil {
 		return stored, fault.Systemf("storing layer %s: %w", l.diffID, err)
 	}
-	return storedLayer{size: found.size, omitted: found.omitted}, nil
+	stored.omitted = found.omitted
+	return stored, nil
 }
 
 // discardLayer makes a layer vanish at once and deletes it in the background.
@@ -67,3 +74,11 @@ func (c *Cache) discardLayer(id string) { c.discard(layerDir(c.opts.Dir, id)) }
 
 // deleteAll deletes what is in the trash.
 func deleteAll(path string) error { return os.RemoveAll(path) }
+
+// layerInodes are those of a layer's own directory and its root.
+const layerInodes = 2
+
+// measureLayer returns what a complete layer takes.
+func (c *Cache) measureLayer(ctx context.Context, id string) (Use, error) {
+	return measure(ctx, layerDir(c.opts.Dir, id))
+}

@@ -76,7 +76,7 @@ func (c *Cache) storeLayer(ctx context.Context, p *pull, l wantedLayer, left *bu
 	}
 	err = readLayer(ctx, p, l, left, func(content io.Reader) (err error) {
 		checked := newGuard(content, left)
-		stored.size, err = c.runImporter(ctx, checked, dir, below)
+		stored.use.Bytes, err = c.runImporter(ctx, checked, dir, below)
 		if checked.err != nil && !errors.Is(checked.err, io.EOF) {
 			return checked.err // the importer only saw its input end
 		}
@@ -188,7 +188,7 @@ func (c *Cache) discardLayer(id string) {
 			return
 		}
 		if gone != "" {
-			c.background.Go(func() { deleteTree(gone, c.log) })
+			c.deleteLater(gone)
 		}
 	})
 }

@@ -81,13 +81,13 @@ func (s *store) forgetIncomplete(image *imageRecord) error {
 	return s.forget(image)
 }
 
-// pin keeps a layer, there already or not yet, from being removed while a pull relies on it.
-func (s *store) pin(diffID string, by int) {
+// hold keeps a layer, there already or not yet, from being removed while a pull relies on it.
+func (s *store) hold(diffID string, by int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.pins[diffID] += by
-	if s.pins[diffID] == 0 {
-		delete(s.pins, diffID)
+	s.held[diffID] += by
+	if s.held[diffID] == 0 {
+		delete(s.held, diffID)
 	}
 }
 

@@ -35,7 +35,7 @@ func writeLayout(t *testing.T, images map[string]v1.Image) string {
 	return dir
 }
 
-func writeArchive(t *testing.T, tag string, image v1.Image) string {
+func writeArchive(t testing.TB, tag string, image v1.Image) string {
 	file := filepath.Join(t.TempDir(), "image.tar")
 	ref, err := name.NewTag(tag)
 	require.NoError(t, err)
@@ -190,7 +190,7 @@ func TestRemoveByNameAndDigest(t *testing.T) {
 	require.Zero(t, freed, "it has another name")
 	freed, err = c.Remove(t.Context(), two)
 	require.NoError(t, err)
-	require.EqualValues(t, 4096, freed)
+	require.GreaterOrEqual(t, freed, int64(4096))
 	requireImages(t, c, 0)
 	for _, form := range []string{digest, digest[:19], strings.TrimPrefix(digest, "sha256:")[:8]} {
 		pull()

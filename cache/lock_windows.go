@@ -64,7 +64,7 @@ func syncFileSystem(dir string) error {
 }
 
 // writeDisk is for guests of Linux hosts.
-func writeDisk(context.Context, *os.File, []string) error {
+func writeDisk(context.Context, *os.File, []string, func(Use) error) error {
 	return fault.Systemf("images on Windows become no disks")
 }
 

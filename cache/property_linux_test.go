@@ -324,7 +324,7 @@ func mountDiskAt(t *rapid.T, layers []string, at string) {
 	file, err := os.Create(at + ".ext4")
 	require.NoError(t, err)
 	defer file.Close()
-	require.NoError(t, writeDisk(context.Background(), file, layers))
+	require.NoError(t, writeDisk(context.Background(), file, layers, anyRoom))
 	_, err = finishDisk(file)
 	require.NoError(t, err)
 	device, err := attachLoop(file.Name())

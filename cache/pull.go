@@ -155,13 +155,8 @@ func (c *Cache) fetch(ctx context.Context, p *pull) (err error) {
 	}
 	image := newImageRecord(p, config)
 	ids := layerIDs(config.RootFS.DiffIDs)
-	pinAll := func(by int) {
-		for _, id := range ids {
-			c.store.pin(id, by)
-		}
-	}
-	pinAll(1)
-	defer pinAll(-1)
+	release := c.holdAll(ids)
+	defer release()
 	if image.Layers, err = c.fetchLayers(ctx, p, config); err != nil {
 		return err
 	}
@@ -173,6 +168,11 @@ func (c *Cache) fetch(ctx context.Context, p *pull) (err error) {
 		if err := syncFileSystem(c.opts.Dir); err != nil {
 			return err
 		}
+	}
+	claim := c.room.claim()
+	defer claim.end()
+	if err := claim.take(ctx, writtenUse(image).plus(refUse)); err != nil {
+		return err
 	}
 	if err := c.store.commit(image); err != nil {
 		return err
@@ -199,6 +199,19 @@ func newImageRecord(p *pull, config *v1.ConfigFile) *imageRecord {
 	return image
 }
 
+// holdAll keeps layers from being removed until release, which removes those that no image has by then.
+func (c *Cache) holdAll(ids []string) (release func()) {
+	for _, id := range ids {
+		c.store.hold(id, 1)
+	}
+	return func() {
+		for _, id := range ids {
+			c.store.hold(id, -1)
+		}
+		c.dropUnnamed()
+	}
+}
+
 // fetchLayers makes an image's layers present: what is missing is transferred, a few layers at a time.
 func (c *Cache) fetchLayers(ctx context.Context, p *pull, config *v1.ConfigFile) ([]layerRecord, error) {
 	records := make([]layerRecord, len(p.content.layers))
@@ -215,6 +228,10 @@ func (c *Cache) fetchLayers(ctx context.Context, p *pull, config *v1.ConfigFile)
 	p.missing.Store(int64(len(missing)))
 	present := newPresence(len(records), missing)
 	left := newBudget(c.opts.MaxUnpacked, c.opts.MaxEntries)
+	left.image.counted = &c.counters
+	if err := left.image.take((&imageRecord{Layers: records}).use()); err != nil { // those that are here
+		return nil, err
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallelLayers)
 	for _, i := range missing {
@@ -230,8 +247,9 @@ func (c *Cache) fetchLayers(ctx context.Context, p *pull, config *v1.ConfigFile)
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	if size := (&imageRecord{Layers: records}).size(); size > c.opts.MaxUnpacked {
-		return nil, tooLarge(c.opts.MaxUnpacked)
+	// Layers that other pulls transferred at the same time were taken from their budgets.
+	if all := (&imageRecord{Layers: records}).use(); all.exceeds(left.image.limit) {
+		return nil, left.image.take(all)
 	}
 	return records, nil
 }

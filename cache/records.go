@@ -40,18 +40,27 @@ type imageRecord struct {
 	Format int `json:"format"`
 	// Omitted is what of the configuration was left out.
 	Omitted omitted `json:"omitted,omitempty"`
+	// Pinned is what an administrator said about evicting it; nil: nothing. Records of older versions have nothing.
+	Pinned *bool `json:"pinned,omitempty"`
 
 	lastUsed time.Time // the file's mtime
+	size     int64     // the file's, in bytes
 }
 
 type layerRecord struct {
 	// DiffID names the layer here: see layerIDs.
-	DiffID  string  `json:"diff_id"`
-	Size    int64   `json:"size"` // bytes unpacked
+	DiffID string `json:"diff_id"`
+	Size   int64  `json:"size"` // bytes of allocated blocks
+	// Inodes is 0 in records of older versions, whose Size is that of the files' contents, and on Windows.
+	Inodes  int64   `json:"inodes,omitempty"`
 	Omitted omitted `json:"omitted,omitempty"`
 }
 
-func (l *layerRecord) is(stored storedLayer) { l.Size, l.Omitted = stored.size, stored.omitted }
+func (l *layerRecord) is(stored storedLayer) {
+	l.Size, l.Inodes, l.Omitted = stored.use.Bytes, stored.use.Inodes, stored.omitted
+}
+
+func (l layerRecord) use() Use { return Use{Bytes: l.Size, Inodes: l.Inodes} }
 
 // refRecord is what a name led to.
 type refRecord struct {
@@ -62,6 +71,21 @@ type refRecord struct {
 	Repo     string `json:"repo"`
 	// Variant is the processor for which the image was chosen, as in "v3", where the name leads to several; else empty.
 	Variant string `json:"variant,omitempty"`
+	// Imported is the digest of the pinned image that an administrator stored under this name before a registry delivered
+	// another: the name leads to it again when that one has left the cache. Empty: there is none.
+	Imported string `json:"imported,omitempty"`
+}
+
+// refUse is what a name's record takes.
+var refUse = Use{Bytes: blockSize, Inodes: 1}
+
+// pinned reports whether no pull evicts the image. What an administrator delivered is, unless they said otherwise.
+func (i *imageRecord) pinned() bool {
+	if i.Pinned != nil {
+		return *i.Pinned
+	}
+	_, delivered := i.Repos[""]
+	return delivered
 }
 
 // key tells the records of a name apart.
@@ -103,17 +127,20 @@ func (i *imageRecord) private() bool {
 	return true
 }
 
-func (i *imageRecord) size() int64 {
+// use is what an image's layers take.
+func (i *imageRecord) use() (sum Use) {
 	seen := map[string]bool{}
-	var sum int64
 	for _, l := range i.Layers {
 		if !seen[l.DiffID] {
 			seen[l.DiffID] = true
-			sum += l.Size
+			sum = sum.plus(l.use())
 		}
 	}
 	return sum
 }
+
+// recordUse is what the record itself takes: a configuration can be large.
+func (i *imageRecord) recordUse() Use { return Use{Bytes: blocks(i.size), Inodes: 1} }
 
 var digestPattern = regexp.MustCompile(`^sha(256:[0-9a-f]{64}|512:[0-9a-f]{128})$`)
 var diffIDPattern = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
@@ -128,15 +155,24 @@ func (i *imageRecord) valid() bool {
 	return digestPattern.MatchString(i.Digest) && i.Repos != nil
 }
 
-// writeRecord writes a record so that a reader, or a later start, sees all of it or nothing.
-func writeRecord(path string, record any) (err error) {
+// writtenUse is what a record will take.
+func writtenUse(record any) Use {
+	data, err := json.MarshalIndent(record, "", "  ")
+	if err != nil { // writing it says so
+		return Use{Inodes: 1}
+	}
+	return Use{Bytes: blocks(int64(len(data))), Inodes: 1}
+}
+
+// writeRecord writes a record so that a reader, or a later start, sees all of it or nothing, and returns its size.
+func writeRecord(path string, record any) (size int64, err error) {
 	data, err := json.MarshalIndent(record, "", "  ")
 	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
+		return 0, fmt.Errorf("writing %s: %w", path, err)
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
 	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
+		return 0, fmt.Errorf("writing %s: %w", path, err)
 	}
 	_, err = f.Write(data)
 	err = errors.Join(err, f.Sync(), f.Close())
@@ -144,9 +180,9 @@ func writeRecord(path string, record any) (err error) {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("writing %s: %w", path, err), os.Remove(f.Name()))
+		return 0, errors.Join(fmt.Errorf("writing %s: %w", path, err), os.Remove(f.Name()))
 	}
-	return nil
+	return int64(len(data)), nil
 }
 
 func readRecord(path string, record any) error {

@@ -140,7 +140,7 @@ func (s *scratches) destroy(ctx context.Context, id string) error {
 		return fault.Systemf("%w", err)
 	}
 	if gone != "" {
-		s.cache.background.Go(func() { deleteTree(gone, s.cache.log) })
+		s.cache.deleteLater(gone)
 	}
 	return nil
 }

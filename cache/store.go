@@ -26,7 +26,7 @@ type store struct {
 	layers map[string]*layer         // by id, see layerIDs; complete ones only
 	disks  map[string]int64          // name -> bytes it takes; complete ones only
 	leases map[string]map[string]int // digest -> holder -> count; may precede the image
-	pins   map[string]int            // layer id -> pulls that rely on it; may precede the layer
+	held   map[string]int            // layer id -> pulls that rely on it; may precede the layer
 }
 
 // layer is one complete unpacked layer.
@@ -65,7 +65,7 @@ func (s *store) refPath(key string) string {
 // be pulled again.
 func openStore(dir string, log zerolog.Logger) (*store, error) {
 	s := &store{dir: dir, images: map[string]*imageRecord{}, refs: map[string]*refRecord{},
-		layers: map[string]*layer{}, disks: map[string]int64{}, leases: map[string]map[string]int{}, pins: map[string]int{}}
+		layers: map[string]*layer{}, disks: map[string]int64{}, leases: map[string]map[string]int{}, held: map[string]int{}}
 	err := eachFile(filepath.Join(dir, "images"), func(path string, info fs.FileInfo) error {
 		image := &imageRecord{}
 		if err := readRecord(path, image); err != nil || !image.valid() || s.imagePath(image.Digest) != path || !s.complete(image) {
@@ -76,7 +76,7 @@ func openStore(dir string, log zerolog.Logger) (*store, error) {
 			log.Info().Str("digest", image.Digest).Msg("an earlier version unpacked this image otherwise; it is pulled again when it is used")
 			return os.Remove(path)
 		}
-		image.lastUsed = info.ModTime()
+		image.lastUsed, image.size = info.ModTime(), info.Size()
 		s.remember(image)
 		return nil
 	})
@@ -129,7 +129,7 @@ func (s *store) complete(image *imageRecord) bool {
 func (s *store) remember(image *imageRecord) {
 	s.images[image.Digest] = image
 	for _, l := range image.Layers {
-		s.addLayer(l.DiffID, storedLayer{size: l.Size, omitted: l.Omitted}, image.Repos)
+		s.addLayer(l.DiffID, storedLayer{use: l.use(), omitted: l.Omitted}, image.Repos)
 	}
 }
 
@@ -166,9 +166,10 @@ func (s *store) commit(image *imageRecord) error {
 				image.Repos[repo] = private
 			}
 		}
-		image.Created = known.Created
+		image.Created, image.Pinned = known.Created, known.Pinned
 	}
-	if err := writeRecord(s.imagePath(image.Digest), image); err != nil {
+	var err error
+	if image.size, err = writeRecord(s.imagePath(image.Digest), image); err != nil {
 		return err
 	}
 	image.lastUsed = time.Now()
@@ -183,13 +184,13 @@ func (s *store) point(ref *refRecord) error {
 	if s.images[ref.Digest] == nil {
 		return fmt.Errorf("image %s left the cache while it was being named", ref.Digest)
 	}
+	ref.Imported = s.importedAs(ref)
 	if known := s.refs[ref.key()]; known != nil && *known == *ref {
 		return nil
 	}
-	if err := writeRecord(s.refPath(ref.key()), ref); err != nil {
+	if err := s.writeRef(ref); err != nil {
 		return err
 	}
-	s.refs[ref.key()] = ref
 	for key, other := range s.refs { // a name varies with the processor, or it does not
 		if other.Name == ref.Name && (other.Variant == "") != (ref.Variant == "") {
 			if err := s.forgetName(key); err != nil {
@@ -197,6 +198,31 @@ func (s *store) point(ref *refRecord) error {
 			}
 		}
 	}
+	return nil
+}
+
+// importedAs is the pinned image that a name goes on to stand for when a registry's answer takes its place.
+func (s *store) importedAs(ref *refRecord) string {
+	if ref.Repo == "" {
+		return ""
+	}
+	for _, known := range s.refs {
+		digest := known.Imported
+		if known.Repo == "" {
+			digest = known.Digest
+		}
+		if image := s.images[digest]; known.Name == ref.Name && image != nil && image.pinned() && digest != ref.Digest {
+			return digest
+		}
+	}
+	return ""
+}
+
+func (s *store) writeRef(ref *refRecord) error {
+	if _, err := writeRecord(s.refPath(ref.key()), ref); err != nil {
+		return err
+	}
+	s.refs[ref.key()] = ref
 	return nil
 }
 
@@ -208,11 +234,22 @@ func (s *store) touch(image *imageRecord) {
 	_ = os.Chtimes(s.imagePath(image.Digest), now, now)
 }
 
-// forget removes an image's record and names. The caller holds the lock.
+// forget removes an image's record and names; a name under which another was imported leads to that one again. The
+// caller holds the lock.
 func (s *store) forget(image *imageRecord) error {
 	for key, ref := range s.refs {
-		if ref.Digest == image.Digest {
+		switch {
+		case ref.Imported == image.Digest:
+			changed := *ref
+			changed.Imported = ""
+			if err := s.writeRef(&changed); err != nil {
+				return err
+			}
+		case ref.Digest == image.Digest:
 			if err := s.forgetName(key); err != nil {
+				return err
+			}
+			if err := s.restore(ref); err != nil {
 				return err
 			}
 		}
@@ -222,6 +259,20 @@ func (s *store) forget(image *imageRecord) error {
 	}
 	delete(s.images, image.Digest)
 	return nil
+}
+
+// restore makes the name of a record that is gone lead to what was imported under it, unless it still leads to an image
+// for another kind of processor.
+func (s *store) restore(gone *refRecord) error {
+	for _, ref := range s.refs {
+		if ref.Name == gone.Name {
+			return nil
+		}
+	}
+	if s.images[gone.Imported] == nil {
+		return nil
+	}
+	return s.writeRef(&refRecord{Name: gone.Name, Resolved: gone.Imported, Digest: gone.Imported})
 }
 
 func (s *store) forgetName(key string) error {

@@ -1,11 +1,13 @@
 package cache
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/rs/zerolog"
 )
@@ -19,7 +21,16 @@ func (c *Cache) discard(path string) {
 	if gone == "" {
 		return
 	}
-	c.background.Go(func() { deleteTree(gone, c.log) })
+	c.deleteLater(gone)
+}
+
+// deleteLater deletes what is in the trash in the background; who needs its room can wait for it.
+func (c *Cache) deleteLater(gone string) {
+	c.trash.begin()
+	c.background.Go(func() {
+		defer c.trash.end()
+		deleteTree(gone, c.log)
+	})
 }
 
 // moveToTrash returns where path went; empty when there was nothing.
@@ -45,7 +56,9 @@ func (c *Cache) emptyTrash() error {
 	if err != nil {
 		return fmt.Errorf("reading the trash: %w", err)
 	}
+	c.trash.begin()
 	c.background.Go(func() {
+		defer c.trash.end()
 		for _, e := range entries {
 			deleteTree(filepath.Join(trash, e.Name()), c.log)
 		}
@@ -64,6 +77,45 @@ func (c *Cache) discardContent(name string) error {
 		c.discard(filepath.Join(dir, e.Name()))
 	}
 	return nil
+}
+
+// trash knows how many deletions are under way.
+type trash struct {
+	mu      sync.Mutex
+	running int
+	idle    chan struct{} // closed when running becomes 0
+}
+
+func (t *trash) begin() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.running++; t.running == 1 {
+		t.idle = make(chan struct{})
+	}
+}
+
+func (t *trash) end() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.running--; t.running == 0 {
+		close(t.idle)
+	}
+}
+
+// wait waits until nothing is being deleted, and reports whether there was anything to wait for.
+func (t *trash) wait(ctx context.Context) (waited bool, err error) {
+	t.mu.Lock()
+	running, idle := t.running, t.idle
+	t.mu.Unlock()
+	if running == 0 {
+		return false, nil
+	}
+	select {
+	case <-idle:
+		return true, nil
+	case <-ctx.Done():
+		return true, context.Cause(ctx)
+	}
 }
 
 func deleteTree(path string, log zerolog.Logger) {

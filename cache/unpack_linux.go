@@ -27,7 +27,6 @@ const (
 
 // unpacked is what unpacking a layer found out.
 type unpacked struct {
-	size    int64 // roughly how many bytes it takes on disk
 	omitted omitted
 	// dependent is true when what the layer shows hangs on the layers below it in more than its root directory.
 	dependent bool
@@ -70,7 +69,7 @@ func unpack(ctx context.Context, dir string, stream io.Reader, left *budget) (un
 		if err != nil {
 			return unpacked{}, fmt.Errorf("reading its tar: %w", err)
 		}
-		if err := u.entry(header, reader); err != nil {
+		if err := u.entry(header, left.writing(reader)); err != nil {
 			return unpacked{}, err
 		}
 	}
@@ -88,8 +87,7 @@ type unpacker struct {
 // implied charges a directory that the tar only names as a part of paths: one long path may name thousands.
 func (u *unpacker) implied() error {
 	u.dependent = true
-	u.size += blockSize
-	return u.left.take(0, 1)
+	return u.left.takeAlso(impliedCost)
 }
 
 func (u *unpacker) entry(header *tar.Header, content io.Reader) error {
@@ -136,9 +134,6 @@ func isDevice(header *tar.Header) bool {
 	return header.Typeflag == tar.TypeChar || header.Typeflag == tar.TypeBlock
 }
 
-// blockSize is what file systems round sizes up to, in bytes.
-const blockSize = 4096
-
 // checkEntry charges the budget and refuses what no file system could hold.
 func (u *unpacker) checkEntry(header *tar.Header, name string) error {
 	if len(name) >= unix.PathMax {
@@ -147,15 +142,10 @@ func (u *unpacker) checkEntry(header *tar.Header, name string) error {
 	if err := checkOwner(header, name); err != nil {
 		return err
 	}
-	if header.Typeflag == tar.TypeLink {
-		return u.left.take(0, 1)
-	}
-	if header.Size < 0 || header.Size > math.MaxInt64-blockSize {
+	if header.Size < 0 || header.Size > maxFile {
 		return fault.Authorf("%q claims to have %d bytes", name, header.Size)
 	}
-	size := (header.Size + blockSize - 1) / blockSize * blockSize
-	u.size += size
-	return u.left.take(size, 1)
+	return u.left.take(costOf(header, name))
 }
 
 func checkOwner(header *tar.Header, name string) error {
@@ -228,7 +218,6 @@ func (u *unpacker) directory(header *tar.Header, name string) error {
 	}
 	base := path.Base(name)
 	if was != kindDir {
-		u.size += blockSize
 		if err := unix.Mkdirat(parent, base, 0o700); err != nil {
 			return system("making", name, err)
 		}

@@ -206,7 +206,7 @@ func TestUnpackRefusesHostileImages(t *testing.T) {
 		"a capability that is none": {[]entry{{Header: tar.Header{Typeflag: tar.TypeReg, Name: "f",
 			PAXRecords: map[string]string{"SCHILY.xattr.security.capability": "x"}}}}, "no file system"},
 		"a kind that nobody knows":                 {[]entry{{Header: tar.Header{Typeflag: 'Z', Name: "f"}}}, "unknown type"},
-		"directories without entries of their own": {[]entry{file(strings.Repeat("a/", 600)+"x", ""), file(strings.Repeat("b/", 600)+"x", "")}, "more than 1000 files"},
+		"directories without entries of their own": {[]entry{file(strings.Repeat("a/", 600)+"x", ""), file(strings.Repeat("b/", 600)+"x", "")}, "unpacks to more than 1 MiB"},
 		"a hard link outside": {
 			[]entry{link(tar.TypeLink, "stolen", "../sentinel")}, "no file of the same layer"},
 		"a hard link through a link": {

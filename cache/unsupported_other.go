@@ -36,7 +36,13 @@ func (c *Cache) discardLayer(id string) { c.discard(layerDir(c.opts.Dir, id)) }
 
 func deleteAll(path string) error { return os.RemoveAll(path) }
 
-func writeDisk(context.Context, *os.File, []string) error { return errUnsupported() }
+func writeDisk(context.Context, *os.File, []string, func(Use) error) error { return errUnsupported() }
+
+const countsInodes = false
+
+func freeOf(string) (free, total Use, err error) { return Use{}, Use{}, errUnsupported() }
+
+func (c *Cache) measureLayer(context.Context, string) (Use, error) { return Use{}, errUnsupported() }
 
 func allocated(info fs.FileInfo) int64 { return info.Size() }
 

@@ -71,6 +71,11 @@ func (b *backend) ImportImage(ctx context.Context, req *api.ImportImage, tar io.
 	if err != nil {
 		return err
 	}
+	if req.GetUnpinned() {
+		if err := b.parts.cache.Pin(ctx, base.Digest, false); err != nil {
+			return err
+		}
+	}
 	if err := warn(progress, base); err != nil {
 		return err
 	}
@@ -83,13 +88,21 @@ func (b *backend) Images(ctx context.Context) (*api.ImagesReply, error) {
 	if err != nil {
 		return nil, err
 	}
-	reply := &api.ImagesReply{}
-	reply.UsedBytes, reply.LimitBytes = b.parts.cache.Usage()
+	usage, err := b.parts.cache.Usage()
+	if err != nil {
+		return nil, err
+	}
+	reply := &api.ImagesReply{
+		UsedBytes: usage.Used.Bytes, UsedInodes: usage.Used.Inodes, LimitBytes: usage.Limit.Bytes, LimitInodes: usage.Limit.Inodes,
+		PinnedBytes: usage.Pinned.Bytes, PinnedInodes: usage.Pinned.Inodes,
+		FreeBytes: usage.Free.Bytes, FreeInodes: usage.Free.Inodes, FloorBytes: usage.Floor.Bytes, FloorInodes: usage.Floor.Inodes,
+		Evicted: usage.Counts.Evicted, RefusedTooLarge: usage.Counts.TooLarge, RefusedNoRoom: usage.Counts.NoRoom,
+	}
 	for _, image := range images {
 		reply.Images = append(reply.Images, &api.ImageInfo{
-			Name: strings.Join(image.Names, ", "), Digest: image.Digest, SizeBytes: image.Size,
+			Name: strings.Join(image.Names, ", "), Digest: image.Digest, SizeBytes: image.Use.Bytes, Inodes: image.Use.Inodes,
 			CreatedUnixNano: image.Created.UnixNano(), LastUsedUnixNano: image.LastUsed.UnixNano(),
-			Leases: int32(image.Leases), Private: image.Private,
+			Leases: int32(image.Leases), Private: image.Private, Pinned: image.Pinned,
 		})
 	}
 	return reply, nil
@@ -97,6 +110,11 @@ func (b *backend) Images(ctx context.Context) (*api.ImagesReply, error) {
 
 func (b *backend) RemoveImage(ctx context.Context, image string) (int64, error) {
 	return b.parts.cache.Remove(ctx, image)
+}
+
+// PinImage keeps an image from being evicted by pulls, or no longer.
+func (b *backend) PinImage(ctx context.Context, image string, pinned bool) error {
+	return b.parts.cache.Pin(ctx, image, pinned)
 }
 
 func (b *backend) Reap(ctx context.Context, dryRun bool) ([]*api.Leftover, error) {

@@ -88,7 +88,12 @@ func assemble(cfg *config.Config, logger zerolog.Logger) (p *parts, err error) {
 		return p, err
 	}
 	if p.cache, err = cache.New(cache.Options{
-		Dir: filepath.Join(cfg.StateDir, "cache"), RunDir: cfg.RunDir, DiskLimit: cfg.Cache.DiskLimit,
+		Dir: filepath.Join(cfg.StateDir, "cache"), RunDir: cfg.RunDir, DiskLimit: cfg.Cache.DiskLimit, InodeLimit: cfg.Cache.InodeLimit,
+		MaxUnpacked: cfg.Cache.ImageSizeLimit, MaxEntries: cfg.Cache.ImageInodeLimit,
+		MinFree: func(total cache.Use) (floor cache.Use) {
+			floor.Bytes, floor.Inodes = cfg.Cache.MinFree(total.Bytes, total.Inodes)
+			return floor
+		},
 		InsecureRegistries: cfg.Cache.InsecureRegistries, PullTimeout: cfg.Cache.PullTimeout,
 		Scratch: cache.ScratchKind(cfg.Cache.Scratch), ScratchSize: cfg.Limits.Scratch, Importer: importer, Logger: component("cache"),
 	}); err != nil {

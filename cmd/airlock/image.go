@@ -14,22 +14,28 @@ import (
 	"github.com/airlock-ci/airlock/executor/api/fault"
 )
 
-// imagesJSON is the cache in JSON output. Its field names are a promise to scripts; sizes are in bytes, a
-// limit of 0 is none, times are RFC 3339 in UTC.
+// imagesJSON is the cache in JSON output. Its field names are a promise to scripts; sizes are in bytes of
+// allocated blocks, a limit of 0 is none, times are RFC 3339 in UTC.
 type imagesJSON struct {
-	Images     []imageJSON `json:"images"`
-	UsedBytes  int64       `json:"used_bytes"`
-	LimitBytes int64       `json:"limit_bytes"`
+	Images       []imageJSON `json:"images"`
+	UsedBytes    int64       `json:"used_bytes"`
+	LimitBytes   int64       `json:"limit_bytes"`
+	UsedInodes   int64       `json:"used_inodes"`
+	LimitInodes  int64       `json:"limit_inodes"`
+	PinnedBytes  int64       `json:"pinned_bytes"`
+	PinnedInodes int64       `json:"pinned_inodes"`
 }
 
 type imageJSON struct {
 	Name       string     `json:"name"`
 	Digest     string     `json:"digest"`
 	SizeBytes  int64      `json:"size_bytes"`
+	Inodes     int64      `json:"inodes"`
 	CreatedAt  *time.Time `json:"created_at"`
 	LastUsedAt *time.Time `json:"last_used_at"`
 	Leases     int32      `json:"leases"` // sandboxes that use it now
 	Private    bool       `json:"private"`
+	Pinned     bool       `json:"pinned"` // no pull evicts it
 }
 
 func imageCommand() *cli.Command {
@@ -55,9 +61,26 @@ func imageCommand() *cli.Command {
 				Usage:     "store an image from a tar file",
 				ArgsUsage: "[NAME] FILE",
 				Description: "FILE is a docker-archive (docker save) or an OCI layout in a tar, as it is or compressed with gzip or zstd; - is stdin.\n" +
-					"Without NAME the image keeps the name that the archive gives it.",
-				Flags:  []cli.Flag{&cli.StringFlag{Name: "name", Usage: "import the image that the archive calls `IMAGE`, of several"}},
+					"Without NAME the image keeps the name that the archive gives it. The image is pinned: no pull evicts it to make room.",
+				Flags: []cli.Flag{
+					&cli.StringFlag{Name: "name", Usage: "import the image that the archive calls `IMAGE`, of several"},
+					&cli.BoolFlag{Name: "no-pin", Usage: "let pulls evict the image like one of a registry"},
+				},
 				Action: importImage,
+			},
+			{
+				Name:        "pin",
+				Usage:       "keep images from being evicted by pulls",
+				ArgsUsage:   "IMAGE...",
+				Description: "IMAGE is a name or a digest. Imported images are pinned already.",
+				Action:      func(ctx context.Context, c *cli.Command) error { return pinImages(ctx, c, true) },
+			},
+			{
+				Name:        "unpin",
+				Usage:       "let pulls evict images to make room",
+				ArgsUsage:   "IMAGE...",
+				Description: "IMAGE is a name or a digest.",
+				Action:      func(ctx context.Context, c *cli.Command) error { return pinImages(ctx, c, false) },
 			},
 			{
 				Name:        "rm",
@@ -87,24 +110,39 @@ func listImages(ctx context.Context, c *cli.Command) error {
 	rows := make([][]string, 0, len(reply.GetImages()))
 	for _, image := range reply.GetImages() {
 		rows = append(rows, []string{
-			orDash(image.GetName()), shortDigest(image.GetDigest()), bytesize.Format(image.GetSizeBytes()),
-			lastUsed(image), fmt.Sprint(image.GetLeases()),
+			orDash(image.GetName()), shortDigest(image.GetDigest()), bytesize.Format(image.GetSizeBytes()), fmt.Sprint(image.GetInodes()),
+			lastUsed(image), fmt.Sprint(image.GetLeases()), pinned(image),
 		})
 	}
-	if err := printTable(out, []string{"image", "digest", "size", "last used", "in use by"}, rows); err != nil {
+	if err := printTable(out, []string{"image", "digest", "size", "inodes", "last used", "in use by", "pinned"}, rows); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(out, "\n%s\n", use(bytesize.Format(reply.GetUsedBytes()), reply.GetLimitBytes(), bytesize.Format))
+	count := func(n int64) string { return fmt.Sprint(n) }
+	_, err = fmt.Fprintf(out, "\n%s\n%s inodes\n%s and %d inodes are pinned\n",
+		use(bytesize.Format(reply.GetUsedBytes()), reply.GetLimitBytes(), bytesize.Format),
+		use(count(reply.GetUsedInodes()), reply.GetLimitInodes(), count),
+		bytesize.Format(reply.GetPinnedBytes()), reply.GetPinnedInodes())
 	return err
 }
 
+func pinned(image *api.ImageInfo) string {
+	if image.GetPinned() {
+		return "yes"
+	}
+	return "no"
+}
+
 func newImagesJSON(reply *api.ImagesReply) imagesJSON {
-	out := imagesJSON{Images: []imageJSON{}, UsedBytes: reply.GetUsedBytes(), LimitBytes: reply.GetLimitBytes()}
+	out := imagesJSON{
+		Images: []imageJSON{}, UsedBytes: reply.GetUsedBytes(), LimitBytes: reply.GetLimitBytes(),
+		UsedInodes: reply.GetUsedInodes(), LimitInodes: reply.GetLimitInodes(),
+		PinnedBytes: reply.GetPinnedBytes(), PinnedInodes: reply.GetPinnedInodes(),
+	}
 	for _, image := range reply.GetImages() {
 		out.Images = append(out.Images, imageJSON{
-			Name: image.GetName(), Digest: image.GetDigest(), SizeBytes: image.GetSizeBytes(),
+			Name: image.GetName(), Digest: image.GetDigest(), SizeBytes: image.GetSizeBytes(), Inodes: image.GetInodes(),
 			CreatedAt: timestamp(image.GetCreatedUnixNano()), LastUsedAt: timestamp(image.GetLastUsedUnixNano()),
-			Leases: image.GetLeases(), Private: image.GetPrivate(),
+			Leases: image.GetLeases(), Private: image.GetPrivate(), Pinned: image.GetPinned(),
 		})
 	}
 	return out
@@ -147,7 +185,22 @@ func importImage(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
+	image.Unpinned = c.Bool("no-pin")
 	return service.ImportImage(ctx, image, tar, c.Root().Writer)
+}
+
+func pinImages(ctx context.Context, c *cli.Command, pinned bool) error {
+	service, images, err := connect(ctx, c, 1, -1)
+	if err != nil {
+		return err
+	}
+	defer service.Close()
+	for _, image := range images {
+		if err := service.PinImage(ctx, image, pinned); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func removeImages(ctx context.Context, c *cli.Command) error {

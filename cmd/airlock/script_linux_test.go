@@ -70,8 +70,8 @@ func exampleHost() *hosttest.Host {
 		},
 		ImageList: []*api.ImageInfo{
 			{Name: "alpine:3.22", Digest: "sha256:4bcff63911fcb4448bd4fdacec207030997caf25e9bea4045fa6c8c44de311d1",
-				SizeBytes: 8 << 20, CreatedUnixNano: created, LastUsedUnixNano: created, Leases: 1},
-			{Name: "busybox:1", Digest: "sha256:ab33eacc8251e3807b85bb6dba570e4698c3998eca6f0fc2ccb60575a563ea74", SizeBytes: 1536 << 20},
+				SizeBytes: 8 << 20, CreatedUnixNano: created, LastUsedUnixNano: created, Leases: 1, Inodes: 519, Pinned: true},
+			{Name: "busybox:1", Digest: "sha256:ab33eacc8251e3807b85bb6dba570e4698c3998eca6f0fc2ccb60575a563ea74", SizeBytes: 1536 << 20, Inodes: 12_345},
 		},
 		EventLines: []string{
 			`{"level":"info","sandbox":"al-0123456789ab","job":4711,"took_ms":17.5,"time":"2026-11-23T14:05:06Z","message":"sandbox_ready"}`,

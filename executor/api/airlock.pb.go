@@ -978,7 +978,9 @@ type ImportImage struct {
 	// name is what it becomes known as; empty: as the archive calls it.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// pick is what the archive calls it, if that holds several; empty: name.
-	Pick          string `protobuf:"bytes,2,opt,name=pick,proto3" json:"pick,omitempty"`
+	Pick string `protobuf:"bytes,2,opt,name=pick,proto3" json:"pick,omitempty"`
+	// unpinned leaves it to be evicted like an image of a registry.
+	Unpinned      bool `protobuf:"varint,3,opt,name=unpinned,proto3" json:"unpinned,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1025,6 +1027,13 @@ func (x *ImportImage) GetPick() string {
 		return x.Pick
 	}
 	return ""
+}
+
+func (x *ImportImage) GetUnpinned() bool {
+	if x != nil {
+		return x.Unpinned
+	}
+	return false
 }
 
 type Resize struct {
@@ -1906,12 +1915,28 @@ func (*ImagesRequest) Descriptor() ([]byte, []int) {
 }
 
 type ImagesReply struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Images        []*ImageInfo           `protobuf:"bytes,1,rep,name=images,proto3" json:"images,omitempty"`
-	LimitBytes    int64                  `protobuf:"varint,2,opt,name=limit_bytes,json=limitBytes,proto3" json:"limit_bytes,omitempty"`
-	UsedBytes     int64                  `protobuf:"varint,3,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Images []*ImageInfo           `protobuf:"bytes,1,rep,name=images,proto3" json:"images,omitempty"`
+	// limit_bytes and limit_inodes bound what all images take together; 0: no bound.
+	LimitBytes  int64 `protobuf:"varint,2,opt,name=limit_bytes,json=limitBytes,proto3" json:"limit_bytes,omitempty"`
+	UsedBytes   int64 `protobuf:"varint,3,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
+	LimitInodes int64 `protobuf:"varint,4,opt,name=limit_inodes,json=limitInodes,proto3" json:"limit_inodes,omitempty"`
+	UsedInodes  int64 `protobuf:"varint,5,opt,name=used_inodes,json=usedInodes,proto3" json:"used_inodes,omitempty"`
+	// pinned_* are the part of used_* that no pull evicts.
+	PinnedBytes  int64 `protobuf:"varint,6,opt,name=pinned_bytes,json=pinnedBytes,proto3" json:"pinned_bytes,omitempty"`
+	PinnedInodes int64 `protobuf:"varint,7,opt,name=pinned_inodes,json=pinnedInodes,proto3" json:"pinned_inodes,omitempty"`
+	// free_* are what the cache's file system has left, floor_* what pulls leave of it.
+	FreeBytes   int64 `protobuf:"varint,8,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
+	FreeInodes  int64 `protobuf:"varint,9,opt,name=free_inodes,json=freeInodes,proto3" json:"free_inodes,omitempty"`
+	FloorBytes  int64 `protobuf:"varint,10,opt,name=floor_bytes,json=floorBytes,proto3" json:"floor_bytes,omitempty"`
+	FloorInodes int64 `protobuf:"varint,11,opt,name=floor_inodes,json=floorInodes,proto3" json:"floor_inodes,omitempty"`
+	// evicted, refused_too_large and refused_no_room count since the executor's start: images that made room for others,
+	// pulls of images beyond the limits of one image, pulls that ended at the floor.
+	Evicted         int64 `protobuf:"varint,12,opt,name=evicted,proto3" json:"evicted,omitempty"`
+	RefusedTooLarge int64 `protobuf:"varint,13,opt,name=refused_too_large,json=refusedTooLarge,proto3" json:"refused_too_large,omitempty"`
+	RefusedNoRoom   int64 `protobuf:"varint,14,opt,name=refused_no_room,json=refusedNoRoom,proto3" json:"refused_no_room,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ImagesReply) Reset() {
@@ -1965,6 +1990,83 @@ func (x *ImagesReply) GetUsedBytes() int64 {
 	return 0
 }
 
+func (x *ImagesReply) GetLimitInodes() int64 {
+	if x != nil {
+		return x.LimitInodes
+	}
+	return 0
+}
+
+func (x *ImagesReply) GetUsedInodes() int64 {
+	if x != nil {
+		return x.UsedInodes
+	}
+	return 0
+}
+
+func (x *ImagesReply) GetPinnedBytes() int64 {
+	if x != nil {
+		return x.PinnedBytes
+	}
+	return 0
+}
+
+func (x *ImagesReply) GetPinnedInodes() int64 {
+	if x != nil {
+		return x.PinnedInodes
+	}
+	return 0
+}
+
+func (x *ImagesReply) GetFreeBytes() int64 {
+	if x != nil {
+		return x.FreeBytes
+	}
+	return 0
+}
+
+func (x *ImagesReply) GetFreeInodes() int64 {
+	if x != nil {
+		return x.FreeInodes
+	}
+	return 0
+}
+
+func (x *ImagesReply) GetFloorBytes() int64 {
+	if x != nil {
+		return x.FloorBytes
+	}
+	return 0
+}
+
+func (x *ImagesReply) GetFloorInodes() int64 {
+	if x != nil {
+		return x.FloorInodes
+	}
+	return 0
+}
+
+func (x *ImagesReply) GetEvicted() int64 {
+	if x != nil {
+		return x.Evicted
+	}
+	return 0
+}
+
+func (x *ImagesReply) GetRefusedTooLarge() int64 {
+	if x != nil {
+		return x.RefusedTooLarge
+	}
+	return 0
+}
+
+func (x *ImagesReply) GetRefusedNoRoom() int64 {
+	if x != nil {
+		return x.RefusedNoRoom
+	}
+	return 0
+}
+
 type ImageInfo struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	Name             string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1974,8 +2076,11 @@ type ImageInfo struct {
 	LastUsedUnixNano int64                  `protobuf:"varint,5,opt,name=last_used_unix_nano,json=lastUsedUnixNano,proto3" json:"last_used_unix_nano,omitempty"`
 	Leases           int32                  `protobuf:"varint,6,opt,name=leases,proto3" json:"leases,omitempty"`
 	Private          bool                   `protobuf:"varint,7,opt,name=private,proto3" json:"private,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	Inodes           int64                  `protobuf:"varint,8,opt,name=inodes,proto3" json:"inodes,omitempty"`
+	// pinned images are evicted by no pull.
+	Pinned        bool `protobuf:"varint,9,opt,name=pinned,proto3" json:"pinned,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ImageInfo) Reset() {
@@ -2053,6 +2158,20 @@ func (x *ImageInfo) GetLeases() int32 {
 func (x *ImageInfo) GetPrivate() bool {
 	if x != nil {
 		return x.Private
+	}
+	return false
+}
+
+func (x *ImageInfo) GetInodes() int64 {
+	if x != nil {
+		return x.Inodes
+	}
+	return 0
+}
+
+func (x *ImageInfo) GetPinned() bool {
+	if x != nil {
+		return x.Pinned
 	}
 	return false
 }
@@ -2146,6 +2265,95 @@ func (x *RemoveImageReply) GetFreedBytes() int64 {
 	return 0
 }
 
+type PinImageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// image is a name or a digest.
+	Image         string `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	Pinned        bool   `protobuf:"varint,2,opt,name=pinned,proto3" json:"pinned,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PinImageRequest) Reset() {
+	*x = PinImageRequest{}
+	mi := &file_executor_api_airlock_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PinImageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PinImageRequest) ProtoMessage() {}
+
+func (x *PinImageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_executor_api_airlock_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PinImageRequest.ProtoReflect.Descriptor instead.
+func (*PinImageRequest) Descriptor() ([]byte, []int) {
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *PinImageRequest) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *PinImageRequest) GetPinned() bool {
+	if x != nil {
+		return x.Pinned
+	}
+	return false
+}
+
+type PinImageReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PinImageReply) Reset() {
+	*x = PinImageReply{}
+	mi := &file_executor_api_airlock_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PinImageReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PinImageReply) ProtoMessage() {}
+
+func (x *PinImageReply) ProtoReflect() protoreflect.Message {
+	mi := &file_executor_api_airlock_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PinImageReply.ProtoReflect.Descriptor instead.
+func (*PinImageReply) Descriptor() ([]byte, []int) {
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{28}
+}
+
 type ReapRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	DryRun        bool                   `protobuf:"varint,1,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
@@ -2155,7 +2363,7 @@ type ReapRequest struct {
 
 func (x *ReapRequest) Reset() {
 	*x = ReapRequest{}
-	mi := &file_executor_api_airlock_proto_msgTypes[27]
+	mi := &file_executor_api_airlock_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2167,7 +2375,7 @@ func (x *ReapRequest) String() string {
 func (*ReapRequest) ProtoMessage() {}
 
 func (x *ReapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[27]
+	mi := &file_executor_api_airlock_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2180,7 +2388,7 @@ func (x *ReapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReapRequest.ProtoReflect.Descriptor instead.
 func (*ReapRequest) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{27}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ReapRequest) GetDryRun() bool {
@@ -2199,7 +2407,7 @@ type ReapReply struct {
 
 func (x *ReapReply) Reset() {
 	*x = ReapReply{}
-	mi := &file_executor_api_airlock_proto_msgTypes[28]
+	mi := &file_executor_api_airlock_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2211,7 +2419,7 @@ func (x *ReapReply) String() string {
 func (*ReapReply) ProtoMessage() {}
 
 func (x *ReapReply) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[28]
+	mi := &file_executor_api_airlock_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2224,7 +2432,7 @@ func (x *ReapReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReapReply.ProtoReflect.Descriptor instead.
 func (*ReapReply) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{28}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ReapReply) GetLeftovers() []*Leftover {
@@ -2248,7 +2456,7 @@ type Leftover struct {
 
 func (x *Leftover) Reset() {
 	*x = Leftover{}
-	mi := &file_executor_api_airlock_proto_msgTypes[29]
+	mi := &file_executor_api_airlock_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2260,7 +2468,7 @@ func (x *Leftover) String() string {
 func (*Leftover) ProtoMessage() {}
 
 func (x *Leftover) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[29]
+	mi := &file_executor_api_airlock_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2273,7 +2481,7 @@ func (x *Leftover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leftover.ProtoReflect.Descriptor instead.
 func (*Leftover) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{29}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Leftover) GetKind() string {
@@ -2319,7 +2527,7 @@ type DecisionsRequest struct {
 
 func (x *DecisionsRequest) Reset() {
 	*x = DecisionsRequest{}
-	mi := &file_executor_api_airlock_proto_msgTypes[30]
+	mi := &file_executor_api_airlock_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2331,7 +2539,7 @@ func (x *DecisionsRequest) String() string {
 func (*DecisionsRequest) ProtoMessage() {}
 
 func (x *DecisionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[30]
+	mi := &file_executor_api_airlock_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2344,7 +2552,7 @@ func (x *DecisionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecisionsRequest.ProtoReflect.Descriptor instead.
 func (*DecisionsRequest) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{30}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{32}
 }
 
 type DecisionsReply struct {
@@ -2357,7 +2565,7 @@ type DecisionsReply struct {
 
 func (x *DecisionsReply) Reset() {
 	*x = DecisionsReply{}
-	mi := &file_executor_api_airlock_proto_msgTypes[31]
+	mi := &file_executor_api_airlock_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2369,7 +2577,7 @@ func (x *DecisionsReply) String() string {
 func (*DecisionsReply) ProtoMessage() {}
 
 func (x *DecisionsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[31]
+	mi := &file_executor_api_airlock_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2382,7 +2590,7 @@ func (x *DecisionsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecisionsReply.ProtoReflect.Descriptor instead.
 func (*DecisionsReply) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{31}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DecisionsReply) GetCounts() []*DecisionCount {
@@ -2404,7 +2612,7 @@ type DecisionCount struct {
 
 func (x *DecisionCount) Reset() {
 	*x = DecisionCount{}
-	mi := &file_executor_api_airlock_proto_msgTypes[32]
+	mi := &file_executor_api_airlock_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2416,7 +2624,7 @@ func (x *DecisionCount) String() string {
 func (*DecisionCount) ProtoMessage() {}
 
 func (x *DecisionCount) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[32]
+	mi := &file_executor_api_airlock_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2429,7 +2637,7 @@ func (x *DecisionCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecisionCount.ProtoReflect.Descriptor instead.
 func (*DecisionCount) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{32}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DecisionCount) GetRule() string {
@@ -2461,7 +2669,7 @@ type ReloadRequest struct {
 
 func (x *ReloadRequest) Reset() {
 	*x = ReloadRequest{}
-	mi := &file_executor_api_airlock_proto_msgTypes[33]
+	mi := &file_executor_api_airlock_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2473,7 +2681,7 @@ func (x *ReloadRequest) String() string {
 func (*ReloadRequest) ProtoMessage() {}
 
 func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[33]
+	mi := &file_executor_api_airlock_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2486,7 +2694,7 @@ func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadRequest.ProtoReflect.Descriptor instead.
 func (*ReloadRequest) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{33}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{35}
 }
 
 type ReloadReply struct {
@@ -2497,7 +2705,7 @@ type ReloadReply struct {
 
 func (x *ReloadReply) Reset() {
 	*x = ReloadReply{}
-	mi := &file_executor_api_airlock_proto_msgTypes[34]
+	mi := &file_executor_api_airlock_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2509,7 +2717,7 @@ func (x *ReloadReply) String() string {
 func (*ReloadReply) ProtoMessage() {}
 
 func (x *ReloadReply) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_api_airlock_proto_msgTypes[34]
+	mi := &file_executor_api_airlock_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2522,7 +2730,7 @@ func (x *ReloadReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadReply.ProtoReflect.Descriptor instead.
 func (*ReloadReply) Descriptor() ([]byte, []int) {
-	return file_executor_api_airlock_proto_rawDescGZIP(), []int{34}
+	return file_executor_api_airlock_proto_rawDescGZIP(), []int{36}
 }
 
 var File_executor_api_airlock_proto protoreflect.FileDescriptor
@@ -2592,10 +2800,11 @@ const file_executor_api_airlock_proto_rawDesc = "" +
 	"\acommand\x18\x04 \x03(\tR\acommand\x12\x16\n" +
 	"\x06helper\x18\x05 \x01(\bR\x06helper\"!\n" +
 	"\tPullImage\x12\x14\n" +
-	"\x05image\x18\x01 \x01(\tR\x05image\"5\n" +
+	"\x05image\x18\x01 \x01(\tR\x05image\"Q\n" +
 	"\vImportImage\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04pick\x18\x02 \x01(\tR\x04pick\"6\n" +
+	"\x04pick\x18\x02 \x01(\tR\x04pick\x12\x1a\n" +
+	"\bunpinned\x18\x03 \x01(\bR\bunpinned\"6\n" +
 	"\x06Resize\x12\x12\n" +
 	"\x04rows\x18\x01 \x01(\rR\x04rows\x12\x18\n" +
 	"\acolumns\x18\x02 \x01(\rR\acolumns\"\xa8\x01\n" +
@@ -2660,13 +2869,29 @@ const file_executor_api_airlock_proto_rawDesc = "" +
 	"\x06follow\x18\x02 \x01(\bR\x06follow\"\x1b\n" +
 	"\x05Event\x12\x12\n" +
 	"\x04json\x18\x01 \x01(\fR\x04json\"\x0f\n" +
-	"\rImagesRequest\"|\n" +
+	"\rImagesRequest\"\xfa\x03\n" +
 	"\vImagesReply\x12-\n" +
 	"\x06images\x18\x01 \x03(\v2\x15.airlock.v1.ImageInfoR\x06images\x12\x1f\n" +
 	"\vlimit_bytes\x18\x02 \x01(\x03R\n" +
 	"limitBytes\x12\x1d\n" +
 	"\n" +
-	"used_bytes\x18\x03 \x01(\x03R\tusedBytes\"\xe3\x01\n" +
+	"used_bytes\x18\x03 \x01(\x03R\tusedBytes\x12!\n" +
+	"\flimit_inodes\x18\x04 \x01(\x03R\vlimitInodes\x12\x1f\n" +
+	"\vused_inodes\x18\x05 \x01(\x03R\n" +
+	"usedInodes\x12!\n" +
+	"\fpinned_bytes\x18\x06 \x01(\x03R\vpinnedBytes\x12#\n" +
+	"\rpinned_inodes\x18\a \x01(\x03R\fpinnedInodes\x12\x1d\n" +
+	"\n" +
+	"free_bytes\x18\b \x01(\x03R\tfreeBytes\x12\x1f\n" +
+	"\vfree_inodes\x18\t \x01(\x03R\n" +
+	"freeInodes\x12\x1f\n" +
+	"\vfloor_bytes\x18\n" +
+	" \x01(\x03R\n" +
+	"floorBytes\x12!\n" +
+	"\ffloor_inodes\x18\v \x01(\x03R\vfloorInodes\x12\x18\n" +
+	"\aevicted\x18\f \x01(\x03R\aevicted\x12*\n" +
+	"\x11refused_too_large\x18\r \x01(\x03R\x0frefusedTooLarge\x12&\n" +
+	"\x0frefused_no_room\x18\x0e \x01(\x03R\rrefusedNoRoom\"\x93\x02\n" +
 	"\tImageInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x1d\n" +
@@ -2675,12 +2900,18 @@ const file_executor_api_airlock_proto_rawDesc = "" +
 	"\x11created_unix_nano\x18\x04 \x01(\x03R\x0fcreatedUnixNano\x12-\n" +
 	"\x13last_used_unix_nano\x18\x05 \x01(\x03R\x10lastUsedUnixNano\x12\x16\n" +
 	"\x06leases\x18\x06 \x01(\x05R\x06leases\x12\x18\n" +
-	"\aprivate\x18\a \x01(\bR\aprivate\"*\n" +
+	"\aprivate\x18\a \x01(\bR\aprivate\x12\x16\n" +
+	"\x06inodes\x18\b \x01(\x03R\x06inodes\x12\x16\n" +
+	"\x06pinned\x18\t \x01(\bR\x06pinned\"*\n" +
 	"\x12RemoveImageRequest\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\"3\n" +
 	"\x10RemoveImageReply\x12\x1f\n" +
 	"\vfreed_bytes\x18\x01 \x01(\x03R\n" +
-	"freedBytes\"&\n" +
+	"freedBytes\"?\n" +
+	"\x0fPinImageRequest\x12\x14\n" +
+	"\x05image\x18\x01 \x01(\tR\x05image\x12\x16\n" +
+	"\x06pinned\x18\x02 \x01(\bR\x06pinned\"\x0f\n" +
+	"\rPinImageReply\"&\n" +
 	"\vReapRequest\x12\x17\n" +
 	"\adry_run\x18\x01 \x01(\bR\x06dryRun\"?\n" +
 	"\tReapReply\x122\n" +
@@ -2718,7 +2949,7 @@ func file_executor_api_airlock_proto_rawDescGZIP() []byte {
 }
 
 var file_executor_api_airlock_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_executor_api_airlock_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_executor_api_airlock_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_executor_api_airlock_proto_goTypes = []any{
 	(FailureClass)(0),          // 0: airlock.v1.FailureClass
 	(*ClientFrame)(nil),        // 1: airlock.v1.ClientFrame
@@ -2748,14 +2979,16 @@ var file_executor_api_airlock_proto_goTypes = []any{
 	(*ImageInfo)(nil),          // 25: airlock.v1.ImageInfo
 	(*RemoveImageRequest)(nil), // 26: airlock.v1.RemoveImageRequest
 	(*RemoveImageReply)(nil),   // 27: airlock.v1.RemoveImageReply
-	(*ReapRequest)(nil),        // 28: airlock.v1.ReapRequest
-	(*ReapReply)(nil),          // 29: airlock.v1.ReapReply
-	(*Leftover)(nil),           // 30: airlock.v1.Leftover
-	(*DecisionsRequest)(nil),   // 31: airlock.v1.DecisionsRequest
-	(*DecisionsReply)(nil),     // 32: airlock.v1.DecisionsReply
-	(*DecisionCount)(nil),      // 33: airlock.v1.DecisionCount
-	(*ReloadRequest)(nil),      // 34: airlock.v1.ReloadRequest
-	(*ReloadReply)(nil),        // 35: airlock.v1.ReloadReply
+	(*PinImageRequest)(nil),    // 28: airlock.v1.PinImageRequest
+	(*PinImageReply)(nil),      // 29: airlock.v1.PinImageReply
+	(*ReapRequest)(nil),        // 30: airlock.v1.ReapRequest
+	(*ReapReply)(nil),          // 31: airlock.v1.ReapReply
+	(*Leftover)(nil),           // 32: airlock.v1.Leftover
+	(*DecisionsRequest)(nil),   // 33: airlock.v1.DecisionsRequest
+	(*DecisionsReply)(nil),     // 34: airlock.v1.DecisionsReply
+	(*DecisionCount)(nil),      // 35: airlock.v1.DecisionCount
+	(*ReloadRequest)(nil),      // 36: airlock.v1.ReloadRequest
+	(*ReloadReply)(nil),        // 37: airlock.v1.ReloadReply
 }
 var file_executor_api_airlock_proto_depIdxs = []int32{
 	4,  // 0: airlock.v1.ClientFrame.prepare:type_name -> airlock.v1.Prepare
@@ -2775,8 +3008,8 @@ var file_executor_api_airlock_proto_depIdxs = []int32{
 	19, // 14: airlock.v1.SandboxInfo.steps:type_name -> airlock.v1.Step
 	18, // 15: airlock.v1.SandboxInfo.machine:type_name -> airlock.v1.Machine
 	25, // 16: airlock.v1.ImagesReply.images:type_name -> airlock.v1.ImageInfo
-	30, // 17: airlock.v1.ReapReply.leftovers:type_name -> airlock.v1.Leftover
-	33, // 18: airlock.v1.DecisionsReply.counts:type_name -> airlock.v1.DecisionCount
+	32, // 17: airlock.v1.ReapReply.leftovers:type_name -> airlock.v1.Leftover
+	35, // 18: airlock.v1.DecisionsReply.counts:type_name -> airlock.v1.DecisionCount
 	19, // [19:19] is the sub-list for method output_type
 	19, // [19:19] is the sub-list for method input_type
 	19, // [19:19] is the sub-list for extension type_name
@@ -2816,7 +3049,7 @@ func file_executor_api_airlock_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_executor_api_airlock_proto_rawDesc), len(file_executor_api_airlock_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   35,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

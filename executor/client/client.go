@@ -133,6 +133,14 @@ func (c *Client) RemoveImage(ctx context.Context, image string) (int64, error) {
 	return reply.GetFreedBytes(), nil
 }
 
+// PinImage keeps an image, by name or digest, from being evicted by pulls, or no longer.
+func (c *Client) PinImage(ctx context.Context, image string, pinned bool) error {
+	if _, err := c.host.PinImage(ctx, &api.PinImageRequest{Image: image, Pinned: pinned}); err != nil {
+		return c.wireError(ctx, err)
+	}
+	return nil
+}
+
 // Reap returns what no living job owned and, unless dryRun, what became of it.
 func (c *Client) Reap(ctx context.Context, dryRun bool) ([]*api.Leftover, error) {
 	reply, err := c.host.Reap(ctx, &api.ReapRequest{DryRun: dryRun})

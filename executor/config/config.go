@@ -91,6 +91,15 @@ type Cache struct {
 	// DiskLimit bounds the unpacked images, in bytes; the least recently used go first. 0: no bound; default
 	// 50 GiB.
 	DiskLimit int64
+	// InodeLimit bounds them likewise in files, directories and links; 0: no bound; default 3,000,000, which is what ext4
+	// has by default on 50 GiB.
+	InodeLimit int64
+	// ImageSizeLimit bounds what one image unpacks to, in bytes; default a quarter of DiskLimit, 16 GiB without one.
+	// ImageInodeLimit bounds its files, directories, links and names; default a quarter of InodeLimit, 750,000 without one.
+	ImageSizeLimit, ImageInodeLimit int64
+	// MinFreeSpace and MinFreeInodes are what pulls leave free of the file system of StateDir, in bytes and inodes;
+	// 0: nothing; -1, the default: see MinFree.
+	MinFreeSpace, MinFreeInodes int64
 	// Scope is "project" (default: a job finds the caches that its project's jobs of the same protection left on this
 	// host) or "job" (nothing is kept).
 	Scope string

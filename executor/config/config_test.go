@@ -67,6 +67,11 @@ allow = ["10.1.2.3:443", "10.1.2.3", "10.0.0.0/8", "10.0.0.0/8:53"]
 max_connections = 500
 [cache]
 disk_limit = "0"
+inode_limit = 1000000
+image_size_limit = "3g"
+image_inode_limit = 200000
+min_free_space = "5g"
+min_free_inodes = 0
 scope = "job"
 insecure_registries = ["registry.local:5000", "192.0.2.1"]
 pull_timeout = "90s"
@@ -94,6 +99,7 @@ template_vms = true
 			MaxConnections: 500,
 		},
 		Cache: config.Cache{
+			InodeLimit: 1_000_000, ImageSizeLimit: 3 << 30, ImageInodeLimit: 200_000, MinFreeSpace: 5 << 30,
 			Scope: "job", InsecureRegistries: []string{"registry.local:5000", "192.0.2.1"},
 			PullTimeout: 90 * time.Second, Scratch: "tmpfs",
 		},
@@ -144,6 +150,46 @@ func TestExample(t *testing.T) {
 }
 
 // TestProblems writes one bad file per case. In wants, "L:C " is the position.
+// One image may have a quarter of what all have, unless the administrator says otherwise.
+func TestImageLimitsFollowTheLimitsOfAll(t *testing.T) {
+	require.EqualValues(t, 50<<30/4, config.Default().Cache.ImageSizeLimit)
+	require.EqualValues(t, 750_000, config.Default().Cache.ImageInodeLimit)
+	for text, want := range map[string]config.Cache{
+		"disk_limit = '1g'\ninode_limit = 1000":             {ImageSizeLimit: 256 << 20, ImageInodeLimit: 250},
+		"disk_limit = '1g'\nimage_size_limit = 'auto'":      {ImageSizeLimit: 256 << 20, ImageInodeLimit: 750_000},
+		"image_size_limit = '1g'\ndisk_limit = '1g'":        {ImageSizeLimit: 1 << 30, ImageInodeLimit: 750_000},
+		"disk_limit = '0'\ninode_limit = 0":                 {ImageSizeLimit: 16 << 30, ImageInodeLimit: 750_000},
+		"disk_limit = '0'\nimage_size_limit = '1t'":         {ImageSizeLimit: 1 << 40, ImageInodeLimit: 750_000},
+		"inode_limit = 0\nimage_inode_limit = 5000000":      {ImageSizeLimit: 50 << 30 / 4, ImageInodeLimit: 5_000_000},
+		"min_free_space = 'auto'\nmin_free_inodes = 'auto'": {ImageSizeLimit: 50 << 30 / 4, ImageInodeLimit: 750_000},
+	} {
+		c, err := config.Parse([]byte("[cache]\n"+text+"\n"), "config.toml")
+		require.NoError(t, err, text)
+		require.Equal(t, want.ImageSizeLimit, c.Cache.ImageSizeLimit, text)
+		require.Equal(t, want.ImageInodeLimit, c.Cache.ImageInodeLimit, text)
+		require.EqualValues(t, -1, c.Cache.MinFreeSpace, text)
+	}
+}
+
+func TestWhatStaysFreeFollowsTheFileSystem(t *testing.T) {
+	for text, want := range map[string][2]int64{
+		"": {2 << 30, 50_000},
+		"min_free_space = '0'\nmin_free_inodes = 0":   {0, 0},
+		"min_free_space = '9g'\nmin_free_inodes = 70": {9 << 30, 70},
+	} {
+		c, err := config.Parse([]byte("[cache]\n"+text+"\n"), "config.toml")
+		require.NoError(t, err)
+		bytes, inodes := c.Cache.MinFree(1<<40, 60_000_000)
+		require.Equal(t, want, [2]int64{bytes, inodes}, text)
+	}
+	bytes, inodes := config.Default().Cache.MinFree(20<<30, 100_000)
+	require.Equal(t, [2]int64{1 << 30, 5000}, [2]int64{bytes, inodes})
+	c, err := config.Parse([]byte("[cache]\nmin_free_inodes = 70\n"), "config.toml")
+	require.NoError(t, err)
+	_, inodes = c.Cache.MinFree(20<<30, 0)
+	require.Zero(t, inodes, "btrfs makes them as they are needed")
+}
+
 func TestProblems(t *testing.T) {
 	cases := []struct {
 		name, text string
@@ -232,6 +278,15 @@ func TestProblems(t *testing.T) {
 			`2:55: network.allow: "[fd00::1]:53" is not a destination`, `2:71: network.allow: "10.0.0.1:0" is not a destination`,
 		}},
 		{"registry with scheme", "[cache]\ninsecure_registries = ['http://r:5000']\n", []string{`2:24: cache.insecure_registries: "http://r:5000" is not a registry's host`}},
+		{"inode limit", "[cache]\ninode_limit = '3m'\n", []string{`2:15: cache.inode_limit: "3m" is out of range; write a whole number from 0 to`}},
+		{"image size", "[cache]\nimage_size_limit = 'much'\nimage_inode_limit = 'auto '\nmin_free_space = 5\nmin_free_inodes = -1\n", []string{
+			`2:20: cache.image_size_limit: "much" is not a size`, `3:21: cache.image_inode_limit: "auto " is out of range`,
+			`4:18: cache.min_free_space: 5 is not a size`, `5:19: cache.min_free_inodes: -1 is out of range`,
+		}},
+		{"one image beyond all", "[cache]\ndisk_limit = '1g'\nimage_size_limit = '2g'\nimage_inode_limit = 4000000\n", []string{
+			`3:20: cache.image_size_limit: one image may not take more than all images, which disk_limit bounds; write less than disk_limit, or raise that`,
+			`4:21: cache.image_inode_limit: one image may not take more than all images, which inode_limit bounds`,
+		}},
 		{"scratch", "[cache]\nscratch = 'zfs'\n", []string{`2:11: cache.scratch: "zfs" is not a choice; use "loop", "tmpfs" or "directory"`}},
 		{"several, in the file's order", "[cache]\nscope = 'x'\n[network]\nbridge = ''\nfoo = 1\n", []string{
 			`2:9: cache.scope: `, `4:10: network.bridge: "" is not a bridge's name`, `5:1: network.foo: unknown key`,

@@ -50,6 +50,19 @@ func keys() []key {
 		{"network.max_connections", func(c *Config, r *reading) { r.count(&c.Network.MaxConnections, 16, 1<<20) }},
 
 		{"cache.disk_limit", func(c *Config, r *reading) { r.size(&c.Cache.DiskLimit, 0, 1<<60) }},
+		{"cache.inode_limit", func(c *Config, r *reading) { r.integer(&c.Cache.InodeLimit, 0, 1<<40) }},
+		{"cache.image_size_limit", func(c *Config, r *reading) {
+			r.autoOr(&c.Cache.ImageSizeLimit, func(dst *int64) { r.size(dst, 1<<20, 1<<60) })
+		}},
+		{"cache.image_inode_limit", func(c *Config, r *reading) {
+			r.autoOr(&c.Cache.ImageInodeLimit, func(dst *int64) { r.integer(dst, 1, 1<<40) })
+		}},
+		{"cache.min_free_space", func(c *Config, r *reading) {
+			r.autoOr(&c.Cache.MinFreeSpace, func(dst *int64) { r.size(dst, 0, 1<<60) })
+		}},
+		{"cache.min_free_inodes", func(c *Config, r *reading) {
+			r.autoOr(&c.Cache.MinFreeInodes, func(dst *int64) { r.integer(dst, 0, 1<<40) })
+		}},
 		{"cache.scope", func(c *Config, r *reading) { r.choice(&c.Cache.Scope, "project", "job") }},
 		{"cache.insecure_registries", func(c *Config, r *reading) { r.list(&c.Cache.InsecureRegistries, isRegistry) }},
 		{"cache.pull_timeout", func(c *Config, r *reading) { r.duration(&c.Cache.PullTimeout, time.Second, 24*time.Hour) }},

@@ -84,9 +84,11 @@ func Parse(data []byte, path string) (*Config, error) {
 	all := &Error{Path: path}
 	doc := readDocument(data, all)
 	c := Default()
+	c.Cache.ImageSizeLimit, c.Cache.ImageInodeLimit = automatic, automatic // of limits that are not read yet
 	given := apply(c, doc.entries, all)
 	settle(c, given, all)
 	settleSockets(c, doc, all)
+	settleImageLimits(c, given, all)
 	settlePolicy(c, doc, given, all)
 	if len(all.Problems) > 0 {
 		settleForeign(all)
@@ -106,7 +108,7 @@ func Default() *Config {
 		Limits:              isolation.Limits{Memory: 4 << 30, PIDs: 4096, Scratch: 20 << 30},
 		NetworkMode:         "nat",
 		Network:             Network{Bridge: "airlock0", Subnet: "172.29.0.0/16", MaxConnections: 4096},
-		Cache:               Cache{DiskLimit: 50 << 30, Scope: "project", PullTimeout: 30 * time.Minute, Scratch: "loop"},
+		Cache:               defaultCache(),
 		Hypervisor:          Hypervisor{QEMU: "qemu-system-x86_64", Kernel: "auto", KernelDir: "/", Templates: true, Pool: 1},
 		StateDir:            defaultStateDir,
 		RunDir:              defaultRunDir,
@@ -118,6 +120,48 @@ func Default() *Config {
 		LogLevel:            "info",
 		LogFormat:           "json",
 	}
+}
+
+func defaultCache() Cache {
+	c := Cache{
+		DiskLimit: 50 << 30, InodeLimit: 3_000_000, ImageSizeLimit: automatic, ImageInodeLimit: automatic,
+		MinFreeSpace: automatic, MinFreeInodes: automatic,
+		Scope: "project", PullTimeout: 30 * time.Minute, Scratch: "loop",
+	}
+	c.settleImageLimits()
+	return c
+}
+
+// settleImageLimits fills in the automatic limits of one image: a quarter of what all may take, so that even its disk
+// for virtual machines beside its layers leaves room for others.
+func (c *Cache) settleImageLimits() {
+	quarter := func(dst *int64, all, otherwise int64) {
+		switch {
+		case *dst != automatic:
+		case all > 0:
+			*dst = max(1, all/4)
+		default:
+			*dst = otherwise
+		}
+	}
+	quarter(&c.ImageSizeLimit, c.DiskLimit, 16<<30)
+	quarter(&c.ImageInodeLimit, c.InodeLimit, 750_000)
+}
+
+// MinFree is what pulls leave free of a file system that has so many bytes and inodes: what the configuration says, else a
+// twentieth, at most 2 GiB and 50,000 inodes. One that makes inodes as they are needed says that it has 0.
+func (c *Cache) MinFree(bytes, inodes int64) (freeBytes, freeInodes int64) {
+	freeBytes, freeInodes = c.MinFreeSpace, c.MinFreeInodes
+	if freeBytes == automatic {
+		freeBytes = min(bytes/20, 2<<30)
+	}
+	if freeInodes == automatic {
+		freeInodes = min(inodes/20, 50_000)
+	}
+	if inodes == 0 {
+		freeInodes = 0
+	}
+	return freeBytes, freeInodes
 }
 
 // defaultGroup returns the group that GitLab Runner's packages make, if this host has it.
@@ -159,4 +203,22 @@ func settle(c *Config, given map[string]entry, all *Error) {
 				"add it here, or set pull_policy to allowed ones")
 		}
 	}
+}
+
+// settleImageLimits fills in and checks the limits of one image: it is a part of all images.
+func settleImageLimits(c *Config, given map[string]entry, all *Error) {
+	for _, pair := range []struct {
+		one, all string
+		limit    int64
+		whole    int64
+	}{
+		{"cache.image_size_limit", "disk_limit", c.Cache.ImageSizeLimit, c.Cache.DiskLimit},
+		{"cache.image_inode_limit", "inode_limit", c.Cache.ImageInodeLimit, c.Cache.InodeLimit},
+	} {
+		if e, ok := given[pair.one]; ok && pair.whole > 0 && pair.limit > pair.whole {
+			all.add(e.at, e.key, "one image may not take more than all images, which "+pair.all+" bounds",
+				"write less than "+pair.all+", or raise that")
+		}
+	}
+	c.Cache.settleImageLimits()
 }

@@ -130,6 +130,18 @@ func (r *reading) integer(dst *int64, least, most int64) {
 	r.wrong("%s is out of range", fmt.Sprintf("write a whole number from %d to %d, without quotes", least, most))
 }
 
+// automatic stands for the word "auto" in keys whose default depends on something else.
+const automatic = -1
+
+// autoOr takes "auto", or what read takes.
+func (r *reading) autoOr(dst *int64, read func(dst *int64)) {
+	if r.value == "auto" {
+		*dst = automatic
+		return
+	}
+	read(dst)
+}
+
 // number returns a number that is written as such or as a string.
 func (r *reading) number() (float64, bool) {
 	switch v := r.value.(type) {

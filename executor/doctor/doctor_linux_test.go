@@ -252,16 +252,20 @@ func TestTheRunnersUser(t *testing.T) {
 func TestTheDiskOfTheState(t *testing.T) {
 	dir := t.TempDir()
 	for name, tc := range map[string]struct {
-		fs, size string
-		status   Status
-		detail   string
+		fs, size               string
+		minFree, minFreeInodes int64
+		status                 Status
+		detail                 string
 	}{
-		"full":   {"tmpfs", "size=2m", Fail, "0.0 GiB free (tmpfs)"},
-		"memory": {"tmpfs", "size=20g", Warn, "images use memory"},
-		"odd":    {"proc", "", Warn, "may not keep what images hold"},
+		"full":          {"tmpfs", "size=2m", 0, 0, Fail, "0.0 GiB free (tmpfs)"},
+		"below a floor": {"tmpfs", "size=20g", 30 << 30, 0, Fail, "20.0 GiB free, and pulls leave 30 GiB free: no image can be pulled"},
+		"no inodes":     {"tmpfs", "size=20g,nr_inodes=100", 0, 1000, Fail, "99 inodes free, and pulls leave 1000"},
+		"memory":        {"tmpfs", "size=20g", 0, 0, Warn, "images use memory"},
+		"odd":           {"proc", "", 0, 0, Warn, "may not keep what images hold"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := config.Default()
+			cfg.Cache.MinFreeSpace, cfg.Cache.MinFreeInodes = tc.minFree, tc.minFreeInodes
 			cfg.StateDir = filepath.Join(dir, "yet", "to", "come")
 			f := in(t, unix.CLONE_NEWNS, func() error { return unix.Mount("none", dir, tc.fs, 0, tc.size) },
 				func(r *report) { checkStorage(r, cfg) })

@@ -156,15 +156,16 @@ func checkVolume(r *report, cfg *config.Config) {
 		return
 	}
 	var name [windows.MAX_PATH + 1]uint16
-	var free uint64
+	var free, total uint64
 	err = windows.GetVolumeInformation(path, nil, 0, nil, nil, nil, &name[0], uint32(len(name)))
 	if err == nil {
-		err = windows.GetDiskFreeSpaceEx(path, &free, nil, nil)
+		err = windows.GetDiskFreeSpaceEx(path, &free, &total, nil)
 	}
 	if err != nil {
 		r.fail(check, "make the volume accessible", "%s: %v", volume, err)
 		return
 	}
+	minFree, _ := cfg.Cache.MinFree(int64(total), 0)
 	system, gib := windows.UTF16ToString(name[:]), float64(free)/(1<<30)
 	switch {
 	case strings.EqualFold(system, "ReFS"):
@@ -173,6 +174,9 @@ func checkVolume(r *report, cfg *config.Config) {
 		r.fail(check, "set state_dir to a directory on NTFS", "%s is on %s, which cannot hold layers of Windows images", cfg.StateDir, system)
 	case free < tooLittleSpace:
 		r.fail(check, "free some space, or name a larger volume with state_dir", "%s has %.1f GiB free", cfg.StateDir, gib)
+	case free < uint64(minFree):
+		r.fail(check, "free some space, or lower min_free_space in [cache]",
+			"%s has %.1f GiB free, and pulls leave %.1f GiB: no image can be pulled", cfg.StateDir, gib, float64(minFree)/(1<<30))
 	case free < littleSpace:
 		r.warn(check, "free some space, or set disk_limit in [cache] below it", "%s has %.1f GiB free: images of Windows are large", cfg.StateDir, gib)
 	default:

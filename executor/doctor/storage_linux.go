@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/airlock-ci/airlock/executor/api/bytesize"
 	"github.com/airlock-ci/airlock/executor/config"
 )
 
@@ -38,7 +39,8 @@ func checkStorage(r *report, cfg *config.Config) {
 		return
 	}
 	name, good := goodFileSystems[fs.Type]
-	free := fs.Bavail * uint64(fs.Bsize)
+	free := fs.Bavail * uint64(fs.Frsize)
+	minSpace, minInodes := cfg.Cache.MinFree(int64(fs.Blocks)*fs.Frsize, int64(fs.Files))
 	has := fmt.Sprintf("%s has %.1f GiB free", cfg.StateDir, float64(free)/(1<<30))
 	switch {
 	case !good:
@@ -46,10 +48,18 @@ func checkStorage(r *report, cfg *config.Config) {
 			"%s is on a file system (type %#x) that may not keep what images hold", cfg.StateDir, fs.Type)
 	case free < tooLittleSpace:
 		r.fail(check, "free some space, or name a larger disk with state_dir", "%s (%s)", has, name)
+	case free < uint64(minSpace):
+		r.fail(check, "free some space, or lower min_free_space in [cache]",
+			"%s, and pulls leave %s free: no image can be pulled (%s)", has, bytesize.Format(minSpace), name)
+	case fs.Ffree < uint64(minInodes):
+		r.fail(check, "remove files, or lower min_free_inodes in [cache]",
+			"%s has %d inodes free, and pulls leave %d: no image can be pulled (%s)", cfg.StateDir, fs.Ffree, minInodes, name)
 	case free < littleSpace:
 		r.warn(check, "free some space, or set disk_limit in [cache] below it", "%s (%s)", has, name)
 	case fs.Type == unix.TMPFS_MAGIC:
 		r.warn(check, "name a directory on a disk with state_dir", "%s (tmpfs): images use memory and are lost at a reboot", has)
+	case fs.Files > 0:
+		r.ok(check, "%s and %d inodes (%s)", has, fs.Ffree, name)
 	default:
 		r.ok(check, "%s (%s)", has, name)
 	}

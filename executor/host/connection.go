@@ -98,6 +98,13 @@ func (c *connection) RemoveImage(ctx context.Context, req *api.RemoveImageReques
 		})
 }
 
+func (c *connection) PinImage(ctx context.Context, req *api.PinImageRequest) (*api.PinImageReply, error) {
+	return forward(ctx, c, "pinning an image", req,
+		func(rpc executorpb.ExecutorClient, ctx context.Context, req *api.PinImageRequest) (*api.PinImageReply, error) {
+			return rpc.PinImage(ctx, req)
+		})
+}
+
 func (c *connection) Reap(ctx context.Context, req *api.ReapRequest) (*api.ReapReply, error) {
 	return forward(ctx, c, "reaping", req,
 		func(rpc executorpb.ExecutorClient, ctx context.Context, req *api.ReapRequest) (*api.ReapReply, error) {

@@ -269,7 +269,15 @@ func (b *backend) Inspect(_ context.Context, job string) (*api.SandboxInfo, erro
 }
 
 func (b *backend) Images(context.Context) (*api.ImagesReply, error) {
-	return &api.ImagesReply{LimitBytes: 7}, nil
+	return &api.ImagesReply{
+		Images: []*api.ImageInfo{{}}, LimitBytes: 7, UsedBytes: 6, LimitInodes: 500, UsedInodes: 400, PinnedBytes: 5, PinnedInodes: 30,
+		FreeBytes: 1000, FreeInodes: 900, FloorBytes: 100, FloorInodes: 90, Evicted: 11, RefusedTooLarge: 12, RefusedNoRoom: 13,
+	}, nil
+}
+
+func (b *backend) PinImage(_ context.Context, image string, pinned bool) error {
+	b.note("pinned", fmt.Sprint(image, pinned))
+	return nil
 }
 
 func (b *backend) RemoveImage(context.Context, string) (int64, error) { return 4711, nil }

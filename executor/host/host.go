@@ -131,6 +131,7 @@ func Run(ctx context.Context, opts Options) error {
 
 	supervisor := newSupervisor(opts, where, checksum, metrics)
 	metrics.ask(supervisor.decisions)
+	metrics.registry.MustRegister(newCacheUse(supervisor.images))
 	return serve(ctx, opts, supervisor, metrics)
 }
 

@@ -151,6 +151,8 @@ func TestAdministratorsMethodsAreForwarded(t *testing.T) {
 	freed, err := c.RemoveImage(t.Context(), "x")
 	require.NoError(t, err)
 	require.EqualValues(t, 4711, freed)
+	require.NoError(t, c.PinImage(t.Context(), "x", true))
+	r.awaitNote("pinned", 10*time.Second)
 	leftovers, err := c.Reap(t.Context(), true)
 	require.NoError(t, err)
 	require.False(t, leftovers[0].GetRemoved())
@@ -544,6 +546,10 @@ func TestMetrics(t *testing.T) {
 		`airlock_call_duration_seconds_count{verb="run"}`,
 		`airlock_policy_decisions_total{isolation="process",rule="trusted"} 3`,
 		`airlock_policy_decisions_total{isolation="hypervisor",rule="default"} 2`,
+		"airlock_cache_used_bytes 6", "airlock_cache_limit_bytes 7", "airlock_cache_used_inodes 400", "airlock_cache_limit_inodes 500",
+		"airlock_cache_pinned_bytes 5", "airlock_cache_pinned_inodes 30", "airlock_cache_images 1",
+		"airlock_cache_free_bytes 1000", "airlock_cache_free_inodes 900", "airlock_cache_min_free_bytes 100", "airlock_cache_min_free_inodes 90",
+		"airlock_cache_evictions_total 11", `airlock_cache_refusals_total{reason="image_limit"} 12`, `airlock_cache_refusals_total{reason="no_room"} 13`,
 	} {
 		require.Contains(t, string(text), line)
 	}

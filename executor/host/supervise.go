@@ -129,9 +129,7 @@ func (s *supervisor) attend(ctx context.Context, e *executor) {
 
 // decisions asks the executor, if there is one, what its policy decided.
 func (s *supervisor) decisions(ctx context.Context) []*api.DecisionCount {
-	s.mu.Lock()
-	e := s.current
-	s.mu.Unlock()
+	e := s.living()
 	if e == nil {
 		return nil
 	}
@@ -140,6 +138,27 @@ func (s *supervisor) decisions(ctx context.Context) []*api.DecisionCount {
 		s.log.Debug().Err(err).Msg("the policy's decisions are not known")
 	}
 	return reply.GetCounts()
+}
+
+// images asks the executor, if there is one, what its cache holds.
+func (s *supervisor) images(ctx context.Context) *api.ImagesReply {
+	e := s.living()
+	if e == nil {
+		return nil
+	}
+	reply, err := e.rpc.Images(ctx, &api.ImagesRequest{})
+	if err != nil {
+		s.log.Debug().Err(err).Msg("the cache's use is not known")
+		return nil
+	}
+	return reply
+}
+
+// living returns the executor that calls go to now, or nil.
+func (s *supervisor) living() *executor {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.current
 }
 
 // errExecutorEnded is why there is no executor between two.

@@ -35,6 +35,7 @@ type Backend interface {
 	Events(ctx context.Context, job string, follow bool, emit func(json []byte) error) error
 	Images(ctx context.Context) (*api.ImagesReply, error)
 	RemoveImage(ctx context.Context, image string) (freed int64, err error)
+	PinImage(ctx context.Context, image string, pinned bool) error
 	Reap(ctx context.Context, dryRun bool) ([]*api.Leftover, error)
 	// Decisions counts what the policy decided since the executor's start.
 	Decisions() []*api.DecisionCount

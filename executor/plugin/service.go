@@ -138,6 +138,12 @@ func (s *service) Images(ctx context.Context, _ *api.ImagesRequest) (*api.Images
 	return unary(ctx, s, s.backend.Images)
 }
 
+func (s *service) PinImage(ctx context.Context, req *api.PinImageRequest) (*api.PinImageReply, error) {
+	return unary(ctx, s, func(ctx context.Context) (*api.PinImageReply, error) {
+		return &api.PinImageReply{}, s.backend.PinImage(ctx, req.GetImage(), req.GetPinned())
+	})
+}
+
 func (s *service) RemoveImage(ctx context.Context, req *api.RemoveImageRequest) (*api.RemoveImageReply, error) {
 	return unary(ctx, s, func(ctx context.Context) (*api.RemoveImageReply, error) {
 		freed, err := s.backend.RemoveImage(ctx, req.GetImage())

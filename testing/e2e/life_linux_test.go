@@ -86,6 +86,10 @@ func howJobsEnd(t *testing.T, level string) {
 		"an image not allowed":     {job: gitlabtest.Job{Image: "registry.example/evil"}, reason: gitlabtest.ScriptFailure, log: "not one of the allowed images"},
 		"a tag not allowed":        {job: gitlabtest.Job{Image: b.registry + "/busybox:forbidden"}, reason: gitlabtest.ScriptFailure, log: "not one of the allowed images"},
 		"a path of the host":       {job: gitlabtest.Job{Image: "docker-archive:" + helper}, reason: gitlabtest.ScriptFailure, log: "not one of the allowed images"},
+		"an image that would fill the host": {
+			job:    gitlabtest.Job{Image: b.push(sparseImage(t), "sparse")},
+			reason: gitlabtest.ScriptFailure, log: "the image unpacks to more than 12.5 GiB (make the image smaller; the administrator can raise image_size_limit",
+		},
 		"out of memory": {
 			job:    gitlabtest.Job{Script: []string{"dd if=/dev/zero of=/dev/null bs=700M count=1"}},
 			reason: gitlabtest.ScriptFailure, log: "the memory limit of 512 MiB was reached",

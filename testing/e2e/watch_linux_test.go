@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -66,7 +68,23 @@ func scratchImage(t *testing.T) v1.Image {
 	w := tar.NewWriter(&layer)
 	require.NoError(t, w.WriteHeader(&tar.Header{Name: "etc/motd", Mode: 0o644, Size: 0, Typeflag: tar.TypeReg}))
 	require.NoError(t, w.Close())
-	content, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(layer.Bytes())), nil })
+	return imageOfTar(t, layer.Bytes())
+}
+
+// sparseImage has a file of 1 TiB in a layer of some kilobytes.
+func sparseImage(t *testing.T) v1.Image {
+	t.Helper()
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "large"), nil, 0o600))
+	require.NoError(t, os.Truncate(filepath.Join(dir, "large"), 1<<40))
+	layer, err := exec.CommandContext(t.Context(), "tar", "--sparse", "-C", dir, "-c", "large").Output()
+	require.NoError(t, err)
+	return imageOfTar(t, layer)
+}
+
+func imageOfTar(t *testing.T, layer []byte) v1.Image {
+	t.Helper()
+	content, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(layer)), nil })
 	require.NoError(t, err)
 	image, err := mutate.AppendLayers(empty.Image, content)
 	require.NoError(t, err)

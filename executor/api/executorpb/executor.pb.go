@@ -28,7 +28,7 @@ var File_executor_api_executorpb_executor_proto protoreflect.FileDescriptor
 const file_executor_api_executorpb_executor_proto_rawDesc = "" +
 	"\n" +
 	"&executor/api/executorpb/executor.proto\x12\n" +
-	"airlock.v1\x1a\x1aexecutor/api/airlock.proto2\x83\x05\n" +
+	"airlock.v1\x1a\x1aexecutor/api/airlock.proto2\xc7\x05\n" +
 	"\bExecutor\x12?\n" +
 	"\aVersion\x12\x1a.airlock.v1.VersionRequest\x1a\x18.airlock.v1.VersionReply\x12<\n" +
 	"\x04Call\x12\x17.airlock.v1.ClientFrame\x1a\x17.airlock.v1.ServerFrame(\x010\x01\x126\n" +
@@ -36,7 +36,8 @@ const file_executor_api_executorpb_executor_proto_rawDesc = "" +
 	"\aInspect\x12\x1a.airlock.v1.InspectRequest\x1a\x17.airlock.v1.SandboxInfo\x128\n" +
 	"\x06Events\x12\x19.airlock.v1.EventsRequest\x1a\x11.airlock.v1.Event0\x01\x12<\n" +
 	"\x06Images\x12\x19.airlock.v1.ImagesRequest\x1a\x17.airlock.v1.ImagesReply\x12K\n" +
-	"\vRemoveImage\x12\x1e.airlock.v1.RemoveImageRequest\x1a\x1c.airlock.v1.RemoveImageReply\x126\n" +
+	"\vRemoveImage\x12\x1e.airlock.v1.RemoveImageRequest\x1a\x1c.airlock.v1.RemoveImageReply\x12B\n" +
+	"\bPinImage\x12\x1b.airlock.v1.PinImageRequest\x1a\x19.airlock.v1.PinImageReply\x126\n" +
 	"\x04Reap\x12\x17.airlock.v1.ReapRequest\x1a\x15.airlock.v1.ReapReply\x12E\n" +
 	"\tDecisions\x12\x1c.airlock.v1.DecisionsRequest\x1a\x1a.airlock.v1.DecisionsReply\x12<\n" +
 	"\x06Reload\x12\x19.airlock.v1.ReloadRequest\x1a\x17.airlock.v1.ReloadReplyB7Z5github.com/airlock-ci/airlock/executor/api/executorpbb\x06proto3"
@@ -49,19 +50,21 @@ var file_executor_api_executorpb_executor_proto_goTypes = []any{
 	(*api.EventsRequest)(nil),      // 4: airlock.v1.EventsRequest
 	(*api.ImagesRequest)(nil),      // 5: airlock.v1.ImagesRequest
 	(*api.RemoveImageRequest)(nil), // 6: airlock.v1.RemoveImageRequest
-	(*api.ReapRequest)(nil),        // 7: airlock.v1.ReapRequest
-	(*api.DecisionsRequest)(nil),   // 8: airlock.v1.DecisionsRequest
-	(*api.ReloadRequest)(nil),      // 9: airlock.v1.ReloadRequest
-	(*api.VersionReply)(nil),       // 10: airlock.v1.VersionReply
-	(*api.ServerFrame)(nil),        // 11: airlock.v1.ServerFrame
-	(*api.ListReply)(nil),          // 12: airlock.v1.ListReply
-	(*api.SandboxInfo)(nil),        // 13: airlock.v1.SandboxInfo
-	(*api.Event)(nil),              // 14: airlock.v1.Event
-	(*api.ImagesReply)(nil),        // 15: airlock.v1.ImagesReply
-	(*api.RemoveImageReply)(nil),   // 16: airlock.v1.RemoveImageReply
-	(*api.ReapReply)(nil),          // 17: airlock.v1.ReapReply
-	(*api.DecisionsReply)(nil),     // 18: airlock.v1.DecisionsReply
-	(*api.ReloadReply)(nil),        // 19: airlock.v1.ReloadReply
+	(*api.PinImageRequest)(nil),    // 7: airlock.v1.PinImageRequest
+	(*api.ReapRequest)(nil),        // 8: airlock.v1.ReapRequest
+	(*api.DecisionsRequest)(nil),   // 9: airlock.v1.DecisionsRequest
+	(*api.ReloadRequest)(nil),      // 10: airlock.v1.ReloadRequest
+	(*api.VersionReply)(nil),       // 11: airlock.v1.VersionReply
+	(*api.ServerFrame)(nil),        // 12: airlock.v1.ServerFrame
+	(*api.ListReply)(nil),          // 13: airlock.v1.ListReply
+	(*api.SandboxInfo)(nil),        // 14: airlock.v1.SandboxInfo
+	(*api.Event)(nil),              // 15: airlock.v1.Event
+	(*api.ImagesReply)(nil),        // 16: airlock.v1.ImagesReply
+	(*api.RemoveImageReply)(nil),   // 17: airlock.v1.RemoveImageReply
+	(*api.PinImageReply)(nil),      // 18: airlock.v1.PinImageReply
+	(*api.ReapReply)(nil),          // 19: airlock.v1.ReapReply
+	(*api.DecisionsReply)(nil),     // 20: airlock.v1.DecisionsReply
+	(*api.ReloadReply)(nil),        // 21: airlock.v1.ReloadReply
 }
 var file_executor_api_executorpb_executor_proto_depIdxs = []int32{
 	0,  // 0: airlock.v1.Executor.Version:input_type -> airlock.v1.VersionRequest
@@ -71,21 +74,23 @@ var file_executor_api_executorpb_executor_proto_depIdxs = []int32{
 	4,  // 4: airlock.v1.Executor.Events:input_type -> airlock.v1.EventsRequest
 	5,  // 5: airlock.v1.Executor.Images:input_type -> airlock.v1.ImagesRequest
 	6,  // 6: airlock.v1.Executor.RemoveImage:input_type -> airlock.v1.RemoveImageRequest
-	7,  // 7: airlock.v1.Executor.Reap:input_type -> airlock.v1.ReapRequest
-	8,  // 8: airlock.v1.Executor.Decisions:input_type -> airlock.v1.DecisionsRequest
-	9,  // 9: airlock.v1.Executor.Reload:input_type -> airlock.v1.ReloadRequest
-	10, // 10: airlock.v1.Executor.Version:output_type -> airlock.v1.VersionReply
-	11, // 11: airlock.v1.Executor.Call:output_type -> airlock.v1.ServerFrame
-	12, // 12: airlock.v1.Executor.List:output_type -> airlock.v1.ListReply
-	13, // 13: airlock.v1.Executor.Inspect:output_type -> airlock.v1.SandboxInfo
-	14, // 14: airlock.v1.Executor.Events:output_type -> airlock.v1.Event
-	15, // 15: airlock.v1.Executor.Images:output_type -> airlock.v1.ImagesReply
-	16, // 16: airlock.v1.Executor.RemoveImage:output_type -> airlock.v1.RemoveImageReply
-	17, // 17: airlock.v1.Executor.Reap:output_type -> airlock.v1.ReapReply
-	18, // 18: airlock.v1.Executor.Decisions:output_type -> airlock.v1.DecisionsReply
-	19, // 19: airlock.v1.Executor.Reload:output_type -> airlock.v1.ReloadReply
-	10, // [10:20] is the sub-list for method output_type
-	0,  // [0:10] is the sub-list for method input_type
+	7,  // 7: airlock.v1.Executor.PinImage:input_type -> airlock.v1.PinImageRequest
+	8,  // 8: airlock.v1.Executor.Reap:input_type -> airlock.v1.ReapRequest
+	9,  // 9: airlock.v1.Executor.Decisions:input_type -> airlock.v1.DecisionsRequest
+	10, // 10: airlock.v1.Executor.Reload:input_type -> airlock.v1.ReloadRequest
+	11, // 11: airlock.v1.Executor.Version:output_type -> airlock.v1.VersionReply
+	12, // 12: airlock.v1.Executor.Call:output_type -> airlock.v1.ServerFrame
+	13, // 13: airlock.v1.Executor.List:output_type -> airlock.v1.ListReply
+	14, // 14: airlock.v1.Executor.Inspect:output_type -> airlock.v1.SandboxInfo
+	15, // 15: airlock.v1.Executor.Events:output_type -> airlock.v1.Event
+	16, // 16: airlock.v1.Executor.Images:output_type -> airlock.v1.ImagesReply
+	17, // 17: airlock.v1.Executor.RemoveImage:output_type -> airlock.v1.RemoveImageReply
+	18, // 18: airlock.v1.Executor.PinImage:output_type -> airlock.v1.PinImageReply
+	19, // 19: airlock.v1.Executor.Reap:output_type -> airlock.v1.ReapReply
+	20, // 20: airlock.v1.Executor.Decisions:output_type -> airlock.v1.DecisionsReply
+	21, // 21: airlock.v1.Executor.Reload:output_type -> airlock.v1.ReloadReply
+	11, // [11:22] is the sub-list for method output_type
+	0,  // [0:11] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name

@@ -29,6 +29,7 @@ const (
 	Executor_Events_FullMethodName      = "/airlock.v1.Executor/Events"
 	Executor_Images_FullMethodName      = "/airlock.v1.Executor/Images"
 	Executor_RemoveImage_FullMethodName = "/airlock.v1.Executor/RemoveImage"
+	Executor_PinImage_FullMethodName    = "/airlock.v1.Executor/PinImage"
 	Executor_Reap_FullMethodName        = "/airlock.v1.Executor/Reap"
 	Executor_Decisions_FullMethodName   = "/airlock.v1.Executor/Decisions"
 	Executor_Reload_FullMethodName      = "/airlock.v1.Executor/Reload"
@@ -52,6 +53,8 @@ type ExecutorClient interface {
 	Events(ctx context.Context, in *api.EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[api.Event], error)
 	Images(ctx context.Context, in *api.ImagesRequest, opts ...grpc.CallOption) (*api.ImagesReply, error)
 	RemoveImage(ctx context.Context, in *api.RemoveImageRequest, opts ...grpc.CallOption) (*api.RemoveImageReply, error)
+	// PinImage keeps an image from being evicted by pulls, or no longer.
+	PinImage(ctx context.Context, in *api.PinImageRequest, opts ...grpc.CallOption) (*api.PinImageReply, error)
 	// Reap lists, and unless dry_run removes, what no living job owns.
 	Reap(ctx context.Context, in *api.ReapRequest, opts ...grpc.CallOption) (*api.ReapReply, error)
 	// Decisions counts what the policy decided, for the host's metrics.
@@ -150,6 +153,16 @@ func (c *executorClient) RemoveImage(ctx context.Context, in *api.RemoveImageReq
 	return out, nil
 }
 
+func (c *executorClient) PinImage(ctx context.Context, in *api.PinImageRequest, opts ...grpc.CallOption) (*api.PinImageReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(api.PinImageReply)
+	err := c.cc.Invoke(ctx, Executor_PinImage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *executorClient) Reap(ctx context.Context, in *api.ReapRequest, opts ...grpc.CallOption) (*api.ReapReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(api.ReapReply)
@@ -198,6 +211,8 @@ type ExecutorServer interface {
 	Events(*api.EventsRequest, grpc.ServerStreamingServer[api.Event]) error
 	Images(context.Context, *api.ImagesRequest) (*api.ImagesReply, error)
 	RemoveImage(context.Context, *api.RemoveImageRequest) (*api.RemoveImageReply, error)
+	// PinImage keeps an image from being evicted by pulls, or no longer.
+	PinImage(context.Context, *api.PinImageRequest) (*api.PinImageReply, error)
 	// Reap lists, and unless dry_run removes, what no living job owns.
 	Reap(context.Context, *api.ReapRequest) (*api.ReapReply, error)
 	// Decisions counts what the policy decided, for the host's metrics.
@@ -234,6 +249,9 @@ func (UnimplementedExecutorServer) Images(context.Context, *api.ImagesRequest) (
 }
 func (UnimplementedExecutorServer) RemoveImage(context.Context, *api.RemoveImageRequest) (*api.RemoveImageReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveImage not implemented")
+}
+func (UnimplementedExecutorServer) PinImage(context.Context, *api.PinImageRequest) (*api.PinImageReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method PinImage not implemented")
 }
 func (UnimplementedExecutorServer) Reap(context.Context, *api.ReapRequest) (*api.ReapReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Reap not implemented")
@@ -373,6 +391,24 @@ func _Executor_RemoveImage_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Executor_PinImage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(api.PinImageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ExecutorServer).PinImage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Executor_PinImage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ExecutorServer).PinImage(ctx, req.(*api.PinImageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Executor_Reap_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(api.ReapRequest)
 	if err := dec(in); err != nil {
@@ -453,6 +489,10 @@ var Executor_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RemoveImage",
 			Handler:    _Executor_RemoveImage_Handler,
+		},
+		{
+			MethodName: "PinImage",
+			Handler:    _Executor_PinImage_Handler,
 		},
 		{
 			MethodName: "Reap",

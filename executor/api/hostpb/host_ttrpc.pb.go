@@ -16,6 +16,7 @@ type HostService interface {
 	Events(context.Context, *api.EventsRequest, Host_EventsServer) error
 	Images(context.Context, *api.ImagesRequest) (*api.ImagesReply, error)
 	RemoveImage(context.Context, *api.RemoveImageRequest) (*api.RemoveImageReply, error)
+	PinImage(context.Context, *api.PinImageRequest) (*api.PinImageReply, error)
 	Reap(context.Context, *api.ReapRequest) (*api.ReapReply, error)
 	Reload(context.Context, *api.ReloadRequest) (*api.ReloadReply, error)
 }
@@ -93,6 +94,13 @@ func RegisterHostService(srv *ttrpc.Server, svc HostService) {
 				}
 				return svc.RemoveImage(ctx, &req)
 			},
+			"PinImage": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req api.PinImageRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.PinImage(ctx, &req)
+			},
 			"Reap": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req api.ReapRequest
 				if err := unmarshal(&req); err != nil {
@@ -139,6 +147,7 @@ type HostClient interface {
 	Events(context.Context, *api.EventsRequest) (Host_EventsClient, error)
 	Images(context.Context, *api.ImagesRequest) (*api.ImagesReply, error)
 	RemoveImage(context.Context, *api.RemoveImageRequest) (*api.RemoveImageReply, error)
+	PinImage(context.Context, *api.PinImageRequest) (*api.PinImageReply, error)
 	Reap(context.Context, *api.ReapRequest) (*api.ReapReply, error)
 	Reload(context.Context, *api.ReloadRequest) (*api.ReloadReply, error)
 }
@@ -251,6 +260,14 @@ func (c *hostClient) Images(ctx context.Context, req *api.ImagesRequest) (*api.I
 func (c *hostClient) RemoveImage(ctx context.Context, req *api.RemoveImageRequest) (*api.RemoveImageReply, error) {
 	var resp api.RemoveImageReply
 	if err := c.client.Call(ctx, "airlock.v1.Host", "RemoveImage", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *hostClient) PinImage(ctx context.Context, req *api.PinImageRequest) (*api.PinImageReply, error) {
+	var resp api.PinImageReply
+	if err := c.client.Call(ctx, "airlock.v1.Host", "PinImage", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -145,11 +145,27 @@ func (h *Host) Events(ctx context.Context, req *api.EventsRequest, stream hostpb
 
 // Images implements hostpb.HostService.
 func (h *Host) Images(context.Context, *api.ImagesRequest) (*api.ImagesReply, error) {
-	reply := &api.ImagesReply{Images: h.ImageList, LimitBytes: 10 << 30}
+	reply := &api.ImagesReply{Images: h.ImageList, LimitBytes: 10 << 30, LimitInodes: 100_000}
 	for _, image := range h.ImageList {
 		reply.UsedBytes += image.GetSizeBytes()
+		reply.UsedInodes += image.GetInodes()
+		if image.GetPinned() {
+			reply.PinnedBytes += image.GetSizeBytes()
+			reply.PinnedInodes += image.GetInodes()
+		}
 	}
 	return reply, h.Fail
+}
+
+// PinImage implements hostpb.HostService.
+func (h *Host) PinImage(_ context.Context, req *api.PinImageRequest) (*api.PinImageReply, error) {
+	for _, image := range h.ImageList {
+		if req.GetImage() == image.GetName() || req.GetImage() == image.GetDigest() {
+			image.Pinned = req.GetPinned()
+			return &api.PinImageReply{}, nil
+		}
+	}
+	return nil, status.Errorf(codes.FailedPrecondition, "image %q is not in the cache", req.GetImage())
 }
 
 // RemoveImage implements hostpb.HostService.
