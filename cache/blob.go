@@ -143,7 +143,7 @@ func (b *blob) connect() (err error) {
 	}
 	watch := time.AfterFunc(2*b.registry.silence, func() { b.giveUp(errSlow) })
 	defer watch.Stop()
-	resp, err := b.registry.send(b.attempt, http.MethodGet, "blobs", b.desc.Digest.String(), header,
+	resp, err := b.registry.send(b.attempt, http.MethodGet, "blobs", b.desc.Digest.String(), header, //nolint:bodyclose // Close closes it
 		http.StatusOK, http.StatusPartialContent, http.StatusRequestedRangeNotSatisfiable)
 	if err != nil {
 		if errors.Is(context.Cause(b.attempt), errSlow) {

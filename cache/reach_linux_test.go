@@ -446,5 +446,8 @@ func (w *internet) proxied(t *testing.T) {
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	require.Equal(t, "CONNECT public.example:443", strings.Join(asked, ", "))
+	require.NotEmpty(t, asked)
+	for _, request := range asked { // as often as connections were made
+		require.Equal(t, "CONNECT public.example:443", request)
+	}
 }

@@ -441,7 +441,6 @@ func (s *settler) all(dir string) ([]int, error) {
 		}
 		same, errSame := sameDirs(fds, layers, base)
 		closeAll(fds)
-		fds = nil
 		if at = path.Join(at, base); errSame != nil {
 			return nil, errSame
 		}

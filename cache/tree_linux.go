@@ -204,8 +204,8 @@ func (t *tree) locate(name string) (string, error) {
 	dir, base := path.Dir(name), path.Base(name)
 	if t.lastFD < 0 || t.askedDir != dir {
 		_, err := t.parent(name, true)
-		actual := dir
 		if errors.Is(err, errThroughLink) {
+			var actual string
 			if actual, err = resolve(dir, t.look); err == nil {
 				_, err = t.parent(path.Join(actual, base), true)
 			}

@@ -96,12 +96,12 @@ func expand(text string) ([]string, error) {
 	begin, depth := open+1, 1
 	for i := open + 1; i < len(text); i++ {
 		c := text[i]
-		switch {
-		case c == '\\':
+		switch c {
+		case '\\':
 			i++
-		case c == '{':
+		case '{':
 			depth++
-		case c == '}':
+		case '}':
 			depth--
 		}
 		if depth > 1 || depth == 1 && c != ',' {

@@ -1,0 +1,2 @@
+// Package pages tests what the pages in docs/ say about the source. It has tests only.
+package pages
