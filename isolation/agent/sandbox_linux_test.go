@@ -265,7 +265,7 @@ func (s *sandbox) begin(spec isolation.ProcessSpec) isolation.Process {
 
 func (s *sandbox) wait(p isolation.Process) isolation.Exit {
 	s.t.Helper()
-	exit, err := waitWithin(s.t, p, 20*time.Second)
+	exit, err := waitWithin(s.t, p, 2*time.Minute)
 	require.NoError(s.t, err)
 	return exit
 }

@@ -51,8 +51,8 @@ type RuntimeEnv struct {
 // HelperMarker is a file that only the helper root has.
 const HelperMarker = "/helper-marker"
 
-// runtimeTimeout bounds each step of the suite; slow runtimes (emulated machines) need most of it.
-const runtimeTimeout = time.Minute
+// runtimeTimeout bounds each step of the suite. Running out of memory takes an emulated machine half a minute on a good host.
+const runtimeTimeout = 5 * time.Minute
 
 // promise is one subtest. Core ones are those in which a runtime has a part, and not its agent alone.
 type promise struct {
