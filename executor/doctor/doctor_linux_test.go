@@ -369,3 +369,18 @@ func TestCorePattern(t *testing.T) {
 		require.Equal(t, want.Status == Warn, got.Remedy != "")
 	}
 }
+
+// TestRaisedLimits: what the doctor says of the limits of jobs is what this process could give them.
+func TestRaisedLimits(t *testing.T) {
+	r := &report{}
+	checkRaisedLimits(r)
+	require.Len(t, r.findings, 1)
+	var own unix.Rlimit
+	require.NoError(t, unix.Getrlimit(unix.RLIMIT_NPROC, &own))
+	if own.Max != unix.RLIM_INFINITY {
+		err := unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: own.Cur, Max: own.Max + 1})
+		require.Equal(t, err == nil, r.findings[0].Status == OK, "%v: %+v", err, r.findings[0])
+	}
+	require.Equal(t, "unlimited", ulimit(unix.RLIM_INFINITY))
+	require.Equal(t, "96364", ulimit(96364))
+}

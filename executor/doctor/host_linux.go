@@ -17,6 +17,7 @@ func checkHost(ctx context.Context, r *report, options Options, cfg *config.Conf
 	checkKernel(r)
 	checkSeccomp(r)
 	checkCorePattern(r, "/proc/sys/kernel/core_pattern")
+	checkRaisedLimits(r)
 	checkCgroups(r)
 	checkRuntime(ctx, r, cfg.Runtime)
 	checkHypervisor(ctx, r, options, cfg)

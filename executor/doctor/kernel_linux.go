@@ -2,11 +2,13 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -131,4 +133,35 @@ func checkRuntime(ctx context.Context, r *report, configured string) {
 		return
 	}
 	r.fail("runtime", remedy, "%s is not installed", strings.Join(candidates, " or "))
+}
+
+// checkRaisedLimits tells where jobs at the process level end below the hard limits that they have elsewhere: nobody but
+// CAP_SYS_RESOURCE raises a hard limit, setrlimit(2). A service manager gives it; containers often do not.
+func checkRaisedLimits(r *report) {
+	const check = "limits of processes"
+	var have [2]unix.CapUserData
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	if err := unix.Capget(&header, &have[0]); err != nil {
+		r.fail(check, "report this as a bug", "reading the capabilities: %v", err)
+		return
+	}
+	if have[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0 {
+		r.ok(check, "jobs may raise them as with Docker")
+		return
+	}
+	var processes, files unix.Rlimit
+	if err := errors.Join(unix.Getrlimit(unix.RLIMIT_NPROC, &processes), unix.Getrlimit(unix.RLIMIT_NOFILE, &files)); err != nil {
+		r.fail(check, "report this as a bug", "reading the limits: %v", err)
+		return
+	}
+	r.info(check, "no CAP_SYS_RESOURCE here: a service started like this gives containers no more than ulimit -Hu %s and -Hn %s; virtual machines are free of that",
+		ulimit(processes.Max), ulimit(files.Max))
+}
+
+// ulimit writes a limit as a shell does.
+func ulimit(n uint64) string {
+	if n == unix.RLIM_INFINITY {
+		return "unlimited"
+	}
+	return strconv.FormatUint(n, 10)
 }
