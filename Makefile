@@ -34,6 +34,8 @@ TEST_PARALLEL ?= 2
 # For one package; three times what the longest, testing/e2e, needs on a machine four times slower than a good one.
 TEST_TIMEOUT  ?= 70m
 LEDGER        := /testing/(e2e|ledger)$$
+# Begun first, because it takes as long as all others together.
+LONGEST       := /isolation/microvm$$
 # What `make test-windows` runs: the simulator's own tests, and those of the packages that run on it.
 WINDOWS_TESTS := ./testing/hcssim
 SIMULATED     := ./isolation/hcs ./cache ./testing/windows
@@ -89,6 +91,7 @@ uninstall: ## remove the installed programs; configuration, images and caches st
 test: packages build windows ## run all tests (needs root); PKG=./cache/... limits them
 	@[ "$$(id -u)" = 0 ] || { echo 'make test: the tests make real sandboxes: run it as root' >&2; exit 1; }
 	@windows=$$(go list $(WINDOWS_TESTS)); others=$$(go list $(PKG) | grep -vxF "$$windows" | grep -vE '$(LEDGER)' || true); \
+	others=$$(grep -E '$(LONGEST)' <<<"$$others" || true; grep -vE '$(LONGEST)' <<<"$$others" || true); \
 	set -x; $${others:+go test -count=1 -p $(TEST_PARALLEL) -timeout $(TEST_TIMEOUT) $$others}
 	@scripts/check-coverage
 	@$(MAKE) --no-print-directory -j 2 --output-sync=line test-host $(if $(filter ./...,$(PKG)),test-simulated)

@@ -334,7 +334,7 @@ func TestAccelerators(t *testing.T) {
 
 // TestMuchOutput: every byte of much output arrives, and many commands leave nothing behind in the guest.
 func TestMuchOutput(t *testing.T) {
-	size, commands := 200<<20, 1000
+	size, commands := 100<<20, 300
 	if testing.Short() {
 		size, commands = 20<<20, 20
 	}

@@ -130,6 +130,7 @@ func posixOddImages(t testing.TB, env RuntimeEnv) {
 			images[name] = more
 		}
 	}
+	require.NotNil(t, env.Image, "the runtime takes no images that the suite makes")
 	for name, image := range images {
 		spec := env.Spec(t)
 		spec.Scripts = true
@@ -205,6 +206,7 @@ echo six > /dev/fd/2
 
 // posixRlimits: build scripts may raise their limits, and a core file lies where the process was.
 func posixRlimits(t testing.TB, env RuntimeEnv) {
+	require.NotNil(t, env.Rlimits, "the runtime limits no processes")
 	script, want := "set -e\n", ""
 	for option, hard := range env.Rlimits(t) {
 		script += "ulimit -H" + option + "; ulimit -" + option + " " + hard + "; ulimit -S" + option + "\n"
