@@ -110,6 +110,12 @@ test-simulated:
 	unshare --mount go test -count=1 -timeout $(TEST_TIMEOUT) $(WINDOWS_TESTS)
 	unshare --mount go test -tags wine -count=1 -p $(TEST_PARALLEL) -timeout $(TEST_TIMEOUT) -run OnSimulatedWindows $(SIMULATED)
 
+# Not part of `make test`, which has the same jobs in containers: by emulation they take minutes.
+.PHONY: test-runner
+test-runner: packages build ## run GitLab Runner's most telling kinds of jobs in virtual machines (needs root)
+	go vet -tags long ./testing/e2e
+	go test -tags long -count=1 -timeout $(TEST_TIMEOUT) -run 'TestARealRunnersJobsInVirtualMachines' ./testing/e2e
+
 # Not part of `make test`: it takes minutes, and a mirror of Debian.
 .PHONY: test-systemd
 test-systemd: build ## install the service on a Debian with systemd and cgroup v2, in a virtual machine (needs root)
