@@ -290,7 +290,7 @@ func TestAnAdministratorKeepsTheImages(t *testing.T) {
 
 	require.Contains(t, b.airlock("image", "pull", image), "Pulled image "+image)
 	require.Greater(t, list()[image+":latest"], int64(500<<10))
-	require.Regexp(t, `\n`+image+`:latest +sha256:[0-9a-f]{12} +\S+ .iB +\d+s ago +0\n`, b.airlock("image", "ls"))
+	require.Regexp(t, `\n`+image+`:latest +sha256:[0-9a-f]{12} +\S+ .iB +\d+ +\d+s ago +0 +no\n`, b.airlock("image", "ls"))
 	b.refused(b.ask("", "image", "pull", b.registry+"/absent"), 1, "/absent: not found")
 
 	b.airlock("image", "import", "local/tools:1", archive)

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -50,7 +51,8 @@ func prepare(m *testing.M) (int, error) {
 		return 1, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	if err := os.Setenv("TMPDIR", dir); err != nil {
+	// Other users look for the programs and the socket in it.
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Setenv("TMPDIR", dir)); err != nil {
 		return 1, err
 	}
 	built, state = filepath.Join(dir, "bin"), filepath.Join(dir, "state")
