@@ -152,18 +152,20 @@ generate: $(PROTOC_PLUGINS) ## generate the Go code of executor/api from its pro
 	PATH="$(PROTOC_PLUGINS):$$PATH" protoc --proto_path=. --go_out=. --go_opt=paths=source_relative \
 		--go-ttrpc_out=. --go-ttrpc_opt=paths=source_relative executor/api/hostpb/host.proto
 
-# It installs what a container needs first, and the demonstration does the rest while its first job is shown. Both are built
-# with the same flags, or all they have in common would be compiled twice. The shell becomes the demonstration, so that a
+# It installs what a container needs while it compiles, and the demonstration does the rest while its first job is shown. Both
+# are built with the same flags, or all they have in common would be compiled twice. The shell becomes the demonstration, so that a
 # signal to make reaches it: it cleans up.
 .PHONY: demo
 demo: ## run jobs through a real GitLab Runner, in a temporary prefix (needs root)
 	@[ "$$(id -u)" = 0 ] || { echo 'make demo: it makes real sandboxes, which needs root: run it as root or through sudo' >&2; exit 1; }
-	@echo 'Waiting for $(PROCESS_PACKAGES), installed by apt where they are missing: usually 20 seconds, once per machine...'
 	@mkdir -p .cache
-	@scripts/apt-install $(PROCESS_PACKAGES) >.cache/demo-apt.log 2>&1 || { cat .cache/demo-apt.log >&2; exit 1; }
-	@echo "Waiting for Airlock's programs and the demonstration to be compiled: usually a minute and a half, then seconds..."
-	@$(MAKE) --no-print-directory build
-	@go build -trimpath -buildvcs=false -ldflags '-s -w' -o .cache/demo ./testing/demo
+	@echo 'Waiting for $(PROCESS_PACKAGES) from apt, where they are missing, and'
+	@echo "for Airlock's programs and the demonstration to be compiled: usually two minutes, once per machine, then seconds..."
+	@scripts/apt-install $(PROCESS_PACKAGES) >.cache/demo-apt.log 2>&1 & apt=$$!; built=0; \
+	{ $(MAKE) --no-print-directory build && \
+		go build -trimpath -buildvcs=false -ldflags '-s -w' -o .cache/demo ./testing/demo; } || built=$$?; \
+	wait $$apt || { cat .cache/demo-apt.log >&2; exit 1; }; \
+	exit $$built
 	@exec .cache/demo -bin bin
 
 .PHONY: bench
