@@ -33,7 +33,7 @@ PROTOC_PLUGINS := $(TOOLS)/protoc-$(PROTOC_GEN_GO_VERSION)-$(PROTOC_GEN_GO_GRPC_
 TEST_PARALLEL ?= 2
 # For one package; three times what the longest, testing/e2e, needs on a machine four times slower than a good one.
 TEST_TIMEOUT  ?= 70m
-LEDGER        := /testing/(e2e|ledger)$$
+LEDGER        := /testing/(e2e|leakcheck)$$
 # Begun first, because it takes as long as all others together.
 LONGEST       := /isolation/microvm$$
 # What `make test-windows` runs: the simulator's own tests, and those of the packages that run on it.
@@ -85,7 +85,7 @@ uninstall: ## remove the installed programs; configuration, images and caches st
 		{ echo 'make uninstall: the service is installed: run airlock service uninstall first' >&2; exit 1; }
 	rm -f $(PROGRAMS:%=$(DESTDIR)$(PREFIX)/bin/%)
 
-# First the packages that share the host, then, beside each other, those that keep a ledger of it and those of simulated
+# First the packages that share the host, then, beside each other, those that keep a leak check of it and those of simulated
 # Windows, whose mounts nobody else sees: both wait more than they compute.
 .PHONY: test
 test: packages build windows ## run all tests (needs root); PKG=./cache/... limits them
@@ -101,7 +101,7 @@ test-host:
 	@alone=$$(go list $(PKG) | grep -E '$(LEDGER)' || true); \
 	set -x; $${alone:+go test -count=1 -p 1 -timeout $(TEST_TIMEOUT) $$alone}
 
-# In a mount namespace of its own, and in no other: the ledger beside it takes whoever is in a foreign namespace of
+# In a mount namespace of its own, and in no other: the leak check beside it takes whoever is in a foreign namespace of
 # processes for a sandbox's.
 .PHONY: test-simulated
 test-simulated:

@@ -40,7 +40,7 @@ func (u *unpacker) setAttributes(fd int, header *tar.Header) error {
 // block; in a scratch overlayfs needs some of it for its own.
 const maxAttributes = 3584
 
-// setAttribute sets an extended attribute if there is room for it, and tells whether it did. No program relies on
+// setAttribute sets an extended attribute if there is room for it, and reports whether it did. No program relies on
 // user.*, so it is no failure when a file system has none, or less room for them than there should be.
 func setAttribute(fd int, name, value string, room *int) (set bool, err error) {
 	optional := strings.HasPrefix(name, "user.")

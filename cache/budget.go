@@ -6,8 +6,8 @@ import (
 	"io"
 	"sync"
 
-	"github.com/airlock-ci/airlock/executor/api/bytesize"
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/bytesize"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // budget is what unpacking one layer may use up: a part of what its image may, and of the room that the cache has.

@@ -12,9 +12,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/airlock-ci/airlock/executor/api/bytesize"
-	"github.com/airlock-ci/airlock/executor/api/failpoint"
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/bytesize"
+	"github.com/airlock-ci/airlock/internal/failpoint"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // diskFormat is raised whenever the same layers would become another disk. Disks of other formats are removed

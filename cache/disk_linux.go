@@ -12,8 +12,8 @@ import (
 
 	"github.com/Microsoft/hcsshim/ext4/tar2ext4"
 
-	"github.com/airlock-ci/airlock/executor/api/bytesize"
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/bytesize"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // writeDisk writes to an empty file an ext4 file system, without a journal and for reading only, with what an

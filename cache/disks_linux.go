@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // readyDisks is how many formatted disk images of a size are kept ready.
@@ -89,7 +89,7 @@ func (d *disks) refill(size int64) {
 	})
 }
 
-// addReady adds one disk image and tells whether more are wanted.
+// addReady adds one disk image and reports whether more are wanted.
 func (d *disks) addReady(size int64) bool {
 	disk, err := d.make(d.cache.life, size)
 	d.mu.Lock()

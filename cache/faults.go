@@ -13,7 +13,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // registryFault says in an author's words why a registry did not deliver. A refusal, and whatever is wrong with the image
@@ -76,7 +76,7 @@ func placeFault(ref reference, host, where string, err error) error {
 	return nil
 }
 
-// onlyPlainHTTP tells whether a host answered plain HTTP where encryption was wanted, and nothing else was tried: the
+// onlyPlainHTTP reports whether a host answered plain HTTP where encryption was wanted, and nothing else was tried: the
 // library's error for two attempts is no chain.
 func onlyPlainHTTP(err error) bool {
 	for ; err != nil; err = errors.Unwrap(err) {
@@ -116,13 +116,13 @@ func answerFault(ref reference, host string, answer *transport.Error) error {
 	}
 }
 
-// untrusted tells whether a host's certificate is the trouble.
+// untrusted reports whether a host's certificate is the trouble.
 func untrusted(err error) bool {
 	var certificate *tls.CertificateVerificationError
 	return errors.As(err, &certificate)
 }
 
-// isGone tells whether the registry answered that there is no such thing.
+// isGone reports whether the registry answered that there is no such thing.
 func isGone(err error) bool {
 	var answer *transport.Error
 	return errors.As(err, &answer) && answer.StatusCode == http.StatusNotFound

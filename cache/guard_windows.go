@@ -9,7 +9,7 @@ import (
 	"path"
 	"strings"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // guard passes a layer's tar on to the importer, and fails before the first entry that the image may not hold. hcsshim

@@ -22,7 +22,7 @@ import (
 	"github.com/ulikunitz/xz"
 
 	"github.com/airlock-ci/airlock/cache"
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // severalImages is what docker save writes of several images, by name; the file that each has is called as it.

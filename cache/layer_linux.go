@@ -8,8 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/airlock-ci/airlock/executor/api/failpoint"
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/failpoint"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // parallelLayers is how many layers of one image are transferred and unpacked at a time.

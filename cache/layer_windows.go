@@ -18,8 +18,8 @@ import (
 	"github.com/Microsoft/hcsshim"
 	"golang.org/x/sys/windows"
 
-	"github.com/airlock-ci/airlock/executor/api/failpoint"
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/failpoint"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // parallelLayers is 1: a layer is imported upon those below it.

@@ -116,7 +116,7 @@ func (s *store) usable(diffID, repo string) (stored storedLayer, usable bool) {
 	return known.storedLayer, true
 }
 
-// has tells whether a layer is there, for whomever.
+// has reports whether a layer is there, for whomever.
 func (s *store) has(diffID string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -11,8 +11,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
-	"github.com/airlock-ci/airlock/executor/api/bytesize"
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/bytesize"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 const (
@@ -121,7 +121,7 @@ func parseManifest(ref reference, doc document, o outline) (*v1.Manifest, error)
 	return manifest, nil
 }
 
-// isConfigType tells whether a manifest with such a configuration may be an image's.
+// isConfigType reports whether a manifest with such a configuration may be an image's.
 func isConfigType(mediaType string) bool {
 	kind := baseType(types.MediaType(mediaType))
 	return kind.IsConfig() || generic(kind)

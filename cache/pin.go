@@ -4,7 +4,7 @@ import (
 	"context"
 	"os"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // Pin keeps an image from being evicted by pulls, or with pinned false no longer. The image is named as in Remove.

@@ -5,7 +5,7 @@ import (
 	"io"
 	"time"
 
-	"github.com/airlock-ci/airlock/executor/api/bytesize"
+	"github.com/airlock-ci/airlock/internal/bytesize"
 )
 
 // Lines of progress come a while apart: job logs keep every line for ever.

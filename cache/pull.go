@@ -13,8 +13,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/airlock-ci/airlock/executor/api/failpoint"
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/failpoint"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // pull is the work of fetching one image, watched by all who wait for it.

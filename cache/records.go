@@ -102,7 +102,7 @@ func refKey(name, variant string) string {
 // directory above whichever others.
 const recordFormat = 2
 
-// outdated tells whether an image has to be unpacked again. What an administrator imported stays: nobody else has it.
+// outdated reports whether an image has to be unpacked again. What an administrator imported stays: nobody else has it.
 func (i *imageRecord) outdated() bool {
 	_, imported := i.Repos[""]
 	return i.Format != recordFormat && !imported

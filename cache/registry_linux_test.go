@@ -32,7 +32,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/airlock-ci/airlock/cache"
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 func TestMain(m *testing.M) {

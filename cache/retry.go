@@ -70,7 +70,7 @@ func (r *registry) pause(ctx context.Context, n int) bool {
 	}
 }
 
-// transient tells whether the same request may succeed soon. A host that cannot be dialled counts only if it could
+// transient reports whether the same request may succeed soon. A host that cannot be dialled counts only if it could
 // before: else its name is likelier wrong than its registry down, and who waits is better told at once.
 func (r *registry) transient(err error) bool {
 	var answer *transport.Error

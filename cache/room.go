@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"sync"
 
-	"github.com/airlock-ci/airlock/executor/api/bytesize"
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/bytesize"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // room is what the cache may still take of its file system. All that pulls, disks and imports write is asked for

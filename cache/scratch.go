@@ -10,8 +10,8 @@ import (
 	"regexp"
 	"slices"
 
-	"github.com/airlock-ci/airlock/executor/api/bytesize"
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/bytesize"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // ScratchKind is how scratches are made and bounded.

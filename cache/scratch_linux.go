@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/airlock-ci/airlock/executor/api/failpoint"
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/failpoint"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // scratches makes and destroys scratches.
@@ -145,7 +145,7 @@ func (s *scratches) destroy(ctx context.Context, id string) error {
 	return nil
 }
 
-// unmountScratch unmounts whatever is mounted there; mounted tells whether something was. What is busy for
+// unmountScratch unmounts whatever is mounted there; mounted reports whether something was. What is busy for
 // longer than a moment is detached: it vanishes from here and ends with its last user.
 func unmountScratch(ctx context.Context, mount, disk string) (mounted bool, err error) {
 	for attempt := 0; ; {

@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // settle fits an unpacked layer to the layers below it, upper-most first, so that overlayfs and merge show what the
@@ -368,7 +368,7 @@ func (d *settled) remove(base string, flags int) error {
 	return changing("removing", path.Join(d.name, base), unix.Unlinkat(d.fd, base, flags))
 }
 
-// vanishes tells whether a directory is there only for what hid nothing.
+// vanishes reports whether a directory is there only for what hid nothing.
 func (d *settled) vanishes() bool { return d.implied && d.isNew && d.entries == 0 && d.name != "" }
 
 // finish sets the time last: what was removed from the directory changed it.

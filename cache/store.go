@@ -35,7 +35,7 @@ type layer struct {
 	repos map[string]bool // as imageRecord.Repos: who delivered it, and whether privately
 }
 
-// grants tells whether an image of repo may use the layer without delivering it.
+// grants reports whether an image of repo may use the layer without delivering it.
 func (l *layer) grants(repo string) bool {
 	if _, delivered := l.repos[repo]; delivered {
 		return true
@@ -115,7 +115,7 @@ func eachFile(dir string, visit func(path string, info fs.FileInfo) error) error
 	return nil
 }
 
-// complete tells whether all of an image's layers are there.
+// complete reports whether all of an image's layers are there.
 func (s *store) complete(image *imageRecord) bool {
 	for _, l := range image.Layers {
 		if _, err := os.Lstat(completeMark(s.dir, l.DiffID)); err != nil {

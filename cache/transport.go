@@ -113,7 +113,7 @@ func dialer(timeout time.Duration, limit func(address string) reach) func(contex
 	}
 }
 
-// lists tells whether the administrator named a host, with or without the default port of either scheme.
+// lists reports whether the administrator named a host, with or without the default port of either scheme.
 func (w *web) lists(address string) bool {
 	address = strings.ToLower(address)
 	if slices.Contains(w.insecure, address) {
@@ -145,7 +145,7 @@ type session struct {
 	busy atomic.Int64
 }
 
-// reached tells whether the registry ever answered.
+// reached reports whether the registry ever answered.
 func (s *session) reached() bool { return s.found.Load() > 0 }
 
 // RoundTrip is http.RoundTripper's.
@@ -210,7 +210,7 @@ func (s *session) send(req *http.Request, own bool) (*http.Response, error) {
 // note keeps where the registry was found first: a name server cannot change what it may lead to afterwards.
 func (s *session) note(r reach) { s.found.CompareAndSwap(0, int32(r)+1) }
 
-// owns tells whether a URL is of the registry itself.
+// owns reports whether a URL is of the registry itself.
 func (s *session) owns(u *url.URL) bool {
 	return s.host != "" && withPort(u.Host, u.Scheme) == withPort(s.host, u.Scheme)
 }

@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // Markers of the OCI image layer format: files that stand for what a layer removes.

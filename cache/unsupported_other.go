@@ -8,7 +8,7 @@ import (
 	"os"
 	"runtime"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 func errUnsupported() error {

@@ -6,15 +6,16 @@ import (
 	"strings"
 
 	"github.com/airlock-ci/airlock/executor/api"
-	"github.com/airlock-ci/airlock/executor/api/fault"
-	"github.com/airlock-ci/airlock/executor/gitlab"
+	"github.com/airlock-ci/airlock/gitlab"
+	"github.com/airlock-ci/airlock/internal/fault"
 	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/policy"
 )
 
 // Sandbox is `airlock run`: a sandbox without GitLab for one command, gone when the command has ended. It
 // takes the way of a job, with what the administrator asks for as its facts.
 func (s *Service) Sandbox(ctx context.Context, req *api.Sandbox, streams api.Streams) (status int32, err error) {
-	facts := Facts{Job: &gitlab.JobResponse{Image: gitlab.Image{Name: req.GetImage()}}, Administrator: true, Network: req.GetNetwork()}
+	facts := policy.Facts{Job: &gitlab.JobResponse{Image: gitlab.Image{Name: req.GetImage()}}, Administrator: true, Network: req.GetNetwork()}
 	if name := req.GetIsolation(); name != "" {
 		if facts.Requested, err = isolation.ParseLevel(name); err != nil {
 			return 0, fault.Adminf("%w", err)

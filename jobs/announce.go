@@ -6,8 +6,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/airlock-ci/airlock/executor/api/bytesize"
-	"github.com/airlock-ci/airlock/executor/gitlab"
+	"github.com/airlock-ci/airlock/gitlab"
+	"github.com/airlock-ci/airlock/internal/bytesize"
 	"github.com/airlock-ci/airlock/isolation"
 )
 
@@ -42,7 +42,7 @@ func (s *Service) announce(sess *session, log io.Writer) {
 // It quotes no entrypoint: variables are expanded in it.
 func warnUnsupported(log io.Writer, job *gitlab.JobResponse) {
 	if len(job.Services) > 0 {
-		fmt.Fprintf(log, "WARNING: services are not started by this runner: %s\n", strings.Join(serviceNames(job), ", "))
+		fmt.Fprintf(log, "WARNING: services are not started by this runner: %s\n", strings.Join(job.ServiceNames(), ", "))
 	}
 	if job.Image.HasEntrypoint() {
 		fmt.Fprintln(log, "WARNING: image:entrypoint is not run by this runner: scripts are run by the image's bash or sh alone")

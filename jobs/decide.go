@@ -8,7 +8,8 @@ import (
 	"time"
 
 	"github.com/airlock-ci/airlock/executor/api"
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/policy"
 )
 
 // identityTimeout bounds the verification of an id token, which may fetch its issuer's keys.
@@ -16,7 +17,7 @@ const identityTimeout = 15 * time.Second
 
 // decide asks the policy, keeps what it says, and finds the runtime of the level it chose. The decision is the
 // session's for good: a later policy does not change it.
-func (s *Service) decide(ctx context.Context, sess *session, settings Settings, facts Facts, log io.Writer) error {
+func (s *Service) decide(ctx context.Context, sess *session, settings Settings, facts policy.Facts, log io.Writer) error {
 	s.identify(ctx, sess, settings, &facts)
 	decision, err := settings.Policy.Decide(ctx, facts)
 	for _, note := range decision.Notes {
@@ -44,7 +45,7 @@ func (s *Service) decide(ctx context.Context, sess *session, settings Settings, 
 
 // identify verifies the id token that the job may carry. One that is not believed leaves its facts unknown, and the
 // job log says so.
-func (s *Service) identify(ctx context.Context, sess *session, settings Settings, facts *Facts) {
+func (s *Service) identify(ctx context.Context, sess *session, settings Settings, facts *policy.Facts) {
 	if settings.Identities == nil || facts.Administrator {
 		return
 	}
@@ -74,7 +75,7 @@ func (sess *session) limitTime(s *Service, limit time.Duration) {
 type decisionKey struct{ rule, isolation string }
 
 // record counts a decision and writes it to the audit log. What an administrator runs by hand is no job's decision.
-func (s *Service) record(sess *session, facts Facts, d Decision, outcome string) error {
+func (s *Service) record(sess *session, facts policy.Facts, d policy.Decision, outcome string) error {
 	if facts.Administrator {
 		return nil
 	}
@@ -83,7 +84,7 @@ func (s *Service) record(sess *session, facts Facts, d Decision, outcome string)
 		JobID: facts.Job.ID, ProjectID: facts.Job.JobInfo.ProjectID, PipelineID: facts.Job.JobInfo.PipelineID, UserID: facts.Job.JobInfo.UserID,
 		Project: sess.project, Protected: facts.Job.GitInfo.Protected, RunnerClass: facts.RunnerClass,
 	}
-	entry.Ref, _ = plain(facts.Job.GitInfo.Ref).(string)
+	entry.Ref = policy.AttestedText(facts.Job.GitInfo.Ref)
 	switch {
 	case facts.Identity != nil:
 		entry.IDToken = "verified"

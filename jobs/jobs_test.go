@@ -19,12 +19,12 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/airlock-ci/airlock/executor/api"
-	"github.com/airlock-ci/airlock/executor/api/fault"
-	"github.com/airlock-ci/airlock/executor/gitlab"
+	"github.com/airlock-ci/airlock/gitlab"
+	"github.com/airlock-ci/airlock/internal/fault"
 	"github.com/airlock-ci/airlock/isolation"
-	"github.com/airlock-ci/airlock/isolation/policy"
 	"github.com/airlock-ci/airlock/jobs"
 	"github.com/airlock-ci/airlock/jobs/store"
+	"github.com/airlock-ci/airlock/policy"
 	"github.com/airlock-ci/airlock/testing/fakes"
 )
 

@@ -15,11 +15,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/airlock-ci/airlock/executor/api"
-	"github.com/airlock-ci/airlock/executor/api/fault"
-	"github.com/airlock-ci/airlock/executor/gitlab"
+	"github.com/airlock-ci/airlock/gitlab"
+	"github.com/airlock-ci/airlock/internal/fault"
 	"github.com/airlock-ci/airlock/isolation"
-	"github.com/airlock-ci/airlock/isolation/policy"
 	"github.com/airlock-ci/airlock/jobs"
+	"github.com/airlock-ci/airlock/policy"
 	"github.com/airlock-ci/airlock/testing/fakes"
 )
 
@@ -41,11 +41,11 @@ func (a *auditLog) Record(e jobs.AuditEntry) error {
 
 // identities is what a verifier says.
 type identities struct {
-	identity *jobs.Identity
+	identity *policy.Identity
 	err      error
 }
 
-func (i identities) Verify(context.Context, *gitlab.JobResponse) (*jobs.Identity, error) {
+func (i identities) Verify(context.Context, *gitlab.JobResponse) (*policy.Identity, error) {
 	return i.identity, i.err
 }
 
@@ -136,7 +136,7 @@ func TestABadIDTokenIsToldInTheJobLog(t *testing.T) {
 
 	yes := true
 	f, audit = withPolicy(t, compiled(t, byToken), func(o *jobs.Options) {
-		o.Settings.Identities = identities{identity: &jobs.Identity{RefProtected: &yes}}
+		o.Settings.Identities = identities{identity: &policy.Identity{RefProtected: &yes}}
 	})
 	require.NoError(t, f.prepare())
 	require.Contains(t, f.log.String(), "process isolation")

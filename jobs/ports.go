@@ -5,8 +5,9 @@ import (
 	"io"
 	"time"
 
-	"github.com/airlock-ci/airlock/executor/gitlab"
+	"github.com/airlock-ci/airlock/gitlab"
 	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/policy"
 )
 
 // The interfaces that a job's life needs, as small as it needs them. Concrete types meet them only in
@@ -16,45 +17,14 @@ import (
 type Policy interface {
 	// Decide returns the decision, or a refusal: an error of class admin whose message the author sees. With a
 	// refusal the decision has its Rule, Policy and Notes.
-	Decide(ctx context.Context, facts Facts) (Decision, error)
+	Decide(ctx context.Context, facts policy.Facts) (policy.Decision, error)
 }
 
-// Decision is what the policy allows a job.
-type Decision struct {
-	Level isolation.Level
-	// Rule is the name of the rule that decided, "default" when none did.
-	Rule string
-	// Policy is the digest of the policy in force, "sha256:...".
-	Policy string
-	// Reason says, for the job log, what decided.
-	Reason string
-	// Notes are further lines for the job log: what was not believed, not known, or asked for in vain.
-	Notes []string
-	// Doubts say, for the executor's log, which rules could not be evaluated, and why.
-	Doubts []string
-	Limits isolation.Limits
-	// Timeout ends the job after its preparation began; 0 leaves it to GitLab.
-	Timeout time.Duration
-	// Network is "nat" or "none".
-	Network string
-	// AllowedImages are patterns of package imagepattern; empty allows every image.
-	AllowedImages []string
-	// AllowedServices are the patterns for the images of services; empty allows every one.
-	AllowedServices []string
-	// PullPolicies are the allowed ones, the first is the default.
-	PullPolicies []string
-	// CacheScope is "project" (kept between the jobs of one project) or "job".
-	CacheScope string
-}
-
-// DefaultRule is the name under which a decision that no rule made is counted.
-const DefaultRule = "default"
-
-// Identities verifies id tokens: package jobs/idtoken.
+// Identities verifies id tokens: package policy/idtoken.
 type Identities interface {
 	// Verify returns what the job's id token says, nil when the job carries none. An error says why the token is not
 	// believed; it never quotes it.
-	Verify(ctx context.Context, job *gitlab.JobResponse) (*Identity, error)
+	Verify(ctx context.Context, job *gitlab.JobResponse) (*policy.Identity, error)
 }
 
 // Audit keeps what was decided about every job: package jobs/audit.

@@ -10,11 +10,12 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/airlock-ci/airlock/executor/api"
-	"github.com/airlock-ci/airlock/executor/api/failpoint"
-	"github.com/airlock-ci/airlock/executor/api/fault"
-	"github.com/airlock-ci/airlock/executor/gitlab"
+	"github.com/airlock-ci/airlock/gitlab"
+	"github.com/airlock-ci/airlock/internal/failpoint"
+	"github.com/airlock-ci/airlock/internal/fault"
 	"github.com/airlock-ci/airlock/isolation"
-	"github.com/airlock-ci/airlock/jobs/imagepattern"
+	"github.com/airlock-ci/airlock/policy"
+	"github.com/airlock-ci/airlock/policy/imagepattern"
 )
 
 // Prepare makes the sandbox of a job: record, decide, authorise the image, lease its base, make scratch and
@@ -41,7 +42,7 @@ func (s *Service) Prepare(ctx context.Context, req *api.Prepare, response []byte
 		return err
 	}
 	defer sess.enter("prepare", req.GetRunnerPid())()
-	facts := Facts{Job: job, RunnerClass: req.GetRunnerClass()}
+	facts := policy.Facts{Job: job, RunnerClass: req.GetRunnerClass()}
 	if err := s.build(ctx, sess, facts, Record{RunnerDir: req.GetRunnerDir(), RunnerUID: req.GetRunnerUid()}, log); err != nil {
 		return err
 	}
@@ -50,7 +51,7 @@ func (s *Service) Prepare(ctx context.Context, req *api.Prepare, response []byte
 }
 
 // build takes a registered session from nothing to a ready sandbox, or back to nothing.
-func (s *Service) build(ctx context.Context, sess *session, facts Facts, record Record, log io.Writer) (err error) {
+func (s *Service) build(ctx context.Context, sess *session, facts policy.Facts, record Record, log io.Writer) (err error) {
 	settings := *s.settings.Load()
 	sess.grace = settings.GracefulKillTimeout
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -88,7 +89,7 @@ func (s *Service) build(ctx context.Context, sess *session, facts Facts, record 
 	if err := sess.step("image", func() error { return s.lease(ctx, sess, settings, facts, &spec, log) }); err != nil {
 		return err
 	}
-	if err := s.furnish(ctx, sess, facts.Job, &spec); err != nil {
+	if err := s.provision(ctx, sess, facts.Job, &spec); err != nil {
 		return err
 	}
 	if err := sess.step("sandbox", func() error { return s.start(ctx, sess, spec) }); err != nil {
@@ -99,7 +100,7 @@ func (s *Service) build(ctx context.Context, sess *session, facts Facts, record 
 }
 
 // lease finds out which image the job may use and leases its base, and the helper root's.
-func (s *Service) lease(ctx context.Context, sess *session, settings Settings, facts Facts, spec *isolation.Spec, log io.Writer) error {
+func (s *Service) lease(ctx context.Context, sess *session, settings Settings, facts policy.Facts, spec *isolation.Spec, log io.Writer) error {
 	job := facts.Job
 	image, fromAdmin := job.Image.Name, facts.Administrator
 	if image == "" {
@@ -160,8 +161,8 @@ func (s *Service) lease(ctx context.Context, sess *session, settings Settings, f
 	return nil
 }
 
-// furnish makes scratch and network side by side: neither needs the other, and the job waits for both.
-func (s *Service) furnish(ctx context.Context, sess *session, job *gitlab.JobResponse, spec *isolation.Spec) error {
+// provision makes scratch and network side by side: neither needs the other, and the job waits for both.
+func (s *Service) provision(ctx context.Context, sess *session, job *gitlab.JobResponse, spec *isolation.Spec) error {
 	for _, effect := range []Effect{EffectScratch, EffectNetwork} {
 		if err := s.intend(ctx, sess, effect); err != nil {
 			return err
@@ -254,7 +255,7 @@ func choosePullPolicy(allowed, requested []string) (string, error) {
 // cacheScope names what may share a cache with the job: jobs of the same project, as GitLab attests it, and of
 // the same protection. An unprotected job can then never write what a protected one will read. No directory of the
 // host is shared with a guest, so at the hypervisor level every job has a cache of its own.
-func cacheScope(decision Decision, job *gitlab.JobResponse) string {
+func cacheScope(decision policy.Decision, job *gitlab.JobResponse) string {
 	if decision.Level == isolation.HypervisorLevel || decision.CacheScope != "project" || job.JobInfo.ProjectID == nil || job.GitInfo.Protected == nil {
 		return ""
 	}

@@ -4,17 +4,18 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/fault"
 	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/policy"
 )
 
 // Which image a job has is known only after the policy has decided, and an image may be such that it cannot run at the
 // decided level on this host: on Windows, one that was made for another build cannot share the host's kernel.
 
 // fit raises a job to the hypervisor level when its image does not fit the process level here, and tells its author
-// why. It tells whether it did: then the image has to be made ready for that level. It never goes the other way: an image
+// why. It reports whether it did: then the image has to be made ready for that level. It never goes the other way: an image
 // that does not fit the stronger level is the author's failure.
-func (s *Service) fit(sess *session, facts Facts, image isolation.ImageConfig, log io.Writer) (raised bool, err error) {
+func (s *Service) fit(sess *session, facts policy.Facts, image isolation.ImageConfig, log io.Writer) (raised bool, err error) {
 	decision, err := s.raised(sess.decision, image)
 	if err != nil || decision.Level == sess.decision.Level {
 		return false, err
@@ -30,7 +31,7 @@ func (s *Service) fit(sess *session, facts Facts, image isolation.ImageConfig, l
 }
 
 // raised returns the decision for an image: the same, or at a stronger level.
-func (s *Service) raised(decision Decision, image isolation.ImageConfig) (Decision, error) {
+func (s *Service) raised(decision policy.Decision, image isolation.ImageConfig) (policy.Decision, error) {
 	fits, reason := s.fits(decision.Level, image)
 	if fits {
 		return decision, nil

@@ -5,10 +5,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/fault"
 	"github.com/airlock-ci/airlock/isolation"
-	"github.com/airlock-ci/airlock/isolation/policy"
 	"github.com/airlock-ci/airlock/jobs"
+	"github.com/airlock-ci/airlock/policy"
 )
 
 // picky is a runtime that refuses every image for a reason; none: it takes them all.

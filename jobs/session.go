@@ -10,8 +10,9 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/airlock-ci/airlock/executor/api"
-	"github.com/airlock-ci/airlock/executor/gitlab"
+	"github.com/airlock-ci/airlock/gitlab"
 	"github.com/airlock-ci/airlock/isolation"
+	"github.com/airlock-ci/airlock/policy"
 )
 
 // Why a session ended; the causes of its context.
@@ -43,7 +44,7 @@ type session struct {
 	ending sync.Once
 	endErr error
 
-	decision Decision
+	decision policy.Decision
 	base     Base
 	helper   bool // the sandbox has a helper root
 	network  isolation.Network
@@ -114,7 +115,7 @@ func (sess *session) enter(stage string, runnerPID int64) (leave func()) {
 	}
 }
 
-// orphaned tells whether nobody will call any more.
+// orphaned reports whether nobody will call any more.
 func (sess *session) orphaned(now time.Time, settings Settings) bool {
 	if sess.handle == "" {
 		return false // its caller's connection is its life
@@ -128,7 +129,7 @@ func (sess *session) orphaned(now time.Time, settings Settings) bool {
 	return idle > settings.IdleTimeout || idle > settings.OrphanTimeout && sess.runner.dead()
 }
 
-// runnerEnded tells whether the job's runner was seen to live and has ended since. Of one that was never seen, in a container
+// runnerEnded reports whether the job's runner was seen to live and has ended since. Of one that was never seen, in a container
 // with process ids of its own say, nobody can tell.
 func (sess *session) runnerEnded() bool {
 	sess.mu.Lock()

@@ -2,7 +2,7 @@
 // for it; all it does is package isolation/agent's.
 //
 //	airlock-agent [-fd N]
-//	/init [guest | rehearse]
+//	/init [guest | warm-up]
 //
 // N is the inherited descriptor of the connection to the executor, 3 by default. As /init it is the first program of a
 // virtual machine and makes the sandbox in it by itself.
@@ -37,7 +37,7 @@ func runGuest() {
 	}
 	life := agent.BootGuest
 	if len(os.Args) > 1 {
-		life = map[string]func() error{agent.GuestArgument: agent.InitGuest, agent.RehearsalArgument: agent.RehearseGuest}[os.Args[1]]
+		life = map[string]func() error{agent.GuestArgument: agent.InitGuest, agent.WarmUpArgument: agent.WarmUpGuest}[os.Args[1]]
 	}
 	if err := life(); err != nil {
 		say(err)

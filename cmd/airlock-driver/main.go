@@ -1,5 +1,5 @@
 // Command airlock-driver is what GitLab Runner's custom executor calls, about twelve times a job. It holds
-// the command line only; package executor/driver does the work.
+// the command line only; package driver does the work.
 package main
 
 import (
@@ -12,8 +12,8 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/airlock-ci/airlock/executor/driver"
-	"github.com/airlock-ci/airlock/executor/gitlab"
+	"github.com/airlock-ci/airlock/driver"
+	"github.com/airlock-ci/airlock/gitlab"
 )
 
 // version is the release's; the build sets it with -ldflags "-X main.version=...".

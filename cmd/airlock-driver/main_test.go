@@ -13,14 +13,14 @@ import (
 var allowed = []string{
 	"github.com/airlock-ci/airlock/cmd/airlock-driver",
 	"github.com/airlock-ci/airlock/executor/api",
-	"github.com/airlock-ci/airlock/executor/api/failpoint",
-	"github.com/airlock-ci/airlock/executor/api/fault",
+	"github.com/airlock-ci/airlock/internal/failpoint",
+	"github.com/airlock-ci/airlock/internal/fault",
 	"github.com/airlock-ci/airlock/executor/api/flow",
 	"github.com/airlock-ci/airlock/executor/api/hostpb",
-	"github.com/airlock-ci/airlock/executor/api/private", // Windows only
+	"github.com/airlock-ci/airlock/internal/private", // Windows only
 	"github.com/airlock-ci/airlock/executor/api/wire",
-	"github.com/airlock-ci/airlock/executor/driver",
-	"github.com/airlock-ci/airlock/executor/gitlab",
+	"github.com/airlock-ci/airlock/driver",
+	"github.com/airlock-ci/airlock/gitlab",
 	"github.com/airlock-ci/airlock/isolation",
 	"github.com/Microsoft/go-winio/...", // Windows only
 	"github.com/containerd/log",

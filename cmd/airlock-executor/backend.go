@@ -10,8 +10,8 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/airlock-ci/airlock/cache"
+	"github.com/airlock-ci/airlock/config"
 	"github.com/airlock-ci/airlock/executor/api"
-	"github.com/airlock-ci/airlock/executor/config"
 	"github.com/airlock-ci/airlock/executor/plugin"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/jobs"

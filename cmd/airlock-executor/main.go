@@ -15,11 +15,11 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/airlock-ci/airlock/config"
 	"github.com/airlock-ci/airlock/executor/api"
-	"github.com/airlock-ci/airlock/executor/config"
 	"github.com/airlock-ci/airlock/executor/plugin"
-	"github.com/airlock-ci/airlock/isolation/inherited"
-	"github.com/airlock-ci/airlock/isolation/mountns"
+	"github.com/airlock-ci/airlock/internal/inherited"
+	"github.com/airlock-ci/airlock/internal/mountns"
 )
 
 // version is set by the linker.

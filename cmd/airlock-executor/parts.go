@@ -10,16 +10,16 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/airlock-ci/airlock/cache"
-	"github.com/airlock-ci/airlock/executor/api/fault"
-	"github.com/airlock-ci/airlock/executor/config"
+	"github.com/airlock-ci/airlock/config"
+	"github.com/airlock-ci/airlock/internal/fault"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/isolation/network"
-	"github.com/airlock-ci/airlock/isolation/policy"
 	"github.com/airlock-ci/airlock/jobs"
 	"github.com/airlock-ci/airlock/jobs/audit"
-	"github.com/airlock-ci/airlock/jobs/idtoken"
 	"github.com/airlock-ci/airlock/jobs/reaper"
 	"github.com/airlock-ci/airlock/jobs/store"
+	"github.com/airlock-ci/airlock/policy"
+	"github.com/airlock-ci/airlock/policy/idtoken"
 )
 
 // patience is how many times longer a silent job is left alone while its runner lives: a runner calls stage after

@@ -8,8 +8,8 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
-	"github.com/airlock-ci/airlock/executor/config"
+	"github.com/airlock-ci/airlock/config"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // TestAHostWithoutTheLevel: the executor says what to install, here the agent, which is not beside this test, and gives

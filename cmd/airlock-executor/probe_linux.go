@@ -10,8 +10,8 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"github.com/airlock-ci/airlock/executor/config"
-	"github.com/airlock-ci/airlock/isolation/mountns"
+	"github.com/airlock-ci/airlock/config"
+	"github.com/airlock-ci/airlock/internal/mountns"
 )
 
 // probe boots a virtual machine to find out what this host can run, and remembers it until the host boots again.

@@ -9,9 +9,9 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
+	"github.com/airlock-ci/airlock/config"
 	"github.com/airlock-ci/airlock/executor/api"
-	"github.com/airlock-ci/airlock/executor/config"
-	"github.com/airlock-ci/airlock/executor/gitlab"
+	"github.com/airlock-ci/airlock/gitlab"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/jobs"
 	"github.com/airlock-ci/airlock/jobs/store"

@@ -1,6 +1,6 @@
 package main
 
-import "github.com/airlock-ci/airlock/executor/api/private"
+import "github.com/airlock-ci/airlock/internal/private"
 
 // makeRoot makes state_dir or run_dir, closed to all but the system and administrators: modes of files mean nothing
 // here, so all that is below takes this access over.

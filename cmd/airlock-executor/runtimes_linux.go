@@ -6,7 +6,7 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"github.com/airlock-ci/airlock/executor/config"
+	"github.com/airlock-ci/airlock/config"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/isolation/microvm"
 	"github.com/airlock-ci/airlock/isolation/oci"

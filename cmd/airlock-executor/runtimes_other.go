@@ -5,8 +5,8 @@ package main
 import (
 	"github.com/rs/zerolog"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
-	"github.com/airlock-ci/airlock/executor/config"
+	"github.com/airlock-ci/airlock/config"
+	"github.com/airlock-ci/airlock/internal/fault"
 	"github.com/airlock-ci/airlock/jobs/reaper"
 	"github.com/airlock-ci/airlock/jobs/store"
 )

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/term"
 
 	"github.com/airlock-ci/airlock/executor/api"
-	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/executor/client"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // session is what an attached call needs: the service, this process's streams, the terminal's size if any.

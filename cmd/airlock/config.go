@@ -7,7 +7,7 @@ import (
 
 	"github.com/urfave/cli/v3"
 
-	"github.com/airlock-ci/airlock/executor/config"
+	"github.com/airlock-ci/airlock/config"
 )
 
 func configCommand() *cli.Command {

@@ -7,8 +7,8 @@ import (
 
 	"github.com/urfave/cli/v3"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
-	"github.com/airlock-ci/airlock/executor/doctor"
+	"github.com/airlock-ci/airlock/doctor"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // doctorJSON is the doctor's report in JSON output; doctor.Finding promises its own field names.

@@ -10,8 +10,8 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/airlock-ci/airlock/executor/api"
-	"github.com/airlock-ci/airlock/executor/api/bytesize"
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/bytesize"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // imagesJSON is the cache in JSON output. Its field names are a promise to scripts; sizes are in bytes of

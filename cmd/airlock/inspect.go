@@ -9,7 +9,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/airlock-ci/airlock/executor/api"
-	"github.com/airlock-ci/airlock/executor/api/bytesize"
+	"github.com/airlock-ci/airlock/internal/bytesize"
 )
 
 func inspectCommand() *cli.Command {

@@ -2,7 +2,7 @@
 // this host can run.
 //
 // It owns the command line: arguments, tables, JSON, exit codes, the terminal. What a command means is done
-// elsewhere: by the service (through executor/client), by executor/host, executor/doctor, executor/config.
+// elsewhere: by the service (through executor/client), by supervisor, doctor, config.
 //
 // Exit codes: 0; 1 for a mistake of the administrator's or the image's, wrong usage included; 2 for a failure of
 // the system; `run` and `shell` end with their command's own status.
@@ -19,9 +19,9 @@ import (
 	"github.com/containerd/log"
 	"github.com/urfave/cli/v3"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/config"
 	"github.com/airlock-ci/airlock/executor/client"
-	"github.com/airlock-ci/airlock/executor/config"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // version is set by the linker, see the Makefile.

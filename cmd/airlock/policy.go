@@ -11,14 +11,13 @@ import (
 
 	"github.com/urfave/cli/v3"
 
-	"github.com/airlock-ci/airlock/executor/api/bytesize"
-	"github.com/airlock-ci/airlock/executor/api/fault"
-	"github.com/airlock-ci/airlock/executor/config"
-	"github.com/airlock-ci/airlock/executor/gitlab"
-	"github.com/airlock-ci/airlock/executor/policytest"
-	"github.com/airlock-ci/airlock/isolation/policy"
-	"github.com/airlock-ci/airlock/jobs"
-	"github.com/airlock-ci/airlock/jobs/idtoken"
+	"github.com/airlock-ci/airlock/config"
+	"github.com/airlock-ci/airlock/config/policytest"
+	"github.com/airlock-ci/airlock/gitlab"
+	"github.com/airlock-ci/airlock/internal/bytesize"
+	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/policy"
+	"github.com/airlock-ci/airlock/policy/idtoken"
 )
 
 func policyCommand() *cli.Command {
@@ -156,8 +155,8 @@ func whoHasClass(cfg *config.Config, class string) []string {
 }
 
 // readFacts reads a job response and verifies the id token in it.
-func readFacts(ctx context.Context, c *cli.Command, token *config.IDToken) (jobs.Facts, error) {
-	facts := jobs.Facts{RunnerClass: c.String("runner-class")}
+func readFacts(ctx context.Context, c *cli.Command, token *config.IDToken) (policy.Facts, error) {
+	facts := policy.Facts{RunnerClass: c.String("runner-class")}
 	path, in := c.String("job"), c.Root().Reader
 	if path != "-" {
 		file, err := os.Open(path)

@@ -8,7 +8,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/airlock-ci/airlock/executor/api"
-	"github.com/airlock-ci/airlock/executor/api/bytesize"
+	"github.com/airlock-ci/airlock/internal/bytesize"
 )
 
 // sandboxJSON is a sandbox in JSON output. Its field names are a promise to scripts; sizes are in bytes,

@@ -14,12 +14,12 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/urfave/cli/v3"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
-	"github.com/airlock-ci/airlock/executor/api/private"
-	"github.com/airlock-ci/airlock/executor/config"
-	"github.com/airlock-ci/airlock/executor/host"
-	"github.com/airlock-ci/airlock/executor/service"
-	"github.com/airlock-ci/airlock/isolation/inherited"
+	"github.com/airlock-ci/airlock/config"
+	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/internal/inherited"
+	"github.com/airlock-ci/airlock/internal/private"
+	"github.com/airlock-ci/airlock/supervisor"
+	"github.com/airlock-ci/airlock/supervisor/service"
 )
 
 func serveCommand() *cli.Command {
@@ -78,24 +78,24 @@ func serve(ctx context.Context, c *cli.Command) error {
 	}
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	return service.Run(ctx, func(ctx context.Context) error { return tell(host.Run(ctx, options)) })
+	return service.Run(ctx, func(ctx context.Context) error { return tell(supervisor.Run(ctx, options)) })
 }
 
 // hostOptions is what the command line and the configuration ask for.
-func hostOptions(c *cli.Command, output io.Writer) (host.Options, error) {
+func hostOptions(c *cli.Command, output io.Writer) (supervisor.Options, error) {
 	path, cfg, err := loadConfig(c)
 	if err != nil {
-		return host.Options{}, err
+		return supervisor.Options{}, err
 	}
 	executor, err := executorPath(c.String("executor"))
 	if err != nil {
-		return host.Options{}, err
+		return supervisor.Options{}, err
 	}
 	log, err := serviceLogger(cfg, output)
 	if err != nil {
-		return host.Options{}, err
+		return supervisor.Options{}, err
 	}
-	options := host.Options{
+	options := supervisor.Options{
 		ConfigPath: path, ExecutorPath: executor, RunDir: cfg.RunDir, Group: cfg.Group, Sockets: classSockets(cfg),
 		Bound:          func() ([]string, error) { return boundClasses(path) },
 		MetricsAddress: cfg.ListenAddress, StopExecutor: c.Bool("stop-executor-on-exit"),
@@ -113,10 +113,10 @@ func hostOptions(c *cli.Command, output io.Writer) (host.Options, error) {
 }
 
 // classSockets are the sockets of runner classes, as the host knows them.
-func classSockets(cfg *config.Config) []host.Socket {
-	var sockets []host.Socket
+func classSockets(cfg *config.Config) []supervisor.Socket {
+	var sockets []supervisor.Socket
 	for _, s := range cfg.Sockets {
-		sockets = append(sockets, host.Socket(s))
+		sockets = append(sockets, supervisor.Socket(s))
 	}
 	return sockets
 }

@@ -8,9 +8,9 @@ import (
 
 	"github.com/urfave/cli/v3"
 
-	"github.com/airlock-ci/airlock/executor/config"
-	"github.com/airlock-ci/airlock/executor/host"
-	"github.com/airlock-ci/airlock/executor/service"
+	"github.com/airlock-ci/airlock/config"
+	"github.com/airlock-ci/airlock/supervisor"
+	"github.com/airlock-ci/airlock/supervisor/service"
 )
 
 func serviceCommand() *cli.Command {
@@ -85,7 +85,7 @@ func stopExecutor(c *cli.Command, cfg *config.Config) func(context.Context) erro
 		if err != nil {
 			return err
 		}
-		return host.StopExecutor(cfg.RunDir, log)
+		return supervisor.StopExecutor(cfg.RunDir, log)
 	}
 }
 

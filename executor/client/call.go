@@ -7,10 +7,10 @@ import (
 	"io"
 
 	"github.com/airlock-ci/airlock/executor/api"
-	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/executor/api/flow"
 	"github.com/airlock-ci/airlock/executor/api/hostpb"
 	"github.com/airlock-ci/airlock/executor/api/wire"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // Sandbox makes a sandbox, runs its command and returns the command's status, 0 to 255. Cancelling ctx ends

@@ -16,9 +16,9 @@ import (
 	"github.com/containerd/ttrpc"
 
 	"github.com/airlock-ci/airlock/executor/api"
-	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/executor/api/flow"
 	"github.com/airlock-ci/airlock/executor/api/hostpb"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // answerTimeout bounds the first answer of a service. The executor may be starting or recovering behind the

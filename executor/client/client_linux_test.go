@@ -22,8 +22,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/airlock-ci/airlock/executor/api"
-	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/executor/client/hosttest"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 func dial(t *testing.T, h *hosttest.Host) *Client {

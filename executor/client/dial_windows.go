@@ -4,7 +4,7 @@ import (
 	"context"
 	"net"
 
-	"github.com/airlock-ci/airlock/executor/api/private"
+	"github.com/airlock-ci/airlock/internal/private"
 )
 
 // DefaultSocket is the pipe on which the service listens for administrators, unless its run_dir says otherwise.

@@ -7,8 +7,8 @@ import (
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/status"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/executor/api/wire"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // wireError turns what a call returned into a classified error. ctx is the call's: its cause says why a call

@@ -7,7 +7,7 @@ import (
 	"io"
 	"os"
 
-	"github.com/airlock-ci/airlock/executor/plugin/identity"
+	"github.com/airlock-ci/airlock/internal/identity"
 )
 
 // Args is the command line with which the host starts every executor:

@@ -104,7 +104,7 @@ func (b *backlog) frame(ctx context.Context, number uint64) (*api.ServerFrame, e
 // last is the number of the newest frame.
 func (b *backlog) last() uint64 { return b.acked + uint64(len(b.frames)) }
 
-// readableAfter tells whether who has received so many frames can read on.
+// readableAfter reports whether who has received so many frames can read on.
 func (b *backlog) readableAfter(received uint64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

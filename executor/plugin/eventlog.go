@@ -136,7 +136,7 @@ func (l *EventLog) since(next uint64) (lines [][]byte, missed uint64, changed <-
 	return lines, missed, l.changed
 }
 
-// concerns tells whether a line is about a job id or sandbox id.
+// concerns reports whether a line is about a job id or sandbox id.
 func concerns(line []byte, job string) bool {
 	if job == "" {
 		return true

@@ -8,7 +8,7 @@ import (
 	"sync"
 
 	"github.com/airlock-ci/airlock/executor/api"
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 const (

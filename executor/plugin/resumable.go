@@ -13,9 +13,9 @@ import (
 
 	"github.com/airlock-ci/airlock/executor/api"
 	"github.com/airlock-ci/airlock/executor/api/executorpb"
-	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/executor/api/wire"
-	"github.com/airlock-ci/airlock/executor/gitlab"
+	"github.com/airlock-ci/airlock/gitlab"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 const (
@@ -322,7 +322,7 @@ func (c *call) markAnswered() {
 	c.answered = true
 }
 
-// pending tells whether the call would be lost with the executor. A result that was sent most likely arrived.
+// pending reports whether the call would be lost with the executor. A result that was sent most likely arrived.
 func (c *call) pending() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

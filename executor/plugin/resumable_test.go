@@ -20,8 +20,8 @@ import (
 
 	"github.com/airlock-ci/airlock/executor/api"
 	"github.com/airlock-ci/airlock/executor/api/executorpb"
-	"github.com/airlock-ci/airlock/executor/api/fault"
 	"github.com/airlock-ci/airlock/executor/api/wire"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // stages is a backend whose stages are functions.

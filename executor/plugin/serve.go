@@ -10,7 +10,7 @@ import (
 	"github.com/rs/zerolog"
 	"google.golang.org/grpc"
 
-	"github.com/airlock-ci/airlock/executor/plugin/identity"
+	"github.com/airlock-ci/airlock/internal/identity"
 )
 
 // Flow control of the boundary, for both ends. A fixed window (no bandwidth estimation, which would grow it)

@@ -15,7 +15,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/airlock-ci/airlock/executor/api/private"
+	"github.com/airlock-ci/airlock/internal/private"
 )
 
 // The two ends of the boundary know each other by a pair of self-signed certificates, each end trusting

@@ -7,7 +7,7 @@ import (
 	"io"
 	"time"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // GuestVersion is the version of what executor and guest say to each other before they speak the protocol.
@@ -29,8 +29,8 @@ const (
 	GuestFilter = "/filter"
 	// GuestArgument is how the initramfs's agent executes itself for the second time.
 	GuestArgument = "guest"
-	// RehearsalArgument is how it executes itself for a rehearsal.
-	RehearsalArgument = "rehearse"
+	// WarmUpArgument is how it executes itself for a warm-up.
+	WarmUpArgument = "warm-up"
 	// GuestEntropy is how many random bytes a guest is given, at least.
 	GuestEntropy = 64
 
@@ -43,8 +43,8 @@ const (
 // be known.
 type GuestSetup struct {
 	Version int `json:"version"`
-	// Rehearsal says that this is one: see Rehearse, which sets it.
-	Rehearsal bool `json:"rehearsal,omitempty"`
+	// WarmUp says that this is one: see WarmUp, which sets it.
+	WarmUp bool `json:"warm_up,omitempty"`
 	// Entropy are fresh random bytes of the host's, GuestEntropy at least.
 	Entropy []byte `json:"entropy"`
 	// Now is the host's clock, in nanoseconds since 1970.

@@ -17,7 +17,7 @@ import (
 //     a cgroup, gives up what it will not need, and executes itself;
 //   - as what stays, InitGuest: it opens the port to the executor and says that it is ready. There a template is saved.
 //     Told who it is, it makes the roots, confines itself as an OCI runtime confines a container, and serves as in one.
-//     Before that it may be told to rehearse: a child, the third execution, does the same and is thrown away.
+//     Before that it may be told to warm up: a child, the third execution, does the same and is thrown away.
 //
 // Namespaces and bounding sets belong to threads and pass on by execution; so all threads of the second have what one
 // thread of the first made.
@@ -69,10 +69,10 @@ func InitGuest() error {
 		if err := writeJSON(port, frameReply, reply{Hello: &greeting{Version: GuestVersion}}); err != nil {
 			return fmt.Errorf("answering the executor: %w", err)
 		}
-		if !setup.Rehearsal {
+		if !setup.WarmUp {
 			return g.become(setup, port)
 		}
-		if err := g.rehearse(port, setup); err != nil {
+		if err := g.warmUp(port, setup); err != nil {
 			return err
 		}
 	}

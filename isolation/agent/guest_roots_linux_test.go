@@ -23,7 +23,7 @@ func TestLostAndFoundOfTheDiskIsHidden(t *testing.T) {
 				require.NoError(t, os.Mkdir(filepath.Join(dir, sub), 0o700))
 			}
 			require.NoError(t, os.Chtimes(filepath.Join(dir, "disk/lost+found"), test.time, test.time))
-			for range 2 { // a rehearsal may have been there before
+			for range 2 { // a warm-up may have been there before
 				require.NoError(t, hideLostAndFound(filepath.Join(dir, "disk"), filepath.Join(dir, "upper")))
 			}
 			root := filepath.Join(dir, "root")

@@ -41,7 +41,7 @@ const (
 	frameStdout
 	frameStderr
 	frameExit
-	frameRelay // of a rehearsal; an empty one is its end
+	frameRelay // of a warm-up; an empty one is its end
 )
 
 type operation string

@@ -8,7 +8,7 @@ import (
 )
 
 // relay is a connection within a connection: its bytes travel in frames, so that it can end without the other's end.
-// Both sides use it during a rehearsal. One goroutine may read while others write and close.
+// Both sides use it during a warm-up. One goroutine may read while others write and close.
 type relay struct {
 	conn DeadlineConn
 	buf  []byte
@@ -32,7 +32,7 @@ func (r *relay) Read(p []byte) (int, error) {
 			return 0, err
 		}
 		if typ != frameRelay {
-			return 0, fmt.Errorf("%w: a frame of type %d in a rehearsal", errProtocol, typ)
+			return 0, fmt.Errorf("%w: a frame of type %d in a warm-up", errProtocol, typ)
 		}
 		r.left, r.over = payload, len(payload) == 0
 	}

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // maxInterpreters bounds how many scripts may interpret each other: Linux's own bound (BINPRM_MAX_RECURSION).

@@ -13,9 +13,9 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
-	"github.com/airlock-ci/airlock/isolation/keylock"
-	"github.com/airlock-ci/airlock/isolation/waiting"
+	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/internal/keylock"
+	"github.com/airlock-ci/airlock/internal/waiting"
 )
 
 // owner marks our compute systems: at its start an executor ends every system of that owner.

@@ -14,10 +14,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/internal/inherited"
+	"github.com/airlock-ci/airlock/internal/ownthread"
 	"github.com/airlock-ci/airlock/isolation"
-	"github.com/airlock-ci/airlock/isolation/inherited"
-	"github.com/airlock-ci/airlock/isolation/ownthread"
 )
 
 // jail starts QEMU processes from a thread of its own, which has left the host's mounts behind and given up what no
@@ -180,7 +180,7 @@ func (j *jail) enter(root, boots string) error {
 	if err := unix.Mount("tmpfs", root, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755,size=1m"); err != nil {
 		return fmt.Errorf("mounting the jail's root: %w", err)
 	}
-	if err := furnish(root, boots, j.program, j.setpriv); err != nil {
+	if err := provision(root, boots, j.program, j.setpriv); err != nil {
 		return err
 	}
 	if err := unix.Chdir(root); err != nil {
@@ -198,8 +198,8 @@ func (j *jail) enter(root, boots string) error {
 	return unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 }
 
-// furnish mounts what the programs need below root.
-func furnish(root, boots string, programs ...string) error {
+// provision mounts what the programs need below root.
+func provision(root, boots string, programs ...string) error {
 	const readOnly = unix.MS_RDONLY | unix.MS_NOSUID
 	dirs := []string{"/usr", "/lib", "/lib64", "/bin"} // the last three are links into the first, on most hosts
 	for _, program := range programs {

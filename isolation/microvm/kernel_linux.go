@@ -23,7 +23,7 @@ import (
 	"github.com/ulikunitz/xz"
 	"github.com/ulikunitz/xz/lzma"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/fault"
 	"github.com/airlock-ci/airlock/isolation"
 )
 
@@ -196,7 +196,7 @@ func store(dir, prefix string, content []byte) (string, error) {
 
 func storedName(prefix string, sum []byte) string { return prefix + "-" + hex.EncodeToString(sum[:16]) }
 
-// isWhole tells whether a stored file holds what its name says: nothing is synced to disk, so a crash of the host may
+// isWhole reports whether a stored file holds what its name says: nothing is synced to disk, so a crash of the host may
 // have cut it short.
 func isWhole(path string) bool {
 	file, err := os.Open(path)

@@ -9,13 +9,13 @@ import (
 	"sync"
 	"time"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/fault"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/isolation/agent"
 )
 
 const (
-	// raiseTimeout bounds the making of a waiting machine, its rehearsal included.
+	// raiseTimeout bounds the making of a waiting machine, its warm-up included.
 	raiseTimeout = time.Minute
 	// raisePause is how long a sandbox that has just been made may have the processors for itself before the next machine is
 	// raised.
@@ -142,9 +142,9 @@ func (r *Runtime) raise(ctx context.Context, s shape) (*vm, error) {
 	}
 	files := &descriptors{}
 	m := r.cloneOf(t)
-	rehearse := r.rehearses()
-	if rehearse {
-		if err := r.attachRehearsal(ctx, &m, files); err != nil {
+	warms := r.warmsUp()
+	if warms {
+		if err := r.attachWarmUp(ctx, &m, files); err != nil {
 			files.close()
 			return nil, err
 		}
@@ -158,8 +158,8 @@ func (r *Runtime) raise(ctx context.Context, s shape) (*vm, error) {
 		return nil, err
 	}
 	err = v.wake(incoming)
-	if err == nil && rehearse {
-		err = r.rehearse(ctx, v)
+	if err == nil && warms {
+		err = r.warmUp(ctx, v)
 	}
 	if err != nil {
 		err = v.explain(ctx, err)

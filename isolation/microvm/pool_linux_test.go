@@ -12,7 +12,7 @@ import (
 	"github.com/airlock-ci/airlock/isolation"
 )
 
-// TestWaitingMachines: sandboxes are made of machines that wait, each of one, and nothing of a rehearsal is seen in them.
+// TestWaitingMachines: sandboxes are made of machines that wait, each of one, and nothing of a warm-up is seen in them.
 func TestWaitingMachines(t *testing.T) {
 	bench := newBench(t)
 	r := bench.newRuntime(t, func(o *Options) { o.Pool = 1 })
@@ -37,8 +37,8 @@ func TestWaitingMachines(t *testing.T) {
 		}
 		require.Equal(t, spec.Hostname+"\n", shell(t, s, "hostname"))
 		require.Equal(t, "02:00:00:00:56:78\n1400\n", shell(t, s, "cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu"))
-		require.NotContains(t, shell(t, s, "cat /etc/hosts /etc/hostname /proc/mounts; ls /tmp /builds; find / -xdev -name '*rehears*'"), "rehears")
-		require.Contains(t, shell(t, s, "df -m /builds | tail -n 1"), " 20") // of the sandbox's 2 GiB, not the rehearsal's 16 MiB
+		require.NotContains(t, shell(t, s, "cat /etc/hosts /etc/hostname /proc/mounts; ls /tmp /builds; find / -xdev -name '*warm-up*'"), "warm-up")
+		require.Contains(t, shell(t, s, "df -m /builds | tail -n 1"), " 20") // of the sandbox's 2 GiB, not the warm-up's 16 MiB
 		require.NoError(t, s.Destroy(t.Context()))
 		require.NoError(t, spec.Network.TapFile.Close())
 	}
@@ -78,7 +78,7 @@ func TestWaitingMachineThatEnded(t *testing.T) {
 // or the pool would give up for good.
 func TestPoolOutlivesATemplate(t *testing.T) {
 	bench := newBench(t)
-	r := bench.newRuntime(t, func(o *Options) { o.Pool = raiseRetries; o.NoRehearsal = true; o.StateDir = t.TempDir() })
+	r := bench.newRuntime(t, func(o *Options) { o.Pool = raiseRetries; o.NoWarmUp = true; o.StateDir = t.TempDir() })
 	s := shapeOf(bench.spec(t).Limits, isolation.Network{})
 	require.NoError(t, r.Warm(t.Context(), bench.spec(t).Limits, false))
 	r.templates.discard(r.templates.get(s))

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // processorTimeout is how long QEMU may take to describe a processor: it loads, and starts nothing.

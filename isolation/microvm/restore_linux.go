@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/fault"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/isolation/agent"
 )

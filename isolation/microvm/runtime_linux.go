@@ -13,10 +13,10 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/internal/keylock"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/isolation/cgroup"
-	"github.com/airlock-ci/airlock/isolation/keylock"
 )
 
 // Options is what a Runtime needs to know about its host.
@@ -39,9 +39,9 @@ type Options struct {
 	// Pool is how many clones of each template that Warm asked for are kept waiting, so that a sandbox need not wait for one.
 	// Each takes the memory of an idle machine.
 	Pool int
-	// NoRehearsal keeps waiting machines from rehearsing a sandbox's start, which only emulated ones do: it makes them
+	// NoWarmUp keeps waiting machines from warming up a sandbox's start, which only emulated ones do: it makes them
 	// several times faster, and larger by some 30 MiB.
-	NoRehearsal bool
+	NoWarmUp bool
 	// AgentPath is the host path of the airlock-agent binary, linked statically.
 	AgentPath string
 	// StateDir keeps what is made once and found again by its content: kernels, initramfs, templates. RunDir keeps
@@ -76,9 +76,9 @@ type Runtime struct {
 		variant string
 	}
 
-	// rehearsing is held while disks are made, by machines of the pool.
-	rehearsing sync.Mutex
-	disks      *rehearsalDisks
+	// warmUpMu is held while disks are made, by machines of the pool.
+	warmUpMu sync.Mutex
+	disks    *warmUpDisks
 }
 
 var _ isolation.Runtime = (*Runtime)(nil)

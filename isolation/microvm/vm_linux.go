@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/fault"
 	"github.com/airlock-ci/airlock/isolation/agent"
 )
 
@@ -138,7 +138,7 @@ func (v *vm) notify(onEvent func(qmpMessage)) {
 	v.onEvent = onEvent
 }
 
-// runs tells whether the process has not ended.
+// runs reports whether the process has not ended.
 func (v *vm) runs() bool {
 	select {
 	case <-v.exited:

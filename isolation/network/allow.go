@@ -5,7 +5,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // Exception is one entry of [network] allow: what sandboxes may reach although it is not the public internet.

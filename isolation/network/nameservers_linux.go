@@ -4,7 +4,7 @@ import (
 	"net/netip"
 	"os"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // nameservers returns what the next sandbox's resolv.conf says: the configured servers, else the host's as they are

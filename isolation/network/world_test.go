@@ -19,8 +19,8 @@ import (
 	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 
+	"github.com/airlock-ci/airlock/internal/ownthread"
 	"github.com/airlock-ci/airlock/isolation"
-	"github.com/airlock-ci/airlock/isolation/ownthread"
 )
 
 // The world around the sandboxes: an "internet" and a private network, each a namespace with a veth to the host.

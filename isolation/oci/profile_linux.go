@@ -60,7 +60,7 @@ var rlimitNumbers = map[string]int{
 	"RLIMIT_NOFILE": unix.RLIMIT_NOFILE, "RLIMIT_CORE": unix.RLIMIT_CORE, "RLIMIT_NPROC": unix.RLIMIT_NPROC,
 }
 
-// mayRaiseLimits tells whether this process, and so the OCI runtime, has CAP_SYS_RESOURCE.
+// mayRaiseLimits reports whether this process, and so the OCI runtime, has CAP_SYS_RESOURCE.
 func mayRaiseLimits() (bool, error) {
 	var have [2]unix.CapUserData
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}

@@ -110,7 +110,7 @@ func (r *Reaper) execute(ctx context.Context, steps []Step, patient bool) []Left
 		if ctx.Err() != nil || stopped[owner] {
 			continue
 		}
-		if patient && r.troubles.resting(owner, time.Now()) {
+		if patient && r.backoff.resting(owner, time.Now()) {
 			stopped[owner] = true
 			continue
 		}
@@ -127,7 +127,7 @@ func (r *Reaper) execute(ctx context.Context, steps []Step, patient bool) []Left
 		}
 	}
 	if ctx.Err() == nil {
-		r.troubles.retain(stopped)
+		r.backoff.retain(stopped)
 	}
 	return leftovers
 }
@@ -158,7 +158,7 @@ func (r *Reaper) reportFailure(step Step, err error) {
 		r.log.Debug().Err(err).Str("kind", step.Kind).Str("name", step.Name).Str("sandbox", step.Sandbox).Msg("left alone for now")
 		return
 	}
-	first, pause := r.troubles.failed(step.owner(), step.Kind, time.Now())
+	first, pause := r.backoff.failed(step.owner(), step.Kind, time.Now())
 	event := r.log.Debug()
 	if first {
 		event = r.log.Error()

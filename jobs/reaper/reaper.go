@@ -65,8 +65,8 @@ type Reaper struct {
 	stepDeadline time.Duration
 	turn         chan struct{} // holds one token: who put it in may pass
 
-	// Both are the current pass's alone: troubles with sandboxes, and with the listings.
-	troubles, complaints troubles
+	// Both are the current pass's alone: the pauses of sandboxes, and of listings.
+	backoff, complaints backoff
 }
 
 // New returns a Reaper. It fails when two resources share a kind, or a kind is none of a job's effects.
@@ -74,7 +74,7 @@ func New(o Options) (*Reaper, error) {
 	r := &Reaper{
 		journal: o.Journal, resources: map[string]Resource{}, live: o.Live, log: o.Logger,
 		deadline: o.Deadline, stepDeadline: o.StepDeadline, turn: make(chan struct{}, 1),
-		troubles: troubles{}, complaints: troubles{},
+		backoff: backoff{}, complaints: backoff{},
 	}
 	if r.deadline == 0 {
 		r.deadline = 2 * time.Minute

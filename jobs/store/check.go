@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 
-	"github.com/airlock-ci/airlock/executor/gitlab"
+	"github.com/airlock-ci/airlock/gitlab"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/jobs"
 )

@@ -71,7 +71,7 @@ func (b *bench) machines(ctx context.Context) ([]*section, error) {
 	s.note("Machines of 256 MiB with one vCPU and no network, by %s; times from the call, so that QEMU's start is in them. "+
 		"The agent answers when it has heard what it is to become; the first command is done when `echo` has ended in the sandbox: "+
 		"reseeded, disks mounted, confined. Scratches are made before. A waiting clone is what the service takes with pool = 1, its "+
-		"default, unless jobs start faster than clones are made; it was restored, and has rehearsed, before.", lab.accelerator)
+		"default, unless jobs start faster than clones are made; it was restored, and has warmed up, before.", lab.accelerator)
 	if err := rounds(ctx, b.rounds, turns, s); err != nil {
 		return nil, err
 	}
@@ -211,7 +211,7 @@ func echo(ctx context.Context, sandbox isolation.Sandbox) error {
 // idle measures the memory of clones that do nothing: those that wait, and those that were made sandboxes.
 func (l *lab) idle(ctx context.Context, s *section) error {
 	s.note("PSS of QEMU, which counts what clones share with each other by its share; measured half a second after the last has started. " +
-		"A waiting clone was restored, and its agent answers; one that is emulated and has rehearsed, as with the default, is larger. " +
+		"A waiting clone was restored, and its agent answers; one that is emulated and has warmed up, as with the default, is larger. " +
 		"A ready sandbox has mounted its disks and run nothing yet. What the template's own file holds is not in it: it is there once, whatever the number.")
 	for _, n := range idleClones {
 		if err := l.idleWaiting(ctx, n, true, s); err != nil {
@@ -226,7 +226,7 @@ func (l *lab) idle(ctx context.Context, s *section) error {
 
 // idleWaiting measures n clones of a pool.
 func (l *lab) idleWaiting(ctx context.Context, n int, plain bool, s *section) (err error) {
-	r, err := l.runtime(func(o *microvm.Options) { o.Pool, o.NoRehearsal = n, plain })
+	r, err := l.runtime(func(o *microvm.Options) { o.Pool, o.NoWarmUp = n, plain })
 	if err != nil {
 		return err
 	}
@@ -236,7 +236,7 @@ func (l *lab) idleWaiting(ctx context.Context, n int, plain bool, s *section) (e
 	}
 	name, target := fmt.Sprintf("each of %d idle clones", n), int64(0)
 	if !plain {
-		name = fmt.Sprintf("each of %d that have rehearsed", n)
+		name = fmt.Sprintf("each of %d that have warmed up", n)
 	} else if n == idleClones[len(idleClones)-1] {
 		target = idleTarget
 	}

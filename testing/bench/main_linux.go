@@ -17,7 +17,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/airlock-ci/airlock/isolation/mountns"
+	"github.com/airlock-ci/airlock/internal/mountns"
 )
 
 func main() {

@@ -5,10 +5,9 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/airlock-ci/airlock/executor/gitlab"
+	"github.com/airlock-ci/airlock/gitlab"
 	"github.com/airlock-ci/airlock/isolation"
-	"github.com/airlock-ci/airlock/isolation/policy"
-	"github.com/airlock-ci/airlock/jobs"
+	"github.com/airlock-ci/airlock/policy"
 	"github.com/airlock-ci/airlock/testing/gitlabtest"
 )
 
@@ -56,14 +55,14 @@ func (b *bench) decisions(ctx context.Context) ([]*section, error) {
 			if err != nil {
 				return err
 			}
-			_, err = p.Decide(ctx, jobs.Facts{Job: job})
+			_, err = p.Decide(ctx, policy.Facts{Job: job})
 			return err
 		}),
 	}, s)
 }
 
 // manyRules is a policy of rules as people write them, and a job that gets to the last.
-func manyRules() (*policy.Policy, jobs.Facts, error) {
+func manyRules() (*policy.Policy, policy.Facts, error) {
 	process := isolation.ProcessLevel
 	src := policy.Source{Default: policy.Grant{Level: isolation.HypervisorLevel, Network: "nat", PullPolicies: []string{"always"}, CacheScope: "project"}}
 	for i := range policyRules {
@@ -74,12 +73,12 @@ func manyRules() (*policy.Policy, jobs.Facts, error) {
 	}
 	p, problems := policy.Compile(src)
 	if p == nil {
-		return nil, jobs.Facts{}, fmt.Errorf("compiling the rules: %s", problems[0].Message)
+		return nil, policy.Facts{}, fmt.Errorf("compiling the rules: %s", problems[0].Message)
 	}
 	response, err := gitlabtest.Response(gitlabtest.Job{ID: 1, Image: "busybox", Protected: new(true)})
 	if err != nil {
-		return nil, jobs.Facts{}, err
+		return nil, policy.Facts{}, err
 	}
 	job, err := gitlab.ParseJobResponse(response)
-	return p, jobs.Facts{Job: job}, err
+	return p, policy.Facts{Job: job}, err
 }

@@ -115,7 +115,7 @@ func loopsBelow(t testing.TB, dir string) (found []string) {
 	return found
 }
 
-// holdsFile tells whether a file of that name is anywhere below dir.
+// holdsFile reports whether a file of that name is anywhere below dir.
 func holdsFile(dir, name string) (found bool) {
 	_ = filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
 		found = found || err == nil && entry.Name() == name

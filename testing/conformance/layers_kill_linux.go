@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/airlock-ci/airlock/executor/api/failpoint"
+	"github.com/airlock-ci/airlock/internal/failpoint"
 )
 
 // layersChild makes a test binary play a process that is killed; its value is the image to take.

@@ -46,7 +46,7 @@ type LayersOptions struct {
 // LayersEnv is one implementation of Layers with what the suite needs to know of it.
 type LayersEnv struct {
 	Open func(LayersOptions) (Layers, error)
-	// KillPoints are failpoints (executor/api/failpoint) that a pull or the making of a scratch passes.
+	// KillPoints are failpoints (internal/failpoint) that a pull or the making of a scratch passes.
 	KillPoints []string
 	// Deviations names the subtests that this implementation is known to fail, with the reason. They are run all
 	// the same: one that passes fails the suite.

@@ -8,7 +8,7 @@ import (
 
 	"github.com/airlock-ci/airlock/testing/gitlabtest"
 	"github.com/airlock-ci/airlock/testing/images"
-	"github.com/airlock-ci/airlock/testing/ledger"
+	"github.com/airlock-ci/airlock/testing/leakcheck"
 	"github.com/airlock-ci/airlock/testing/system"
 )
 
@@ -20,8 +20,8 @@ type made struct {
 	git, helper, job string
 	// runner is the program gitlab-runner.
 	runner string
-	// marks name, for the ledger, what is started.
-	marks *ledger.Marks
+	// marks name, for the leak check, what is started.
+	marks *leakcheck.Marks
 }
 
 // prepare makes what the first job needs.

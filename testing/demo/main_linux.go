@@ -2,7 +2,7 @@
 // and back, and that nothing of it is left afterwards. It owns the story and its printing; the parts are those
 // of the end-to-end tests. It needs Linux and root. `make demo` runs it.
 //
-// It ends with status 0 only when all jobs did what they should and the leak ledger is empty. An interrupt
+// It ends with status 0 only when all jobs did what they should and the leak check is empty. An interrupt
 // (Ctrl-C) or SIGTERM ends it early, with the same clean-up.
 package main
 
@@ -17,7 +17,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/airlock-ci/airlock/testing/ledger"
+	"github.com/airlock-ci/airlock/testing/leakcheck"
 	"github.com/airlock-ci/airlock/testing/system"
 )
 
@@ -32,7 +32,7 @@ func main() {
 	}
 }
 
-// run tells the whole story. Whatever happens in its middle, everything is stopped and the ledger is shown.
+// run tells the whole story. Whatever happens in its middle, everything is stopped and the leak check is shown.
 func run(ctx context.Context, bin string, p *page) error {
 	if os.Getuid() != 0 {
 		return errors.New("it makes real sandboxes, which needs root: run it as root or through sudo")
@@ -44,13 +44,13 @@ func run(ctx context.Context, bin string, p *page) error {
 	}
 	p.introduce()
 
-	made := made{marks: &ledger.Marks{}}
+	made := made{marks: &leakcheck.Marks{}}
 	if err := p.part("Made beforehand", func() error { return made.prepare(ctx, dir, bin, p) }); err != nil {
 		return interrupted(ctx, err)
 	}
 	options := system.Ledger(made.marks)
 	options.Dirs = []string{os.TempDir()}
-	before, err := ledger.Take(options)
+	before, err := leakcheck.Take(options)
 	if err != nil {
 		return err
 	}
@@ -83,7 +83,7 @@ func interrupted(ctx context.Context, err error) error {
 }
 
 // ownDirectory makes the directory that everything of the demonstration goes to. Its "tmp" is the temporary
-// directory of this process and its children, so that the ledger sees every file; the go command has another,
+// directory of this process and its children, so that the leak check sees every file; the go command has another,
 // in which it leaves things when it is interrupted.
 func ownDirectory() (string, error) {
 	dir, err := os.MkdirTemp("", "al-demo-") // short: socket paths have 107 bytes
@@ -100,17 +100,17 @@ func ownDirectory() (string, error) {
 
 // settle waits until nothing of the demonstration's is left and prints the comparison; a difference that carries its
 // marks is an error, what other programs did meanwhile is not.
-func settle(p *page, before ledger.Snapshot, o ledger.Options) error {
-	after, diffs, err := ledger.Wait(context.Background(), before, o)
+func settle(p *page, before leakcheck.Snapshot, o leakcheck.Options) error {
+	after, diffs, err := leakcheck.Wait(context.Background(), before, o)
 	if err != nil {
 		return err
 	}
-	counting, others := o.Judge(diffs)
-	ledger.Print(p.w, before, after, counting, others)
+	counting, others := o.Split(diffs)
+	leakcheck.Print(p.w, before, after, counting, others)
 	if len(counting) > 0 {
 		return fmt.Errorf("%d things of this demonstration are still there or missing, %s after everything was stopped",
 			len(counting), o.Patience.Round(time.Second))
 	}
-	p.say("The leak ledger is empty: nothing of Airlock's is left on this host.")
+	p.say("The leak check is empty: nothing of Airlock's is left on this host.")
 	return nil
 }

@@ -14,7 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/airlock-ci/airlock/executor/api/failpoint"
+	"github.com/airlock-ci/airlock/internal/failpoint"
 	"github.com/airlock-ci/airlock/testing/gitlabtest"
 	"github.com/airlock-ci/airlock/testing/syncbuf"
 	"github.com/airlock-ci/airlock/testing/system"

@@ -1,5 +1,5 @@
 // Package e2e tests Airlock from the outside, as GitLab Runner, a job's author and an administrator meet it:
-// the real driver, host, executor and agent, real containers, and the leak ledger at the end of every test.
+// the real driver, host, executor and agent, real containers, and the leak check at the end of every test.
 //
 // Jobs come from one of two callers (package gitlabtest). The kinds of jobs that users have go through a real GitLab Runner
 // (jobs_linux_test.go), and so does what happens when that runner or the service ends (runner_linux_test.go). The caller

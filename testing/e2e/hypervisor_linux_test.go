@@ -83,7 +83,7 @@ func TestAnAdministratorsCommandInAVirtualMachine(t *testing.T) {
 	require.Contains(t, b.airlock("inspect", job), "1 vCPUs and 512 MiB by "+m.Accelerator+", kernel "+m.Kernel)
 }
 
-// TestAKilledExecutorLeavesNoVirtualMachine relies on the ledger: the machine's process, its tap and its disks.
+// TestAKilledExecutorLeavesNoVirtualMachine relies on the leak check: the machine's process, its tap and its disks.
 func TestAKilledExecutorLeavesNoVirtualMachine(t *testing.T) {
 	b := start(t, system.Options{Isolation: "hypervisor"})
 	execution := b.caller.Start(t.Context(), b.job(gitlabtest.Job{Script: []string{"echo started", "sleep 1000"}}))

@@ -25,7 +25,7 @@ import (
 
 	"github.com/airlock-ci/airlock/testing/gitlabtest"
 	"github.com/airlock-ci/airlock/testing/images"
-	"github.com/airlock-ci/airlock/testing/ledger"
+	"github.com/airlock-ci/airlock/testing/leakcheck"
 	"github.com/airlock-ci/airlock/testing/system"
 )
 
@@ -85,17 +85,17 @@ type bench struct {
 	caller   *gitlabtest.Caller
 }
 
-// keepLedger opens a ledger for a test, and returns what names that which it judges. The tests' own directory is in it:
+// keepLedger opens a leak check for a test, and returns what names that which it judges. The tests' own directory is in it:
 // whatever they make by themselves lies there.
-func keepLedger(t *testing.T) *ledger.Marks {
+func keepLedger(t *testing.T) *leakcheck.Marks {
 	t.Helper()
-	marks := &ledger.Marks{}
+	marks := &leakcheck.Marks{}
 	marks.Add(os.TempDir())
-	ledger.CheckWith(t, system.Ledger(marks))
+	leakcheck.CheckWith(t, system.Ledger(marks))
 	return marks
 }
 
-// start starts an Airlock whose ledger must be empty when the test has ended.
+// start starts an Airlock whose leak check must be empty when the test has ended.
 func start(t *testing.T, o system.Options) *bench {
 	t.Helper()
 	o.Marks = keepLedger(t)

@@ -15,7 +15,7 @@ import (
 	"github.com/creack/pty"
 	"github.com/moby/sys/user"
 
-	"github.com/airlock-ci/airlock/executor/api/fault"
+	"github.com/airlock-ci/airlock/internal/fault"
 	"github.com/airlock-ci/airlock/isolation"
 )
 

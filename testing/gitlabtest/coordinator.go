@@ -46,7 +46,7 @@ type JobRecord struct {
 	Artifacts map[string][]byte
 }
 
-// Done tells whether the job has ended.
+// Done reports whether the job has ended.
 func (r JobRecord) Done() bool { return r.State == "success" || r.State == "failed" }
 
 type record struct {

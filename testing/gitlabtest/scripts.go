@@ -339,7 +339,7 @@ func (b *build) writeUploadArtifacts(s *bashScript, success bool) bool {
 	return written
 }
 
-// applies tells whether something with this when: happens.
+// applies reports whether something with this when: happens.
 func applies(when string, success bool) bool {
 	return when == "always" || (when == "on_success") == success
 }

@@ -61,7 +61,7 @@ func (g *isolatedGuests) Boot(container service.Container) (service.Guest, error
 		return nil, err
 	}
 	box := &isolatedGuest{prefix: &prefix{dir: dir, drive: container.Merged, held: map[string]bool{}}}
-	if err := box.prefix.furnish(g.template, g.build, container.Merged); err != nil {
+	if err := box.prefix.provision(g.template, g.build, container.Merged); err != nil {
 		return nil, err
 	}
 	for _, mapped := range container.Mapped {

@@ -72,11 +72,11 @@ func clonePrefix(from template, dir string, build int) (*prefix, error) {
 	if err := copyTree(from.dlls, p.drive); err != nil {
 		return nil, err
 	}
-	return p, p.furnish(from, build, p.drive)
+	return p, p.provision(from, build, p.drive)
 }
 
-// furnish gives a prefix what is beside its C:.
-func (p *prefix) furnish(from template, build int, drive string) error {
+// provision gives a prefix what is beside its C:.
+func (p *prefix) provision(from template, build int, drive string) error {
 	if err := os.MkdirAll(filepath.Join(p.dir, "dosdevices"), 0o755); err != nil {
 		return err
 	}

@@ -9,8 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/airlock-ci/airlock/internal/mountns"
 	"github.com/airlock-ci/airlock/isolation/cgroup"
-	"github.com/airlock-ci/airlock/isolation/mountns"
 )
 
 // Main runs a package's tests in a mount namespace, as the executor is in one: in it, nobody else's mounts come and go.

@@ -18,7 +18,7 @@ import (
 
 	"github.com/airlock-ci/airlock/isolation/network"
 	"github.com/airlock-ci/airlock/testing/guestkernel"
-	"github.com/airlock-ci/airlock/testing/ledger"
+	"github.com/airlock-ci/airlock/testing/leakcheck"
 	"github.com/airlock-ci/airlock/testing/syncbuf"
 )
 
@@ -47,8 +47,8 @@ type Options struct {
 	LeaveExecutor bool
 	// StateDir keeps images between systems; empty means one below the prefix.
 	StateDir string
-	// Marks get the names that all of this system's things carry; nil when nobody keeps a ledger.
-	Marks *ledger.Marks
+	// Marks get the names that all of this system's things carry; nil when nobody keeps a leakcheck.
+	Marks *leakcheck.Marks
 	// Reachable lets sandboxes reach the host at Gateway: for a test's GitLab, which listens there.
 	Reachable bool
 }

@@ -12,7 +12,7 @@ import (
 func TestPartsOnSimulatedWindows(t *testing.T) {
 	s := hcssim.Start(t, hcssim.Options{})
 	for pkg, tests := range map[string]string{
-		"./executor/plugin/identity": ".", "./executor/api/private": ".", "./executor/doctor": ".", "./executor/host": "^TestPipesTellRights$", "./executor/driver": "^TestParentGone$",
+		"./internal/identity": ".", "./internal/private": ".", "./doctor": ".", "./supervisor": "^TestPipesTellRights$", "./driver": "^TestParentGone$",
 		"./isolation/network/hns": ".", "./jobs/reaper": "^TestRunnerDirs$",
 	} {
 		t.Run(pkg, func(t *testing.T) { s.Test(t, pkg, "-test.run="+tests) })

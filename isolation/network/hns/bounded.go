@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/airlock-ci/airlock/isolation/waiting"
+	"github.com/airlock-ci/airlock/internal/waiting"
 )
 
 const (

@@ -8,11 +8,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/airlock-ci/airlock/executor/config"
-	"github.com/airlock-ci/airlock/executor/gitlab"
+	"github.com/airlock-ci/airlock/config"
+	"github.com/airlock-ci/airlock/gitlab"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/jobs"
-	"github.com/airlock-ci/airlock/jobs/idtoken"
+	"github.com/airlock-ci/airlock/policy"
+	"github.com/airlock-ci/airlock/policy/idtoken"
 	"github.com/airlock-ci/airlock/testing/corpus/hostile"
 	"github.com/airlock-ci/airlock/testing/gitlabtest"
 )
@@ -52,13 +53,13 @@ func load(t testing.TB, name string, issuer *gitlabtest.Issuer) decider {
 const refused = isolation.HypervisorLevel + 1
 
 // level is what a response gets.
-func (d decider) level(t testing.TB, response []byte, class string) (isolation.Level, jobs.Decision) {
+func (d decider) level(t testing.TB, response []byte, class string) (isolation.Level, policy.Decision) {
 	t.Helper()
 	job, err := gitlab.ParseJobResponse(response)
 	if err != nil {
-		return refused, jobs.Decision{}
+		return refused, policy.Decision{}
 	}
-	facts := jobs.Facts{Job: job, RunnerClass: class}
+	facts := policy.Facts{Job: job, RunnerClass: class}
 	if facts.Identity, err = d.identities.Verify(t.Context(), job); err != nil {
 		facts.IdentityProblem = err.Error()
 	}
@@ -145,8 +146,8 @@ func FuzzDecide(f *testing.F) {
 			return
 		}
 		for _, d := range deciders {
-			claimed, errClaimed := d.policy.Decide(t.Context(), jobs.Facts{Job: job, RunnerClass: class})
-			bare, errBare := d.policy.Decide(t.Context(), jobs.Facts{Job: withoutClaims(*job), RunnerClass: class})
+			claimed, errClaimed := d.policy.Decide(t.Context(), policy.Facts{Job: job, RunnerClass: class})
+			bare, errBare := d.policy.Decide(t.Context(), policy.Facts{Job: withoutClaims(*job), RunnerClass: class})
 			require.Equal(t, errBare == nil, errClaimed == nil, "claims decide over a refusal")
 			require.GreaterOrEqual(t, claimed.Level, bare.Level)
 			require.NotEmpty(t, claimed.Rule)

@@ -80,7 +80,7 @@ func (s *Service) createSystem(c *call) ([]any, error) {
 		id: id, runtime: s.vary.newGUID("a system"), document: doc, state: created, handles: map[*systemHandle]bool{},
 		processes: map[uint64]*process{}, gone: make(chan struct{}),
 	}
-	if err := s.judge(sys); err != nil {
+	if err := s.validate(sys); err != nil {
 		return nil, err
 	}
 	s.systems[id] = sys

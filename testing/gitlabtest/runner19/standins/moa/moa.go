@@ -12,7 +12,7 @@ import (
 // Open begins an interpolation.
 const Open = "${{"
 
-// ParseTemplate tells whether a text holds an interpolation. It never fails: the evaluator refuses what it does not know.
+// ParseTemplate reports whether a text holds an interpolation. It never fails: the evaluator refuses what it does not know.
 func ParseTemplate(text string) (ast.Expr, error) {
 	if strings.Contains(text, Open) {
 		return &ast.Template{}, nil

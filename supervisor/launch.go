@@ -1,0 +1,175 @@
+package supervisor
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	goplugin "github.com/hashicorp/go-plugin"
+	"google.golang.org/grpc"
+
+	"github.com/airlock-ci/airlock/executor/plugin"
+	"github.com/airlock-ci/airlock/internal/failpoint"
+	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/internal/identity"
+)
+
+// passedOn are the variables of the host's environment that the executor gets; the rest stays out of its
+// /proc/PID/environ. Proxies and certificates are for image pulls.
+var passedOn = []string{
+	"PATH", "HOME", "TZ", failpoint.Variable,
+	"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+	"SSL_CERT_FILE", "SSL_CERT_DIR",
+}
+
+func executorEnvironment(socketDir string) []string {
+	env := []string{goplugin.EnvUnixSocketDir + "=" + socketDir}
+	for _, name := range passedOn {
+		if value, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+value)
+		}
+	}
+	return append(env, systemEnvironment()...)
+}
+
+// launch starts an executor and records how to find it again.
+func (s *supervisor) launch(ctx context.Context) (*executor, error) {
+	if err := s.endForgotten(); err != nil {
+		return nil, err
+	}
+	if err := s.checkBinary(); err != nil {
+		return nil, err
+	}
+	s.classes.refresh()
+	removeStaleSockets(s.paths.plugin())
+	tlsConfig, err := plugin.ClientTLS(s.paths.tls())
+	if err != nil {
+		return nil, err
+	}
+
+	// The process must survive ctx; only its start may be given up.
+	life, abort := context.WithCancelCause(context.Background())
+	started := context.AfterFunc(ctx, func() { abort(errStopping) })
+	args := plugin.Args{Config: s.opts.ConfigPath, TLSDir: s.paths.tls(), Lock: s.paths.executorLock()}
+	cmd := exec.CommandContext(life, s.opts.ExecutorPath, args.CommandLine()...)
+	cmd.Env = executorEnvironment(s.paths.plugin())
+	cmd.SysProcAttr = ownSession()
+	client := goplugin.NewClient(&goplugin.ClientConfig{
+		HandshakeConfig:  plugin.Handshake(),
+		VersionedPlugins: plugin.ClientPlugins(),
+		Cmd:              cmd,
+		SecureConfig:     &goplugin.SecureConfig{Checksum: s.checksum, Hash: sha256.New()},
+		SkipHostEnv:      true,
+		TLSConfig:        tlsConfig,
+		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC},
+		StartTimeout:     startTimeout,
+		Logger:           s.logs.hclog(),
+		GRPCDialOptions:  dialOptions(),
+	})
+	e, err := s.connect(ctx, client)
+	if err == nil {
+		err = e.checkProtocol()
+	}
+	if err == nil && !started() {
+		err = errStopping
+	}
+	if err == nil {
+		err = failpoint.Hit("host/executor-started")
+	}
+	if err == nil {
+		err = s.recordLaunched(e, cmd.Process.Pid)
+	}
+	if err != nil {
+		abort(err)
+		go client.Kill()
+		return nil, explainLaunch(err)
+	}
+	return e, nil
+}
+
+func dialOptions() []grpc.DialOption {
+	return []grpc.DialOption{
+		grpc.WithInitialWindowSize(plugin.StreamWindow),
+		grpc.WithInitialConnWindowSize(plugin.ConnectionWindow),
+	}
+}
+
+// recordLaunched takes hold of the process that was just started and writes its record.
+func (s *supervisor) recordLaunched(e *executor, pid int) error {
+	process, err := identity.Of(pid)
+	if err != nil {
+		return fmt.Errorf("identifying the executor: %w", err)
+	}
+	if e.process, err = identity.Open(process); err != nil {
+		return fmt.Errorf("identifying the executor: %w", err)
+	}
+	reattach := e.client.ReattachConfig()
+	e.record = record{
+		Network: reattach.Addr.Network(), Address: reattach.Addr.String(),
+		Process: process, Instance: e.version.GetInstance(), Protocol: e.version.GetProtocol(),
+		Checksum: hexOf(s.checksum), Started: time.Now().UTC(),
+	}
+	if err := writeRecord(s.paths.record(), e.record); err != nil {
+		e.process.Close()
+		return fmt.Errorf("recording the executor: %w", err)
+	}
+	return nil
+}
+
+// checkBinary refuses a binary that is not the one the service was started with. go-plugin compares again
+// when it starts it; this message says what to do.
+func (s *supervisor) checkBinary() error {
+	actual, err := checksumOf(s.opts.ExecutorPath)
+	if err != nil {
+		return fault.Adminf("reading the executor: %w", err)
+	}
+	if hexOf(actual) != hexOf(s.checksum) {
+		return fault.WithRemedy(fault.Adminf("%w: %s has changed since the service was started (its SHA-256 is %x, "+
+			"not %x)", errUnusable, s.opts.ExecutorPath, actual, s.checksum), "restart the service after an upgrade")
+	}
+	return nil
+}
+
+func explainLaunch(err error) error {
+	if errors.Is(err, goplugin.ErrChecksumsDoNotMatch) {
+		return fault.Adminf("%w: its binary changed while it was being started", errUnusable)
+	}
+	return fmt.Errorf("starting the executor: %w", err)
+}
+
+// removeStaleSockets removes what killed executors left; it is called while none lives.
+func removeStaleSockets(dir string) {
+	sockets, _ := filepath.Glob(filepath.Join(dir, "plugin*")) // the pattern is correct, so there is no error
+	for _, socket := range sockets {
+		_ = os.Remove(socket)
+	}
+}
+
+// endForgotten ends an executor that lives without a usable record: its host was killed before it could write
+// one, or it does not answer any more. Two executors must never share a journal.
+func (s *supervisor) endForgotten() error {
+	lock, err := identity.Acquire(s.paths.executorLock())
+	if err == nil {
+		lock.Release()
+		return nil
+	}
+	if !errors.Is(err, identity.ErrLocked) {
+		return err
+	}
+	holder, err := identity.Holder(s.paths.executorLock())
+	if err != nil {
+		return fmt.Errorf("an executor lives but cannot be identified: %w", err)
+	}
+	process, err := identity.Open(holder)
+	if err != nil { // it is just ending, or has passed the lock to a child for a moment: try again
+		return fmt.Errorf("an executor (process %d) is still ending: %w", holder.PID, err)
+	}
+	defer process.Close()
+	s.log.Warn().Int("pid", holder.PID).Msg("ending an executor that no host knows; its sandboxes end with it")
+	return endProcess(process, s.grace)
+}
