@@ -8,6 +8,8 @@ import (
 
 	"github.com/hashicorp/yamux"
 	"golang.org/x/sys/unix"
+
+	"github.com/airlock-ci/airlock/internal/frame"
 )
 
 // child is a process that the executor asked for.
@@ -71,9 +73,9 @@ func (s *server) finish(stream *yamux.Stream, c *child) ([exitLength]byte, error
 
 // receive feeds stdin to the process. When the executor gives up the stream, it kills the process.
 func (s *server) receive(stream *yamux.Stream, c *child) {
-	buf := make([]byte, maxPayload)
+	buf := make([]byte, frame.MaxPayload)
 	for {
-		typ, payload, err := readFrame(stream, buf)
+		typ, payload, err := frame.Read(stream, buf)
 		switch {
 		case err != nil:
 			select {

@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/yamux"
 
 	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/internal/frame"
 	"github.com/airlock-ci/airlock/isolation"
 )
 
@@ -65,7 +66,7 @@ type Client struct {
 // It waits for an agent that is still starting, at most 30 seconds. The client owns conn from here on; when Connect
 // fails, conn is closed.
 func Connect(ctx context.Context, conn io.ReadWriteCloser, setup Setup) (*Client, error) {
-	session, err := yamux.Client(newGuard(conn), yamuxConfig(writeTimeout))
+	session, err := yamux.Client(frame.NewGuard(conn, false), frame.Config(writeTimeout, startTimeout))
 	if err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("connecting to the agent: %w", err)
@@ -94,7 +95,7 @@ func (c *Client) greet(ctx context.Context) error {
 	case err != nil:
 		return err
 	case got.Hello == nil || got.Hello.Nonce != sent.Nonce:
-		return fmt.Errorf("%w: the agent did not return the nonce", errProtocol)
+		return fmt.Errorf("%w: the agent did not return the nonce", frame.ErrProtocol)
 	case got.Hello.Version != Version:
 		return fault.WithRemedy(
 			fault.Adminf("the agent speaks protocol version %d, the executor %d", got.Hello.Version, Version),
@@ -137,7 +138,7 @@ type Usage struct {
 func (c *Client) Usage(ctx context.Context) (Usage, error) {
 	got, err := c.call(ctx, startTimeout, request{Op: opUsage})
 	if err == nil && got.Usage == nil {
-		err = fmt.Errorf("%w: no usage", errProtocol)
+		err = fmt.Errorf("%w: no usage", frame.ErrProtocol)
 	}
 	if err != nil {
 		return Usage{}, fmt.Errorf("asking for the guest's usage: %w", c.explain(err))
@@ -166,7 +167,7 @@ func (c *Client) fail(cause error) {
 
 // explain says what an error of a stream means: when the connection has ended, that the sandbox is gone.
 func (c *Client) explain(err error) error {
-	if errors.Is(err, errProtocol) {
+	if errors.Is(err, frame.ErrProtocol) {
 		c.fail(err)
 	}
 	if !c.session.IsClosed() {
@@ -259,12 +260,12 @@ func sendRequest(w io.Writer, req request, script []byte) error {
 	if len(payload) > maxRequest {
 		return fault.Authorf("arguments and environment have %d bytes, more than the %d that are allowed", len(payload), maxRequest)
 	}
-	if err := writeFrame(w, frameRequest, payload); err != nil {
+	if err := frame.Write(w, frameRequest, payload); err != nil {
 		return err
 	}
 	for len(script) > 0 {
-		n := min(len(script), maxPayload)
-		if err := writeFrame(w, frameScript, script[:n]); err != nil {
+		n := min(len(script), frame.MaxPayload)
+		if err := frame.Write(w, frameScript, script[:n]); err != nil {
 			return err
 		}
 		script = script[n:]
@@ -274,15 +275,15 @@ func sendRequest(w io.Writer, req request, script []byte) error {
 
 // readReply reads a reply; an error in it is returned as an error.
 func readReply(r io.Reader) (reply, error) {
-	typ, payload, err := readFrame(r, make([]byte, maxPayload))
+	typ, payload, err := frame.Read(r, make([]byte, frame.MaxPayload))
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		err = fmt.Errorf("%w: no reply", errProtocol)
+		err = fmt.Errorf("%w: no reply", frame.ErrProtocol)
 	}
 	if err != nil {
 		return reply{}, err
 	}
 	if typ != frameReply {
-		return reply{}, fmt.Errorf("%w: a frame of type %d instead of a reply", errProtocol, typ)
+		return reply{}, fmt.Errorf("%w: a frame of type %d instead of a reply", frame.ErrProtocol, typ)
 	}
 	return parseReply(payload)
 }
@@ -290,7 +291,7 @@ func readReply(r io.Reader) (reply, error) {
 func parseReply(payload []byte) (reply, error) {
 	var got reply
 	if err := json.Unmarshal(payload, &got); err != nil {
-		return reply{}, fmt.Errorf("%w: a reply that cannot be read: %w", errProtocol, err)
+		return reply{}, fmt.Errorf("%w: a reply that cannot be read: %w", frame.ErrProtocol, err)
 	}
 	if got.Error == nil {
 		return got, nil

@@ -17,7 +17,7 @@
 //	                    stdout, stderr
 //	                    exit (status byte, signal byte, 1 if memory ran out), or a second reply with an error; then the stream ends
 //
-// All payloads but a request's are at most maxPayload. The operations are hello (version and nonce, echoed),
+// All payloads but a request's are at most frame.MaxPayload. The operations are hello (version and nonce, echoed),
 // setup (once), start, signal, resize and, in guests, usage. Signals have streams of their own, so that neither a process that
 // ignores its stdin nor a reader that ignores the output can hold back a kill. A stream that the executor closes
 // before the exit frame, or a connection that ends, kills what it started.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/internal/frame"
 )
 
 // GuestVersion is the version of what executor and guest say to each other before they speak the protocol.
@@ -90,7 +91,7 @@ func readGreeting(conn io.Reader) error {
 	case err != nil:
 		return err
 	case got.Hello == nil:
-		return fmt.Errorf("%w: the guest does not greet", errProtocol)
+		return fmt.Errorf("%w: the guest does not greet", frame.ErrProtocol)
 	case got.Hello.Version != GuestVersion:
 		return fault.WithRemedy(
 			fault.Adminf("the guest's agent speaks version %d, the executor %d", got.Hello.Version, GuestVersion),
@@ -111,7 +112,7 @@ func TellGuest(ctx context.Context, conn DeadlineConn, setup GuestSetup) error {
 		return fault.Systemf("the guest's setup has %d bytes, more than the %d that are allowed", len(payload), maxGuestSetup)
 	}
 	return withDeadline(ctx, conn, "telling the guest who it is", func() error {
-		if err := writeFrame(conn, frameRequest, payload); err != nil {
+		if err := frame.Write(conn, frameRequest, payload); err != nil {
 			return err
 		}
 		return readGreeting(conn)
@@ -144,13 +145,13 @@ func withDeadline(ctx context.Context, conn DeadlineConn, what string, exchange 
 func parseGuestSetup(payload []byte) (GuestSetup, error) {
 	var setup GuestSetup
 	if err := json.Unmarshal(payload, &setup); err != nil {
-		return setup, fmt.Errorf("%w: a setup that cannot be read: %w", errProtocol, err)
+		return setup, fmt.Errorf("%w: a setup that cannot be read: %w", frame.ErrProtocol, err)
 	}
 	if setup.Version != GuestVersion {
-		return setup, fmt.Errorf("%w: a setup of version %d, this agent knows %d", errProtocol, setup.Version, GuestVersion)
+		return setup, fmt.Errorf("%w: a setup of version %d, this agent knows %d", frame.ErrProtocol, setup.Version, GuestVersion)
 	}
 	if len(setup.Entropy) < GuestEntropy {
-		return setup, fmt.Errorf("%w: %d bytes of entropy are not enough", errProtocol, len(setup.Entropy))
+		return setup, fmt.Errorf("%w: %d bytes of entropy are not enough", frame.ErrProtocol, len(setup.Entropy))
 	}
 	return setup, nil
 }

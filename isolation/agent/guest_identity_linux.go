@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/airlock-ci/airlock/internal/frame"
 	"github.com/airlock-ci/airlock/isolation/layout"
 )
 
@@ -36,7 +37,7 @@ func (s GuestSetup) reseed() error {
 func (s GuestSetup) setClock() error {
 	now := unix.NsecToTimespec(s.Now)
 	if s.Now < time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC).UnixNano() {
-		return fmt.Errorf("%w: the executor's clock says %s", errProtocol, time.Unix(0, s.Now))
+		return fmt.Errorf("%w: the executor's clock says %s", frame.ErrProtocol, time.Unix(0, s.Now))
 	}
 	return unix.ClockSettime(unix.CLOCK_REALTIME, &now)
 }

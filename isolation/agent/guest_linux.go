@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/airlock-ci/airlock/internal/frame"
 )
 
 // A virtual machine executes the agent twice before it is ready:
@@ -59,14 +61,14 @@ func InitGuest() error {
 		return err
 	}
 	for {
-		if err := writeJSON(port, frameReply, reply{Hello: &greeting{Version: GuestVersion}}); err != nil {
+		if err := frame.WriteJSON(port, frameReply, reply{Hello: &greeting{Version: GuestVersion}}); err != nil {
 			return fmt.Errorf("greeting the executor: %w", err)
 		}
 		setup, err := readGuestSetup(port)
 		if err != nil {
 			return err
 		}
-		if err := writeJSON(port, frameReply, reply{Hello: &greeting{Version: GuestVersion}}); err != nil {
+		if err := frame.WriteJSON(port, frameReply, reply{Hello: &greeting{Version: GuestVersion}}); err != nil {
 			return fmt.Errorf("answering the executor: %w", err)
 		}
 		if !setup.WarmUp {
@@ -82,9 +84,9 @@ func InitGuest() error {
 // connection.
 func (g *guest) become(setup GuestSetup, conn *os.File) error {
 	if err := setup.apply(g); err != nil {
-		return errors.Join(err, writeJSON(conn, frameReply, reply{Error: toWire(err)}), awaitHangUp(conn))
+		return errors.Join(err, frame.WriteJSON(conn, frameReply, reply{Error: toWire(err)}), awaitHangUp(conn))
 	}
-	if err := writeJSON(conn, frameReply, reply{}); err != nil {
+	if err := frame.WriteJSON(conn, frameReply, reply{}); err != nil {
 		return fmt.Errorf("answering the executor: %w", err)
 	}
 	return g.server.run(conn)
@@ -205,12 +207,12 @@ func openPort(name string) (*os.File, error) {
 }
 
 func readGuestSetup(port *os.File) (GuestSetup, error) {
-	typ, payload, err := readFrame(port, make([]byte, maxGuestSetup))
+	typ, payload, err := frame.Read(port, make([]byte, maxGuestSetup))
 	if err != nil {
 		return GuestSetup{}, fmt.Errorf("waiting for the setup: %w", err)
 	}
 	if typ != frameRequest {
-		return GuestSetup{}, fmt.Errorf("%w: a frame of type %d instead of a setup", errProtocol, typ)
+		return GuestSetup{}, fmt.Errorf("%w: a frame of type %d instead of a setup", frame.ErrProtocol, typ)
 	}
 	return parseGuestSetup(payload)
 }

@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/airlock-ci/airlock/internal/frame"
 )
 
 // guestLink is the guest's one interface, by the kernel's own naming.
@@ -26,11 +28,11 @@ func (s GuestSetup) attachNetwork() error {
 	defer func() { _ = unix.Close(socket) }()
 	mac, err := net.ParseMAC(s.Network.MAC)
 	if err != nil || len(mac) != 6 {
-		return fmt.Errorf("%w: MAC address %q", errProtocol, s.Network.MAC)
+		return fmt.Errorf("%w: MAC address %q", frame.ErrProtocol, s.Network.MAC)
 	}
 	address, err := netip.ParsePrefix(s.Network.Address)
 	if err != nil || !address.Addr().Is4() {
-		return fmt.Errorf("%w: address %q", errProtocol, s.Network.Address)
+		return fmt.Errorf("%w: address %q", frame.ErrProtocol, s.Network.Address)
 	}
 	if err := setMAC(socket, mac); err != nil {
 		return fmt.Errorf("MAC address %s: %w", mac, err)
@@ -55,7 +57,7 @@ func (s GuestSetup) attachNetwork() error {
 	}
 	gateway, err := netip.ParseAddr(s.Network.Gateway)
 	if err != nil || !gateway.Is4() {
-		return fmt.Errorf("%w: gateway %q", errProtocol, s.Network.Gateway)
+		return fmt.Errorf("%w: gateway %q", frame.ErrProtocol, s.Network.Gateway)
 	}
 	if err := addDefaultRoute(socket, gateway); err != nil {
 		return fmt.Errorf("default route by %s: %w", gateway, err)

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/internal/frame"
 )
 
 // guestThatSays returns the executor's end of a connection on which a guest says something, hears everything, and
@@ -36,10 +37,10 @@ func guestThatSays(t *testing.T, said string, hangUp bool) net.Conn {
 	return ours
 }
 
-func frameOf(typ frameType, payload string) string {
-	frame := make([]byte, frameHeader+len(payload))
-	copy(frame[frameHeader:], payload)
-	return string(putHeader(frame, typ, len(payload)))
+func frameOf(typ frame.Type, payload string) string {
+	buf := make([]byte, frame.HeaderLength+len(payload))
+	copy(buf[frame.HeaderLength:], payload)
+	return string(frame.Put(buf, typ, len(payload)))
 }
 
 func TestGuestsThatLie(t *testing.T) {

@@ -16,13 +16,14 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/internal/frame"
 	"github.com/airlock-ci/airlock/isolation"
 )
 
 // impostor plays the agent's side; handle answers each stream after its request was read.
 func impostor(t *testing.T, handle func(stream *yamux.Stream, req request)) (ours net.Conn) {
 	ours, theirs := net.Pipe()
-	config := yamuxConfig(time.Second)
+	config := frame.Config(time.Second, startTimeout)
 	session, err := yamux.Server(theirs, config)
 	require.NoError(t, err)
 	done := make(chan struct{})
@@ -49,7 +50,7 @@ func impostor(t *testing.T, handle func(stream *yamux.Stream, req request)) (our
 }
 
 func impostorRequest(stream *yamux.Stream) (request, error) {
-	_, payload, err := readFrame(stream, make([]byte, maxRequest))
+	_, payload, err := frame.Read(stream, make([]byte, maxRequest))
 	if err != nil {
 		return request{}, err
 	}
@@ -60,12 +61,12 @@ func impostorRequest(stream *yamux.Stream) (request, error) {
 func honest(stream *yamux.Stream, req request, start func()) {
 	switch req.Op {
 	case opHello:
-		writeJSON(stream, frameReply, reply{Hello: req.Hello})
+		frame.WriteJSON(stream, frameReply, reply{Hello: req.Hello})
 		stream.Close()
 	case opStart:
 		start()
 	default:
-		writeJSON(stream, frameReply, reply{})
+		frame.WriteJSON(stream, frameReply, reply{})
 		stream.Close()
 	}
 }
@@ -77,20 +78,20 @@ func TestGreetingRefused(t *testing.T) {
 	}{
 		"silence": {func(*yamux.Stream, request) {}, "the test ran out of patience"},
 		"other nonce": {func(s *yamux.Stream, _ request) {
-			writeJSON(s, frameReply, reply{Hello: &greeting{Version: Version, Nonce: "x"}})
+			frame.WriteJSON(s, frameReply, reply{Hello: &greeting{Version: Version, Nonce: "x"}})
 		}, "nonce"},
-		"no greeting": {func(s *yamux.Stream, _ request) { writeJSON(s, frameReply, reply{}) }, "nonce"},
+		"no greeting": {func(s *yamux.Stream, _ request) { frame.WriteJSON(s, frameReply, reply{}) }, "nonce"},
 		"other version": {func(s *yamux.Stream, r request) {
 			r.Hello.Version = 99
-			writeJSON(s, frameReply, reply{Hello: r.Hello})
+			frame.WriteJSON(s, frameReply, reply{Hello: r.Hello})
 		}, "protocol version 99"},
-		"not JSON":    {func(s *yamux.Stream, _ request) { writeFrame(s, frameReply, []byte("{")) }, "cannot be read"},
-		"other frame": {func(s *yamux.Stream, _ request) { writeFrame(s, frameStdout, []byte("{}")) }, "instead of a reply"},
+		"not JSON":    {func(s *yamux.Stream, _ request) { frame.Write(s, frameReply, []byte("{")) }, "cannot be read"},
+		"other frame": {func(s *yamux.Stream, _ request) { frame.Write(s, frameStdout, []byte("{}")) }, "instead of a reply"},
 		"huge frame":  {func(s *yamux.Stream, _ request) { s.Write([]byte{byte(frameReply), 0xff, 0xff, 0xff, 0xff}) }, "claims 4294967295 bytes"},
 		"end":         {func(s *yamux.Stream, _ request) { s.Close() }, "no reply"},
 		"end of all":  {func(s *yamux.Stream, _ request) { s.Session().Close() }, "sandbox is gone"},
 		"error": {func(s *yamux.Stream, _ request) {
-			writeJSON(s, frameReply, reply{Error: &wireError{Message: "bad\n\x1b[31mnews" + strings.Repeat("!", 5000)}})
+			frame.WriteJSON(s, frameReply, reply{Error: &wireError{Message: "bad\n\x1b[31mnews" + strings.Repeat("!", 5000)}})
 		}, "bad  [31mnews!!!"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -113,20 +114,20 @@ func TestLyingAboutAProcess(t *testing.T) {
 		gone  bool
 	}{
 		"no exit":            {func(s *yamux.Stream) { s.Close() }, "no exit frame", true},
-		"short exit":         {func(s *yamux.Stream) { writeFrame(s, frameExit, []byte{1}) }, "exit frame", true},
-		"impossible signal":  {func(s *yamux.Stream) { writeFrame(s, frameExit, []byte{0, 200, 0}) }, "exit frame", true},
-		"empty output":       {func(s *yamux.Stream) { writeFrame(s, frameStdout, nil) }, "no bytes", true},
+		"short exit":         {func(s *yamux.Stream) { frame.Write(s, frameExit, []byte{1}) }, "exit frame", true},
+		"impossible signal":  {func(s *yamux.Stream) { frame.Write(s, frameExit, []byte{0, 200, 0}) }, "exit frame", true},
+		"empty output":       {func(s *yamux.Stream) { frame.Write(s, frameStdout, nil) }, "no bytes", true},
 		"huge output":        {func(s *yamux.Stream) { s.Write([]byte{byte(frameStdout), 0, 1, 0, 1}) }, "claims 65537 bytes", true},
-		"input":              {func(s *yamux.Stream) { writeFrame(s, frameStdin, []byte("x")) }, "from a process", true},
+		"input":              {func(s *yamux.Stream) { frame.Write(s, frameStdin, []byte("x")) }, "from a process", true},
 		"half a frame":       {func(s *yamux.Stream) { s.Write([]byte{byte(frameStdout), 0, 0, 0, 9, 'x'}); s.Close() }, "no exit frame", true},
-		"second reply":       {func(s *yamux.Stream) { writeJSON(s, frameReply, reply{}) }, "second reply", true},
+		"second reply":       {func(s *yamux.Stream) { frame.WriteJSON(s, frameReply, reply{}) }, "second reply", true},
 		"end of the sandbox": {func(s *yamux.Stream) { s.Session().Close() }, "sandbox is gone", true},
-		"honest failure":     {func(s *yamux.Stream) { writeJSON(s, frameReply, reply{Error: &wireError{Message: "stuck"}}) }, "stuck", false},
+		"honest failure":     {func(s *yamux.Stream) { frame.WriteJSON(s, frameReply, reply{Error: &wireError{Message: "stuck"}}) }, "stuck", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			conn := impostor(t, func(s *yamux.Stream, req request) {
 				honest(s, req, func() {
-					writeJSON(s, frameReply, reply{})
+					frame.WriteJSON(s, frameReply, reply{})
 					c.after(s)
 				})
 			})
@@ -173,8 +174,8 @@ func TestStartGivesUpWithItsContext(t *testing.T) {
 func TestKilledProcessThatNeverEnds(t *testing.T) {
 	conn := impostor(t, func(s *yamux.Stream, req request) {
 		honest(s, req, func() {
-			writeJSON(s, frameReply, reply{})
-			for writeFrame(s, frameStdout, []byte("and on")) == nil {
+			frame.WriteJSON(s, frameReply, reply{})
+			for frame.Write(s, frameStdout, []byte("and on")) == nil {
 			}
 		})
 	})
@@ -212,7 +213,7 @@ func TestKillClockStandsStillWhileTheConsumerIsBusy(t *testing.T) {
 
 // yamuxFrame is a header as it goes over the wire.
 func yamuxFrame(typ byte, flags uint16, stream, length uint32) []byte {
-	header := make([]byte, yamuxHeader)
+	header := make([]byte, 12)
 	header[1] = typ
 	binary.BigEndian.PutUint16(header[2:], flags)
 	binary.BigEndian.PutUint32(header[4:], stream)
@@ -221,11 +222,15 @@ func yamuxFrame(typ byte, flags uint16, stream, length uint32) []byte {
 }
 
 func TestFloodsBelowTheProtocol(t *testing.T) {
-	for name, frame := range map[string][]byte{
-		"pings":           yamuxFrame(yamuxPing, yamuxSYN, 0, 1),
-		"streams":         yamuxFrame(yamuxWindowUpdate, yamuxSYN, 2, 0),
-		"streams of data": append(yamuxFrame(yamuxData, yamuxSYN, 2, 4), "data"...),
-		"too much data":   yamuxFrame(yamuxData, 0, 1, window+1),
+	const (
+		data, windowUpdate, ping = 0, 1, 2
+		syn                      = 1
+	)
+	for name, flood := range map[string][]byte{
+		"pings":           yamuxFrame(ping, syn, 0, 1),
+		"streams":         yamuxFrame(windowUpdate, syn, 2, 0),
+		"streams of data": append(yamuxFrame(data, syn, 2, 4), "data"...),
+		"too much data":   yamuxFrame(data, 0, 1, frame.Window+1),
 		"unknown frames":  yamuxFrame(9, 0, 0, 0),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -234,7 +239,7 @@ func TestFloodsBelowTheProtocol(t *testing.T) {
 			go io.Copy(io.Discard, theirs)
 			go func() {
 				for {
-					if _, err := theirs.Write(frame); err != nil {
+					if _, err := theirs.Write(flood); err != nil {
 						return
 					}
 				}
@@ -246,36 +251,6 @@ func TestFloodsBelowTheProtocol(t *testing.T) {
 	}
 }
 
-func FuzzGuard(f *testing.F) {
-	f.Add(yamuxFrame(yamuxPing, yamuxACK, 0, 7), 3)
-	f.Add(append(yamuxFrame(yamuxData, 0, 1, 5), "hello"...), 1)
-	f.Add(append(yamuxFrame(yamuxData, yamuxSYN, 1, 5), "hello"...), 100)
-	f.Add([]byte("short"), 2)
-	f.Fuzz(func(t *testing.T, wire []byte, step int) {
-		g := newGuard(struct {
-			io.Reader
-			io.WriteCloser
-		}{bytes.NewReader(wire), nil})
-		buf := make([]byte, min(max(step, 1), 1<<16))
-		var passed []byte
-		for {
-			n, err := g.Read(buf)
-			passed = append(passed, buf[:n]...)
-			if err != nil {
-				break
-			}
-			require.NotZero(t, n)
-		}
-		// What passes is a prefix of what came, and every frame that begins in it is harmless.
-		require.True(t, bytes.HasPrefix(wire, passed))
-		for len(passed) >= yamuxHeader {
-			length, err := checkYamux(passed[:yamuxHeader])
-			require.NoError(t, err)
-			passed = passed[min(length, int64(len(passed))):]
-		}
-	})
-}
-
 // tape is a stream that plays what a hostile agent sent.
 type tape struct {
 	io.Reader
@@ -285,15 +260,15 @@ func (tape) Write(p []byte) (int, error) { return len(p), nil }
 func (tape) Close() error                { return nil }
 
 func FuzzDeliver(f *testing.F) {
-	frame := func(typ frameType, payload string) []byte {
+	encode := func(typ frame.Type, payload string) []byte {
 		var b bytes.Buffer
-		writeFrame(&b, typ, []byte(payload))
+		frame.Write(&b, typ, []byte(payload))
 		return b.Bytes()
 	}
-	f.Add(frames(frame(frameStdout, "out"), frame(frameStderr, "err"), frame(frameExit, "\x03\x00\x00")))
-	f.Add(frames(frame(frameExit, "\x00\x09\x01")))
-	f.Add(frames(frame(frameReply, `{"error":{"author":true,"message":"m","remedy":"r"}}`)))
-	f.Add(frames(frame(frameStdout, strings.Repeat("x", maxPayload))))
+	f.Add(frames(encode(frameStdout, "out"), encode(frameStderr, "err"), encode(frameExit, "\x03\x00\x00")))
+	f.Add(frames(encode(frameExit, "\x00\x09\x01")))
+	f.Add(frames(encode(frameReply, `{"error":{"author":true,"message":"m","remedy":"r"}}`)))
+	f.Add(frames(encode(frameStdout, strings.Repeat("x", frame.MaxPayload))))
 	f.Add([]byte{byte(frameStdout), 0xff, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, wire []byte) {
 		var stdout, stderr bytes.Buffer

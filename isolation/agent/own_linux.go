@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/internal/frame"
 	"github.com/airlock-ci/airlock/isolation"
 )
 
@@ -114,7 +115,7 @@ func (r *root) writeScript(script *scriptReader, a account) (name string, err er
 // scriptError classifies what hinders a script. Its place was made anew, so a lack of room is not this stage's
 // predecessors'; all that else can happen to it there a job does that still runs.
 func scriptError(r *root, size int64, err error) error {
-	if errors.Is(err, errProtocol) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+	if errors.Is(err, frame.ErrProtocol) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
 		return err // the executor's
 	}
 	return fault.WithRemedy(fault.Authorf("writing the script, %d bytes, to %s%s: %w", size, r.path, isolation.ScriptDir, err),

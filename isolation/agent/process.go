@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/airlock-ci/airlock/internal/frame"
 	"github.com/airlock-ci/airlock/isolation"
 )
 
@@ -102,11 +103,11 @@ func (p *process) receive(stdout, stderr *sink) {
 }
 
 func (p *process) deliver(stdout, stderr *sink) (isolation.Exit, error) {
-	buf := make([]byte, maxPayload)
+	buf := make([]byte, frame.MaxPayload)
 	for {
-		typ, payload, err := readFrame(p.stream, buf)
+		typ, payload, err := frame.Read(p.stream, buf)
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			err = fmt.Errorf("%w: no exit frame", errProtocol)
+			err = fmt.Errorf("%w: no exit frame", frame.ErrProtocol)
 		}
 		if err != nil {
 			return isolation.Exit{}, fmt.Errorf("reading the output of a process: %w", err)
@@ -114,7 +115,7 @@ func (p *process) deliver(stdout, stderr *sink) (isolation.Exit, error) {
 		switch typ {
 		case frameStdout, frameStderr:
 			if len(payload) == 0 {
-				return isolation.Exit{}, fmt.Errorf("%w: output of no bytes", errProtocol)
+				return isolation.Exit{}, fmt.Errorf("%w: output of no bytes", frame.ErrProtocol)
 			}
 			p.clock.pause()
 			if typ == frameStdout {
@@ -128,11 +129,11 @@ func (p *process) deliver(stdout, stderr *sink) (isolation.Exit, error) {
 		case frameReply:
 			_, err := parseReply(payload)
 			if err == nil {
-				err = fmt.Errorf("%w: a second reply without an error", errProtocol)
+				err = fmt.Errorf("%w: a second reply without an error", frame.ErrProtocol)
 			}
 			return isolation.Exit{}, err
 		default:
-			return isolation.Exit{}, fmt.Errorf("%w: a frame of type %d from a process", errProtocol, typ)
+			return isolation.Exit{}, fmt.Errorf("%w: a frame of type %d from a process", frame.ErrProtocol, typ)
 		}
 	}
 }
@@ -143,7 +144,7 @@ const exitLength = 3
 // parseExit reads an exit frame.
 func parseExit(payload []byte) (isolation.Exit, error) {
 	if len(payload) != exitLength || payload[1] > maxSignal || payload[2] > 1 {
-		return isolation.Exit{}, fmt.Errorf("%w: exit frame % x", errProtocol, payload[:min(len(payload), 8)])
+		return isolation.Exit{}, fmt.Errorf("%w: exit frame % x", frame.ErrProtocol, payload[:min(len(payload), 8)])
 	}
 	exit := isolation.Exit{Code: int(payload[0]), Signal: int(payload[1]), OOM: payload[2] == 1}
 	if exit.Signal != 0 {
@@ -178,16 +179,16 @@ func (p *process) finish(exit isolation.Exit, err error) {
 
 // sendStdin copies until the reader ends, the process ends or the agent stops taking it.
 func (p *process) sendStdin(stdin io.Reader) {
-	buf := make([]byte, frameHeader+maxPayload/2)
+	buf := make([]byte, frame.HeaderLength+frame.MaxPayload/2)
 	for {
-		n, err := stdin.Read(buf[frameHeader:])
+		n, err := stdin.Read(buf[frame.HeaderLength:])
 		if n > 0 {
-			if _, err := p.stream.Write(putHeader(buf, frameStdin, n)); err != nil {
+			if _, err := p.stream.Write(frame.Put(buf, frameStdin, n)); err != nil {
 				return
 			}
 		}
 		if err != nil {
-			_ = writeFrame(p.stream, frameStdinEnd, nil) // a stream that has ended needs no end of stdin
+			_ = frame.Write(p.stream, frameStdinEnd, nil) // a stream that has ended needs no end of stdin
 			return
 		}
 	}

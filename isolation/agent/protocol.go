@@ -1,15 +1,10 @@
 package agent
 
 import (
-	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"math"
-	"time"
 
-	"github.com/hashicorp/yamux"
+	"github.com/airlock-ci/airlock/internal/frame"
 )
 
 // Version is the protocol's version. Agent and executor must have the same: they are released together, and
@@ -17,23 +12,15 @@ import (
 const Version = 1
 
 const (
-	// maxPayload bounds every frame except requests, in bytes.
-	maxPayload = 64 << 10
 	// maxRequest bounds a request, in bytes. Linux accepts 2 MiB of arguments and environment in all
 	// (a quarter of the 8 MiB stack, execve(2)); JSON needs some more.
 	maxRequest = 4 << 20
 	// MaxScript bounds a script, in bytes.
 	MaxScript = 64 << 20
-	// frameHeader is the length of a frame's header, in bytes.
-	frameHeader = 5
-	// window is what one stream may have in flight, in bytes: yamux's smallest.
-	window = 256 << 10
 )
 
-type frameType byte
-
 const (
-	frameRequest frameType = iota + 1
+	frameRequest frame.Type = iota + 1
 	frameScript
 	frameStdin
 	frameStdinEnd
@@ -133,86 +120,10 @@ type wireError struct {
 	Remedy  string `json:"remedy,omitempty"`
 }
 
-// errProtocol says that the other side broke the protocol.
-var errProtocol = errors.New("protocol violation")
-
 func parseRequest(payload []byte) (request, error) {
 	var req request
 	if err := json.Unmarshal(payload, &req); err != nil {
-		return request{}, fmt.Errorf("%w: a request that cannot be read: %w", errProtocol, err)
+		return request{}, fmt.Errorf("%w: a request that cannot be read: %w", frame.ErrProtocol, err)
 	}
 	return req, nil
 }
-
-// readFrame reads one frame into buf and returns the part of it that holds the payload. A payload longer than buf
-// is a protocol violation; nothing is ever allocated by a claimed length. It returns io.EOF only between frames.
-func readFrame(r io.Reader, buf []byte) (frameType, []byte, error) {
-	var header [frameHeader]byte
-	if _, err := io.ReadFull(r, header[:]); err != nil {
-		return 0, nil, err
-	}
-	typ, length := frameType(header[0]), binary.BigEndian.Uint32(header[1:])
-	if uint64(length) > uint64(len(buf)) {
-		return 0, nil, fmt.Errorf("%w: a frame of type %d claims %d bytes, at most %d are allowed", errProtocol, typ, length, len(buf))
-	}
-	payload := buf[:length]
-	if _, err := io.ReadFull(r, payload); err != nil {
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		return 0, nil, err
-	}
-	return typ, payload, nil
-}
-
-// putHeader writes a frame's header in front of the length payload bytes that follow it in buf, and returns the
-// frame. One Write per frame keeps frames whole: a yamux stream lets no other Write in between.
-func putHeader(buf []byte, typ frameType, length int) []byte {
-	buf[0] = byte(typ)
-	binary.BigEndian.PutUint32(buf[1:frameHeader], uint32(length))
-	return buf[:frameHeader+length]
-}
-
-// writeFrame writes one frame.
-func writeFrame(w io.Writer, typ frameType, payload []byte) error {
-	frame := make([]byte, frameHeader+len(payload))
-	copy(frame[frameHeader:], payload)
-	_, err := w.Write(putHeader(frame, typ, len(payload)))
-	return err
-}
-
-// writeJSON writes one frame with v as its payload.
-func writeJSON(w io.Writer, typ frameType, v any) error {
-	payload, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Errorf("encoding a frame: %w", err)
-	}
-	return writeFrame(w, typ, payload)
-}
-
-// yamuxConfig returns what both sides use. Keep-alives are off: the transport is a socket pair or a virtual serial
-// port, which end with their owner, while a keep-alive would end the jobs of a host that was merely suspended.
-// Yamux's own log would go to stderr; all it knows comes back as errors, too.
-func yamuxConfig(writeTimeout time.Duration) *yamux.Config {
-	return &yamux.Config{
-		AcceptBacklog:          64,
-		EnableKeepAlive:        false,
-		KeepAliveInterval:      time.Hour, // must not be zero
-		ConnectionWriteTimeout: writeTimeout,
-		MaxStreamWindowSize:    window,
-		StreamOpenTimeout:      startTimeout,
-		StreamCloseTimeout:     startTimeout,
-		Logger:                 silent{},
-	}
-}
-
-// patient is the write timeout of the agent: an executor that is stopped for a while must find every byte of
-// output when it goes on, and a dead one ends the connection.
-const patient = time.Duration(math.MaxInt64)
-
-// silent is a yamux.Logger.
-type silent struct{}
-
-func (silent) Print(...any)          {}
-func (silent) Printf(string, ...any) {}
-func (silent) Println(...any)        {}

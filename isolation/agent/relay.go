@@ -5,6 +5,8 @@ import (
 	"io"
 	"sync"
 	"time"
+
+	"github.com/airlock-ci/airlock/internal/frame"
 )
 
 // relay is a connection within a connection: its bytes travel in frames, so that it can end without the other's end.
@@ -19,7 +21,9 @@ type relay struct {
 	closed bool
 }
 
-func newRelay(conn DeadlineConn) *relay { return &relay{conn: conn, buf: make([]byte, maxPayload)} }
+func newRelay(conn DeadlineConn) *relay {
+	return &relay{conn: conn, buf: make([]byte, frame.MaxPayload)}
+}
 
 // Read returns io.EOF when the other side has closed the relay; nothing of what follows on the connection was read then.
 func (r *relay) Read(p []byte) (int, error) {
@@ -27,12 +31,12 @@ func (r *relay) Read(p []byte) (int, error) {
 		if r.over {
 			return 0, io.EOF
 		}
-		typ, payload, err := readFrame(r.conn, r.buf)
+		typ, payload, err := frame.Read(r.conn, r.buf)
 		if err != nil {
 			return 0, err
 		}
 		if typ != frameRelay {
-			return 0, fmt.Errorf("%w: a frame of type %d in a warm-up", errProtocol, typ)
+			return 0, fmt.Errorf("%w: a frame of type %d in a warm-up", frame.ErrProtocol, typ)
 		}
 		r.left, r.over = payload, len(payload) == 0
 	}
@@ -48,8 +52,8 @@ func (r *relay) Write(p []byte) (int, error) {
 		return 0, io.ErrClosedPipe
 	}
 	for done := 0; done < len(p); {
-		part := p[done:min(len(p), done+maxPayload)]
-		if err := writeFrame(r.conn, frameRelay, part); err != nil {
+		part := p[done:min(len(p), done+frame.MaxPayload)]
+		if err := frame.Write(r.conn, frameRelay, part); err != nil {
 			return done, err
 		}
 		done += len(part)
@@ -65,7 +69,7 @@ func (r *relay) Close() error {
 		return nil
 	}
 	r.closed = true
-	return writeFrame(r.conn, frameRelay, nil)
+	return frame.Write(r.conn, frameRelay, nil)
 }
 
 func (r *relay) SetDeadline(t time.Time) error { return r.conn.SetDeadline(t) }

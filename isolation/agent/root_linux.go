@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/internal/frame"
 	"github.com/airlock-ci/airlock/isolation/layout"
 )
 
@@ -170,12 +171,12 @@ func (s *scriptReader) Read(p []byte) (int, error) {
 		if s.left == 0 {
 			return 0, io.EOF
 		}
-		typ, payload, err := readFrame(s.frames, s.buf)
+		typ, payload, err := frame.Read(s.frames, s.buf)
 		if err != nil {
 			return 0, fmt.Errorf("receiving the script: %w", err)
 		}
 		if typ != frameScript || len(payload) == 0 || int64(len(payload)) > s.left {
-			return 0, fmt.Errorf("%w: a frame of type %d with %d bytes instead of a script's", errProtocol, typ, len(payload))
+			return 0, fmt.Errorf("%w: a frame of type %d with %d bytes instead of a script's", frame.ErrProtocol, typ, len(payload))
 		}
 		s.payload = payload
 		s.left -= int64(len(payload))

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/internal/frame"
 )
 
 // server is the agent: the state of one sandbox.
@@ -63,7 +64,7 @@ func (s *server) run(conn io.ReadWriteCloser) error {
 		}
 	}()
 
-	session, err := yamux.Server(conn, yamuxConfig(patient))
+	session, err := yamux.Server(conn, frame.Config(frame.Patient, startTimeout))
 	if err != nil {
 		conn.Close()
 		return fmt.Errorf("serving the executor: %w", err)
@@ -175,18 +176,18 @@ func (s *server) serve(stream *yamux.Stream) {
 	if err != nil {
 		got = reply{Error: toWire(err)}
 	}
-	_ = writeJSON(stream, frameReply, got) // it fails only with the connection, which ends the agent anyway
+	_ = frame.WriteJSON(stream, frameReply, got) // it fails only with the connection, which ends the agent anyway
 }
 
 func readRequest(r io.Reader) (request, error) {
 	// Requests are the one frame whose payload is allocated by its length: they come from the executor.
-	var header [frameHeader]byte
+	var header [frame.HeaderLength]byte
 	if _, err := io.ReadFull(r, header[:]); err != nil {
 		return request{}, err
 	}
 	length := int64(header[1])<<24 | int64(header[2])<<16 | int64(header[3])<<8 | int64(header[4])
-	if frameType(header[0]) != frameRequest || length > maxRequest {
-		return request{}, fmt.Errorf("%w: a frame of type %d with %d bytes instead of a request", errProtocol, header[0], length)
+	if frame.Type(header[0]) != frameRequest || length > maxRequest {
+		return request{}, fmt.Errorf("%w: a frame of type %d with %d bytes instead of a request", frame.ErrProtocol, header[0], length)
 	}
 	payload := make([]byte, length)
 	if _, err := io.ReadFull(r, payload); err != nil {
@@ -208,7 +209,7 @@ func (s *server) answer(req request) (reply, error) {
 	case req.Op == opUsage && s.usage != nil:
 		return reply{Usage: s.usage.read()}, nil
 	default:
-		return reply{}, fmt.Errorf("%w: operation %q", errProtocol, req.Op)
+		return reply{}, fmt.Errorf("%w: operation %q", frame.ErrProtocol, req.Op)
 	}
 }
 

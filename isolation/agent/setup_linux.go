@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/airlock-ci/airlock/internal/frame"
 	"github.com/airlock-ci/airlock/isolation"
 )
 
@@ -23,7 +24,7 @@ func (s *server) prepare(req setupRequest) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.roots != nil {
-		return fmt.Errorf("%w: a second setup", errProtocol)
+		return fmt.Errorf("%w: a second setup", frame.ErrProtocol)
 	}
 	image, err := openRoot("/")
 	if err != nil {

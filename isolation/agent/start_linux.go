@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/internal/frame"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/isolation/layout"
 )
@@ -30,14 +31,14 @@ type plan struct {
 
 // serveStart is the life of one process, from the request to the exit frame.
 func (s *server) serveStart(stream *yamux.Stream, req startRequest) {
-	script := &scriptReader{frames: stream, left: max(0, req.Script), buf: make([]byte, maxPayload)}
+	script := &scriptReader{frames: stream, left: max(0, req.Script), buf: make([]byte, frame.MaxPayload)}
 	p, err := s.plan(script, req)
 	if p.root != nil {
 		defer s.leave(p.root)
 	}
 	if err != nil {
 		_, _ = io.Copy(io.Discard, script) // the executor reads the reply only after it has sent all
-		_ = writeJSON(stream, frameReply, reply{Error: toWire(err)})
+		_ = frame.WriteJSON(stream, frameReply, reply{Error: toWire(err)})
 		return
 	}
 	if p.script != "" {
@@ -45,20 +46,20 @@ func (s *server) serveStart(stream *yamux.Stream, req startRequest) {
 	}
 	c, err := s.fork(p, req)
 	if err != nil {
-		_ = writeJSON(stream, frameReply, reply{Error: toWire(err)})
+		_ = frame.WriteJSON(stream, frameReply, reply{Error: toWire(err)})
 		return
 	}
-	_ = writeJSON(stream, frameReply, reply{}) // a lost stream is noticed by receive, which kills
+	_ = frame.WriteJSON(stream, frameReply, reply{}) // a lost stream is noticed by receive, which kills
 	go s.receive(stream, c)
 	exit, err := s.finish(stream, c)
 	if p.script != "" {
 		p.root.removeScript(p.script) // before the executor learns of the end
 	}
 	if err != nil {
-		_ = writeJSON(stream, frameReply, reply{Error: toWire(err)})
+		_ = frame.WriteJSON(stream, frameReply, reply{Error: toWire(err)})
 		return
 	}
-	_ = writeFrame(stream, frameExit, exit[:])
+	_ = frame.Write(stream, frameExit, exit[:])
 }
 
 // plan looks up what the request names, and writes its script. When the plan has a root, the root is in use, whatever
@@ -103,7 +104,7 @@ func (s *server) enter(p *plan, req startRequest) (*roots, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.roots == nil || req.Helper && s.roots.helper == nil {
-		return nil, fmt.Errorf("%w: a start before the setup", errProtocol)
+		return nil, fmt.Errorf("%w: a start before the setup", frame.ErrProtocol)
 	}
 	p.root = s.roots.image
 	if req.Helper {
@@ -192,7 +193,7 @@ func (s *server) fork(p plan, req startRequest) (*child, error) {
 	defer s.mu.Unlock()
 	if _, used := s.byID[req.ID]; used {
 		streams.closeOwnEnds()
-		return nil, fmt.Errorf("%w: process id %d is in use", errProtocol, req.ID)
+		return nil, fmt.Errorf("%w: process id %d is in use", frame.ErrProtocol, req.ID)
 	}
 	s.oom.raise() // the child inherits it
 	for _, attr.Dir = range p.dirs {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/airlock-ci/airlock/internal/frame"
 )
 
 // childStreams are the descriptors of one process: pipes, or a terminal that takes the part of all three.
@@ -148,17 +150,17 @@ func (c *childStreams) drain() {
 
 // pump forwards one output as frames until it ends or is drained. It goes on reading when the executor no longer
 // takes the frames, so that the process is not held back from its end.
-func pump(stream io.Writer, from *os.File, typ frameType) {
-	buf := make([]byte, frameHeader+maxPayload)
+func pump(stream io.Writer, from *os.File, typ frame.Type) {
+	buf := make([]byte, frame.HeaderLength+frame.MaxPayload)
 	forward := func(n int) {
 		if n > 0 && stream != nil {
-			if _, err := stream.Write(putHeader(buf, typ, n)); err != nil {
+			if _, err := stream.Write(frame.Put(buf, typ, n)); err != nil {
 				stream = nil
 			}
 		}
 	}
 	for {
-		n, err := from.Read(buf[frameHeader:])
+		n, err := from.Read(buf[frame.HeaderLength:])
 		forward(n)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			break
@@ -174,7 +176,7 @@ func pump(stream io.Writer, from *os.File, typ frameType) {
 	for n := 1; n > 0; forward(n) {
 		err := conn.Control(func(fd uintptr) {
 			for {
-				n, err = syscall.Read(int(fd), buf[frameHeader:])
+				n, err = syscall.Read(int(fd), buf[frame.HeaderLength:])
 				if !errors.Is(err, syscall.EINTR) {
 					return
 				}

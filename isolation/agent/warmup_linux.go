@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/airlock-ci/airlock/internal/frame"
 )
 
 // warmUpConn is the descriptor by which the child that warms up is connected.
@@ -24,7 +26,7 @@ func (g *guest) warmUp(port *os.File, setup GuestSetup) error {
 	stage := newRelay(port)
 	told := make(chan error, 1)
 	go func() {
-		err := writeJSON(conn, frameRequest, setup)
+		err := frame.WriteJSON(conn, frameRequest, setup)
 		_, _ = io.Copy(deaf{conn}, stage) // to the stage's end, whether the child still hears it or not
 		endWriting(conn)
 		told <- err

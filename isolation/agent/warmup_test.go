@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/airlock-ci/airlock/internal/frame"
 )
 
 // TestRelay: bytes pass, the end is told from the connection's, and nothing of what follows it is lost.
@@ -18,7 +20,7 @@ func TestRelay(t *testing.T) {
 	ours, theirs := net.Pipe()
 	defer ours.Close()
 	defer theirs.Close()
-	content := bytes.Repeat([]byte("0123456789"), maxPayload/5) // two frames
+	content := bytes.Repeat([]byte("0123456789"), frame.MaxPayload/5) // two frames
 	go func() {
 		stage := newRelay(theirs)
 		_, _ = stage.Write(content)
