@@ -23,10 +23,9 @@ KERNEL  := $(or $(AIRLOCK_KERNEL_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/air
 GOLANGCI_LINT_VERSION      := v2.15.0
 PROTOC_GEN_GO_VERSION      := v1.36.12
 PROTOC_GEN_GO_GRPC_VERSION := v1.6.2
-PROTOC_GEN_TTRPC_VERSION   := v1.2.10
 TOOLS         := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/airlock/bin/$(shell go env GOVERSION 2>/dev/null)
 GOLANGCI_LINT := $(TOOLS)/golangci-lint-$(GOLANGCI_LINT_VERSION)/golangci-lint
-PROTOC_PLUGINS := $(TOOLS)/protoc-$(PROTOC_GEN_GO_VERSION)-$(PROTOC_GEN_GO_GRPC_VERSION)-$(PROTOC_GEN_TTRPC_VERSION)
+PROTOC_PLUGINS := $(TOOLS)/protoc-$(PROTOC_GEN_GO_VERSION)-$(PROTOC_GEN_GO_GRPC_VERSION)
 
 # Packages under test at once. The tests of several packages use this host's network and cgroups, and most wait
 # rather than compute.
@@ -143,14 +142,10 @@ fuzz: ## fuzz every fuzz target for FUZZ_TIME
 	@scripts/fuzz $(FUZZ_TIME) $(PKG)
 
 .PHONY: generate
-generate: $(PROTOC_PLUGINS) ## generate the Go code of executor/api from its proto files
+generate: $(PROTOC_PLUGINS) ## generate the Go code of api/control from its proto file
 	@scripts/apt-install $(GENERATE_PACKAGES)
 	PATH="$(PROTOC_PLUGINS):$$PATH" protoc --proto_path=. --go_out=. --go_opt=paths=source_relative \
-		executor/api/airlock.proto
-	PATH="$(PROTOC_PLUGINS):$$PATH" protoc --proto_path=. --go_out=. --go_opt=paths=source_relative \
-		--go-grpc_out=. --go-grpc_opt=paths=source_relative executor/api/executorpb/executor.proto
-	PATH="$(PROTOC_PLUGINS):$$PATH" protoc --proto_path=. --go_out=. --go_opt=paths=source_relative \
-		--go-ttrpc_out=. --go-ttrpc_opt=paths=source_relative executor/api/hostpb/host.proto
+		--go-grpc_out=. --go-grpc_opt=paths=source_relative api/control/control.proto
 
 # It installs what a container needs while it compiles, and the demonstration does the rest while its first job is shown. Both
 # are built with the same flags, or all they have in common would be compiled twice. The shell becomes the demonstration, so that a
@@ -184,5 +179,4 @@ $(PROTOC_PLUGINS):
 	@rm -rf $@.part
 	GOBIN=$@.part go install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO_VERSION)
 	GOBIN=$@.part go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@$(PROTOC_GEN_GO_GRPC_VERSION)
-	GOBIN=$@.part go install github.com/containerd/ttrpc/cmd/protoc-gen-go-ttrpc@$(PROTOC_GEN_TTRPC_VERSION)
 	mv $@.part $@

@@ -6,7 +6,7 @@ import (
 	"io/fs"
 	"os"
 
-	"github.com/airlock-ci/airlock/executor/client"
+	"github.com/airlock-ci/airlock/internal/client"
 )
 
 // checkService asks a running service for its version. One that does not run is no failure: the checks are
@@ -24,10 +24,10 @@ func checkService(ctx context.Context, r *report, options Options) {
 	}
 	defer service.Close()
 	version := service.Version()
-	if version.GetVersion() != options.Version {
+	if version.Version != options.Version {
 		r.warn(check, "restart the service: airlock service stop; airlock service start",
-			"it runs version %s, this command is %s", version.GetVersion(), options.Version)
+			"it runs version %s, this command is %s", version.Version, options.Version)
 		return
 	}
-	r.ok(check, "answers on %s: version %s, protocol %d", options.Socket, version.GetVersion(), version.GetProtocol())
+	r.ok(check, "answers on %s: version %s, protocol %d", options.Socket, version.Version, version.Protocol)
 }

@@ -3,11 +3,10 @@ package driver
 import (
 	"context"
 
-	"github.com/airlock-ci/airlock/executor/api"
-	"github.com/airlock-ci/airlock/executor/api/wire"
+	"github.com/airlock-ci/airlock/api"
 )
 
-// cleanup has the host destroy the job's sandbox, if there is one. Without a handle there is none: the runner
+// cleanup has the executor destroy the job's sandbox, if there is one. Without a handle there is none: the runner
 // also cleans up after a config that failed.
 func (d *Driver) cleanup(ctx context.Context) error {
 	if d.Env.Handle == "" {
@@ -17,10 +16,6 @@ func (d *Driver) cleanup(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	opening := &api.ClientFrame{Kind: &api.ClientFrame_Cleanup{Cleanup: &api.Cleanup{Handle: string(handle)}}}
-	result, err := d.call(ctx, Cleanup, opening, nil)
-	if err != nil {
-		return err
-	}
-	return wire.ResultError(result)
+	_, err = d.call(ctx, api.OpCleanup, api.Cleanup{Handle: string(handle)}, nil)
+	return err
 }

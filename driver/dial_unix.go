@@ -3,16 +3,16 @@
 package driver
 
 import (
-	"context"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"syscall"
+	"time"
 )
 
-// DefaultSocket is where the host listens unless its run_dir says otherwise.
-const DefaultSocket = "/run/airlock/host/host.sock"
+// dialPatience bounds the wait for a service that does not listen: it may be restarting, which takes about a second, and
+// a job should not fail for that. A job that has waited once in an outage does not again.
+const dialPatience = 5 * time.Second
 
 // What to do about a service that does not answer, and where to read more.
 const (
@@ -32,11 +32,4 @@ func runnersUser() string { return fmt.Sprintf("user %d", os.Getuid()) }
 func ownFile(info fs.FileInfo) bool {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	return ok && int(stat.Uid) == os.Getuid()
-}
-
-// pipeBroken tells errors of pipes that have no other name; there are none here.
-func pipeBroken(error) bool { return false }
-
-func dial(ctx context.Context, socket string) (net.Conn, error) {
-	return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 }

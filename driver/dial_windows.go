@@ -1,18 +1,13 @@
 package driver
 
 import (
-	"context"
-	"errors"
 	"io/fs"
-	"net"
-
-	"golang.org/x/sys/windows"
-
-	"github.com/airlock-ci/airlock/internal/private"
+	"time"
 )
 
-// DefaultSocket is the pipe on which the host listens for drivers.
-const DefaultSocket = `\\.\pipe\airlock-host-jobs`
+// dialPatience bounds the wait for a service that does not listen. A pipe ends with its executor, so it is as long as an
+// executor takes to come back. A job that has waited once in an outage does not again.
+const dialPatience = 20 * time.Second
 
 // What to do about a service that does not answer, and where to read more.
 const (
@@ -26,17 +21,7 @@ const DefaultShell = "powershell"
 
 var shells = []string{DefaultShell, "pwsh", "cmd"}
 
-func dial(ctx context.Context, pipe string) (net.Conn, error) {
-	return private.DialPipe(ctx, pipe)
-}
-
 func runnersUser() string { return "user" }
 
 // ownFile is always true: a service's temporary directory is closed to other users.
 func ownFile(fs.FileInfo) bool { return true }
-
-// pipeBroken tells that the other end of a pipe has gone.
-func pipeBroken(err error) bool {
-	return errors.Is(err, windows.ERROR_BROKEN_PIPE) || errors.Is(err, windows.ERROR_NO_DATA) ||
-		errors.Is(err, windows.ERROR_PIPE_NOT_CONNECTED) || errors.Is(err, net.ErrClosed)
-}

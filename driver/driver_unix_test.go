@@ -23,7 +23,7 @@ import (
 	"github.com/containerd/ttrpc"
 	"github.com/stretchr/testify/require"
 
-	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/executor/api/hostpb"
 	"github.com/airlock-ci/airlock/gitlab"
 	"github.com/airlock-ci/airlock/testing/gitlabtest"

@@ -4,13 +4,12 @@ import (
 	"context"
 	"errors"
 
-	"github.com/airlock-ci/airlock/executor/api"
-	"github.com/airlock-ci/airlock/executor/api/wire"
+	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/gitlab"
 	"github.com/airlock-ci/airlock/internal/fault"
 )
 
-// prepare has the host make the job's sandbox.
+// prepare has the executor make the job's sandbox.
 func (d *Driver) prepare(ctx context.Context) error {
 	response, err := d.readJobResponse()
 	if err != nil {
@@ -20,17 +19,10 @@ func (d *Driver) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	opening := &api.ClientFrame{Kind: &api.ClientFrame_Prepare{Prepare: &api.Prepare{
-		Handle:      string(handle),
-		RunnerClass: d.RunnerClass,
-		RunnerDir:   d.Dir,
-		RunnerPid:   int64(d.Parent),
-	}}}
-	result, err := d.call(ctx, Prepare, opening, response)
-	if err != nil {
-		return err
-	}
-	return wire.ResultError(result)
+	_, err = d.call(ctx, api.OpPrepare, api.Prepare{
+		Handle: string(handle), RunnerClass: d.RunnerClass, RunnerDir: d.Dir, RunnerPID: d.Parent,
+	}, response)
+	return err
 }
 
 // handle returns the handle that config gave to the runner.

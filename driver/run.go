@@ -8,8 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/airlock-ci/airlock/executor/api"
-	"github.com/airlock-ci/airlock/executor/api/wire"
+	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/internal/fault"
 )
 
@@ -18,7 +17,7 @@ type scriptFailure struct{ status int }
 
 func (f *scriptFailure) Error() string { return fmt.Sprintf("exit status %d", f.status) }
 
-// run has the host execute one stage's script in the job's sandbox. It returns a scriptFailure when the
+// run has the executor execute one stage's script in the job's sandbox. It returns a scriptFailure when the
 // script ended with another status than 0.
 func (d *Driver) run(ctx context.Context, scriptFile, stage string) error {
 	handle, err := d.handle()
@@ -33,20 +32,11 @@ func (d *Driver) run(ctx context.Context, scriptFile, stage string) error {
 	if err != nil {
 		return err
 	}
-	opening := &api.ClientFrame{Kind: &api.ClientFrame_Run{Run: &api.Run{
-		Handle: string(handle), Stage: stage, RunnerPid: int64(d.Parent), Shell: shell,
-	}}}
-	result, err := d.call(ctx, Run, opening, script)
-	if err != nil {
-		return err
+	status, err := d.call(ctx, api.OpRun, api.Run{Handle: string(handle), Stage: stage, RunnerPID: d.Parent, Shell: shell}, script)
+	if err == nil && status != 0 {
+		err = &scriptFailure{status: status}
 	}
-	if err := wire.ResultError(result); err != nil {
-		return err
-	}
-	if result.GetExitCode() != 0 {
-		return &scriptFailure{status: int(result.GetExitCode())}
-	}
-	return nil
+	return err
 }
 
 // removeExitCode removes what an earlier call of the same job left: the runner reads the file whenever a call

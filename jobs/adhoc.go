@@ -5,7 +5,7 @@ import (
 	"io"
 	"strings"
 
-	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/gitlab"
 	"github.com/airlock-ci/airlock/internal/fault"
 	"github.com/airlock-ci/airlock/isolation"
@@ -15,8 +15,8 @@ import (
 // Sandbox is `airlock run`: a sandbox without GitLab for one command, gone when the command has ended. It
 // takes the way of a job, with what the administrator asks for as its facts.
 func (s *Service) Sandbox(ctx context.Context, req *api.Sandbox, streams api.Streams) (status int32, err error) {
-	facts := policy.Facts{Job: &gitlab.JobResponse{Image: gitlab.Image{Name: req.GetImage()}}, Administrator: true, Network: req.GetNetwork()}
-	if name := req.GetIsolation(); name != "" {
+	facts := policy.Facts{Job: &gitlab.JobResponse{Image: gitlab.Image{Name: req.Image}}, Administrator: true, Network: req.Network}
+	if name := req.Isolation; name != "" {
 		if facts.Requested, err = isolation.ParseLevel(name); err != nil {
 			return 0, fault.Adminf("%w", err)
 		}
@@ -36,8 +36,8 @@ func (s *Service) Sandbox(ctx context.Context, req *api.Sandbox, streams api.Str
 		}
 	}()
 	exit, err := s.execute(ctx, sess, isolation.ProcessSpec{
-		Args: req.GetCommand(), Env: req.GetEnv(),
-		TTY: req.GetTty(), Rows: uint16(req.GetSize().GetRows()), Columns: uint16(req.GetSize().GetColumns()),
+		Args: req.Command, Env: req.Env,
+		TTY: req.TTY, Rows: uint16(req.Size.Rows), Columns: uint16(req.Size.Columns),
 		Stdin: streams.Stdin, Stdout: streams.Stdout, Stderr: streams.Stderr,
 	}, streams)
 	return int32(exit.Code), err
@@ -45,17 +45,17 @@ func (s *Service) Sandbox(ctx context.Context, req *api.Sandbox, streams api.Str
 
 // Shell runs an interactive command in a living sandbox, beside whatever runs there.
 func (s *Service) Shell(ctx context.Context, req *api.Shell, streams api.Streams) (int32, error) {
-	sess, err := s.find(req.GetJob())
+	sess, err := s.find(req.Job)
 	if err != nil {
 		return 0, err
 	}
-	if req.GetHelper() && !sess.helper {
+	if req.Helper && !sess.helper {
 		return 0, fault.Adminf("sandbox %s has no helper root: no helper_image is configured", sess.id)
 	}
-	sess.log.Info().Bool("helper", req.GetHelper()).Msg("an administrator opens a shell")
+	sess.log.Info().Bool("helper", req.Helper).Msg("an administrator opens a shell")
 	exit, err := s.execute(ctx, sess, isolation.ProcessSpec{
-		Args: req.GetCommand(), Helper: req.GetHelper(), Dir: sess.dir, Interactive: true,
-		TTY: req.GetTty(), Rows: uint16(req.GetSize().GetRows()), Columns: uint16(req.GetSize().GetColumns()),
+		Args: req.Command, Helper: req.Helper, Dir: sess.dir, Interactive: true,
+		TTY: req.TTY, Rows: uint16(req.Size.Rows), Columns: uint16(req.Size.Columns),
 		Stdin: streams.Stdin, Stdout: streams.Stdout, Stderr: streams.Stderr,
 	}, streams)
 	return int32(exit.Code), err

@@ -4,7 +4,7 @@ import (
 	"context"
 	"time"
 
-	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/isolation"
 )
 
@@ -59,7 +59,7 @@ func (sess *session) steer(ctx context.Context, process isolation.Process, strea
 				resizes = nil
 				continue
 			}
-			if err := process.Resize(ctx, uint16(size.GetRows()), uint16(size.GetColumns())); err != nil {
+			if err := process.Resize(ctx, uint16(size.Rows), uint16(size.Columns)); err != nil {
 				sess.log.Debug().Err(err).Msg("terminal not resized")
 			}
 		}

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/gitlab"
 	"github.com/airlock-ci/airlock/internal/failpoint"
 	"github.com/airlock-ci/airlock/internal/fault"
@@ -18,7 +18,7 @@ const cleanupTimeout = 2 * time.Minute
 // Cleanup destroys a job's sandbox and all it owned. It may come while a stage still runs, which it ends;
 // twice; or for a job that was never prepared: then there is nothing to do.
 func (s *Service) Cleanup(ctx context.Context, req *api.Cleanup) error {
-	handle, err := gitlab.ParseHandle(req.GetHandle())
+	handle, err := gitlab.ParseHandle(req.Handle)
 	if err != nil {
 		return fault.Systemf("cleanup was called with a bad %s: %w", gitlab.HandleVariable, err)
 	}

@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/gitlab"
 	"github.com/airlock-ci/airlock/internal/fault"
 	"github.com/airlock-ci/airlock/isolation"
@@ -154,14 +154,14 @@ func TestASandboxThatWasNotFinishedIsEnded(t *testing.T) {
 }
 
 func (f *fixture) prepare() error {
-	return f.Prepare(context.Background(), &api.Prepare{Handle: string(f.handle), RunnerPid: int64(os.Getpid())}, []byte(response), &f.log)
+	return f.Prepare(context.Background(), &api.Prepare{Handle: string(f.handle), RunnerPID: os.Getpid()}, []byte(response), &f.log)
 }
 
 func (f *fixture) run(ctx context.Context, stage string, streams api.Streams) (int32, error) {
 	if streams.Stdout == nil {
 		streams.Stdout, streams.Stderr = io.Discard, io.Discard
 	}
-	return f.Run(ctx, &api.Run{Handle: string(f.handle), Stage: stage, RunnerPid: int64(os.Getpid())}, []byte("true"), streams)
+	return f.Run(ctx, &api.Run{Handle: string(f.handle), Stage: stage, RunnerPID: os.Getpid()}, []byte("true"), streams)
 }
 
 func (f *fixture) cleanup() error {
@@ -464,7 +464,7 @@ func TestOrphansAreEnded(t *testing.T) {
 	require.NoError(t, f.prepare())
 	f.SweepNow(time.Now().Add(time.Minute))
 	require.Len(t, f.Live(), 1, "its runner, this process, lives")
-	_, err := f.Run(context.Background(), &api.Run{Handle: string(f.handle), RunnerPid: 1 << 30}, nil, api.Streams{Stdout: io.Discard, Stderr: io.Discard})
+	_, err := f.Run(context.Background(), &api.Run{Handle: string(f.handle), RunnerPID: 1 << 30}, nil, api.Streams{Stdout: io.Discard, Stderr: io.Discard})
 	require.NoError(t, err)
 	f.SweepNow(time.Now().Add(time.Minute))
 	require.Empty(t, f.Live(), "its runner is gone")
@@ -482,7 +482,7 @@ func TestARunnerThatIsKilledLeavesItsDirectoryToTheReaper(t *testing.T) {
 			pid = int64(runner.Process.Pid)
 		}
 		require.NoError(t, f.Prepare(context.Background(), &api.Prepare{
-			Handle: string(f.handle), RunnerPid: pid, RunnerDir: "/tmp/custom-executor1", RunnerUid: 998,
+			Handle: string(f.handle), RunnerPID: int(pid), RunnerDir: "/tmp/custom-executor1", RunnerUID: 998,
 		}, []byte(response), io.Discard))
 		require.NoError(t, runner.Process.Kill())
 		_ = runner.Wait()

@@ -4,7 +4,7 @@ import (
 	"context"
 	"slices"
 
-	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/isolation"
 )
 
@@ -39,13 +39,13 @@ func (s *Service) measure(ctx context.Context, sess *session, info *api.SandboxI
 	}
 	if virtual, ok := sandbox.(isolation.Virtual); ok {
 		m := virtual.Machine()
-		info.Machine = &api.Machine{Vcpus: int32(m.VCPUs), MemoryBytes: m.Memory, Accelerator: m.Accelerator, Kernel: m.Kernel}
+		info.Machine = &api.Machine{VCPUs: int32(m.VCPUs), MemoryBytes: m.Memory, Accelerator: m.Accelerator, Kernel: m.Kernel}
 	}
 	stats, err := sandbox.Stats(ctx)
 	if err != nil {
 		return err
 	}
-	info.MemoryBytes, info.Pids = stats.Memory, stats.PIDs
+	info.MemoryBytes, info.PIDs = stats.Memory, stats.PIDs
 	info.ScratchUsedBytes, err = s.layers.ScratchUsed(ctx, sess.id)
 	return err
 }
@@ -53,8 +53,8 @@ func (s *Service) measure(ctx context.Context, sess *session, info *api.SandboxI
 // info describes a session. Until prepare has returned, only what is fixed from the start is told.
 func (sess *session) info() *api.SandboxInfo {
 	info := &api.SandboxInfo{
-		Id: sess.id, JobId: sess.jobID, Project: sess.project, State: sess.state(),
-		CreatedUnixNano: sess.created.UnixNano(), HandleId: sess.handle,
+		ID: sess.id, JobID: sess.jobID, Project: sess.project, State: sess.state(),
+		CreatedUnixNano: sess.created.UnixNano(), HandleID: sess.handle,
 	}
 	sess.mu.Lock()
 	info.Stage, info.Steps = sess.stage, slices.Clone(sess.steps)
@@ -64,7 +64,7 @@ func (sess *session) info() *api.SandboxInfo {
 	}
 	d := sess.decision
 	info.Isolation, info.Reason, info.Network, info.Address = d.Level.String(), d.Reason, d.Network, sess.network.Address
-	info.MemoryLimitBytes, info.Cpus, info.PidsLimit, info.ScratchBytes = d.Limits.Memory, d.Limits.CPUs, d.Limits.PIDs, d.Limits.Scratch
+	info.MemoryLimitBytes, info.CPUs, info.PIDsLimit, info.ScratchBytes = d.Limits.Memory, d.Limits.CPUs, d.Limits.PIDs, d.Limits.Scratch
 	info.Rule, info.Policy = d.Rule, d.Policy
 	info.Image, info.Digest = sess.base.Image, sess.base.Digest
 	if sess.runtime != nil {

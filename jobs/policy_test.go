@@ -14,7 +14,7 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
-	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/gitlab"
 	"github.com/airlock-ci/airlock/internal/fault"
 	"github.com/airlock-ci/airlock/isolation"
@@ -77,7 +77,7 @@ func withPolicy(t *testing.T, p jobs.Policy, change ...func(*jobs.Options)) (*fi
 func counts(f *fixture) map[string]int64 {
 	m := map[string]int64{}
 	for _, c := range f.Decisions() {
-		m[c.GetRule()+" "+c.GetIsolation()] = c.GetCount()
+		m[c.Rule+" "+c.Isolation] = c.Count
 	}
 	return m
 }
@@ -91,14 +91,14 @@ func TestADecisionIsToldEverywhere(t *testing.T) {
 
 	info, err := f.Inspect(t.Context(), "7")
 	require.NoError(t, err)
-	require.Equal(t, []string{"trusted", p.Digest()}, []string{info.GetRule(), info.GetPolicy()})
+	require.Equal(t, []string{"trusted", p.Digest()}, []string{info.Rule, info.Policy})
 	require.Equal(t, map[string]int64{"trusted process": 1}, counts(f))
 
 	require.Len(t, audit.entries, 1)
 	e := audit.entries[0]
 	yes, project := true, int64(42)
 	require.Equal(t, jobs.AuditEntry{
-		Time: e.Time, Sandbox: info.GetId(), Outcome: "granted", Isolation: "process", Rule: "trusted", Policy: p.Digest(), Reason: e.Reason,
+		Time: e.Time, Sandbox: info.ID, Outcome: "granted", Isolation: "process", Rule: "trusted", Policy: p.Digest(), Reason: e.Reason,
 		JobID: 7, ProjectID: &project, Project: "group/project", Protected: &yes, Network: "nat", CacheScope: "project",
 	}, e)
 	require.Contains(t, events.String(), `"rule":"trusted"`)
@@ -162,13 +162,13 @@ func TestARunningJobKeepsItsDecision(t *testing.T) {
 	f.Apply(jobs.Settings{Policy: compiled(t), IdleTimeout: time.Hour, OrphanTimeout: time.Hour})
 	info, err := f.Inspect(t.Context(), "7")
 	require.NoError(t, err)
-	require.Equal(t, []string{"process", "trusted", first.Digest()}, []string{info.GetIsolation(), info.GetRule(), info.GetPolicy()})
+	require.Equal(t, []string{"process", "trusted", first.Digest()}, []string{info.Isolation, info.Rule, info.Policy})
 	require.NoError(t, f.cleanup())
 	f.handle = gitlab.NewHandle(7)
 	require.NoError(t, f.prepare())
 	info, err = f.Inspect(t.Context(), "7")
 	require.NoError(t, err)
-	require.Equal(t, "hypervisor", info.GetIsolation())
+	require.Equal(t, "hypervisor", info.Isolation)
 }
 
 func TestAJobWhoseDecisionCannotBeRecordedIsNotRun(t *testing.T) {

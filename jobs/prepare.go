@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/gitlab"
 	"github.com/airlock-ci/airlock/internal/failpoint"
 	"github.com/airlock-ci/airlock/internal/fault"
@@ -22,7 +22,7 @@ import (
 // network, start the sandbox. It tells the job's author in a few lines what was decided and how long it took.
 // When it fails nothing is left, and the error says whose fault it is.
 func (s *Service) Prepare(ctx context.Context, req *api.Prepare, response []byte, log io.Writer) error {
-	handle, err := gitlab.ParseHandle(req.GetHandle())
+	handle, err := gitlab.ParseHandle(req.Handle)
 	if err != nil {
 		return fault.Systemf("prepare was called with a bad %s: %w", gitlab.HandleVariable, err)
 	}
@@ -41,9 +41,9 @@ func (s *Service) Prepare(ctx context.Context, req *api.Prepare, response []byte
 	if err := s.register(sess); err != nil {
 		return err
 	}
-	defer sess.enter("prepare", req.GetRunnerPid())()
-	facts := policy.Facts{Job: job, RunnerClass: req.GetRunnerClass()}
-	if err := s.build(ctx, sess, facts, Record{RunnerDir: req.GetRunnerDir(), RunnerUID: req.GetRunnerUid()}, log); err != nil {
+	defer sess.enter("prepare", req.RunnerPID)()
+	facts := policy.Facts{Job: job, RunnerClass: req.RunnerClass}
+	if err := s.build(ctx, sess, facts, Record{RunnerDir: req.RunnerDir, RunnerUID: req.RunnerUID}, log); err != nil {
 		return err
 	}
 	warnUnsupported(log, job)

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/gitlab"
 	"github.com/airlock-ci/airlock/internal/bytesize"
 	"github.com/airlock-ci/airlock/internal/failpoint"
@@ -17,7 +17,7 @@ import (
 // the helper root, the author's in the image. An error means that the status is not known, or that the
 // sandbox ended under the stage.
 func (s *Service) Run(ctx context.Context, req *api.Run, script []byte, streams api.Streams) (int32, error) {
-	handle, err := gitlab.ParseHandle(req.GetHandle())
+	handle, err := gitlab.ParseHandle(req.Handle)
 	if err != nil {
 		return 0, fault.Systemf("run was called with a bad %s: %w", gitlab.HandleVariable, err)
 	}
@@ -25,20 +25,20 @@ func (s *Service) Run(ctx context.Context, req *api.Run, script []byte, streams 
 	if sess == nil {
 		return 0, fault.Systemf("job %d has no sandbox: it was cleaned up, or the executor has restarted since it was prepared", handle.JobID())
 	}
-	defer sess.enter(req.GetStage(), req.GetRunnerPid())()
-	sess.log.Debug().Str("stage", req.GetStage()).Int("script_bytes", len(script)).Msg("stage starts")
+	defer sess.enter(req.Stage, req.RunnerPID)()
+	sess.log.Debug().Str("stage", req.Stage).Int("script_bytes", len(script)).Msg("stage starts")
 	exit, err := s.execute(ctx, sess, isolation.ProcessSpec{
 		Script: nonNil(script),
-		Shell:  req.GetShell(),
-		Helper: gitlab.IsRunnersStage(req.GetStage()),
+		Shell:  req.Shell,
+		Helper: gitlab.IsRunnersStage(req.Stage),
 		Dir:    sess.dir,
 		Stdout: streams.Stdout, Stderr: streams.Stderr,
 	}, streams)
 	if err != nil {
-		sess.log.Warn().Err(err).Str("stage", req.GetStage()).Msg("stage failed")
+		sess.log.Warn().Err(err).Str("stage", req.Stage).Msg("stage failed")
 		return 0, err
 	}
-	sess.log.Info().Str("stage", req.GetStage()).Int("status", exit.Code).Bool("oom", exit.OOM).Msg("stage ended")
+	sess.log.Info().Str("stage", req.Stage).Int("status", exit.Code).Bool("oom", exit.OOM).Msg("stage ended")
 	if err := failpoint.Hit("run/stage-ended"); err != nil {
 		return 0, err
 	}

@@ -9,7 +9,7 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/gitlab"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/policy"
@@ -95,7 +95,7 @@ func (sess *session) step(name string, f func() error) error {
 }
 
 // enter marks a call on the session, so that a job in use is never taken for an orphan.
-func (sess *session) enter(stage string, runnerPID int64) (leave func()) {
+func (sess *session) enter(stage string, runnerPID int) (leave func()) {
 	sess.mu.Lock()
 	defer sess.mu.Unlock()
 	sess.calls++

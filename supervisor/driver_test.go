@@ -17,7 +17,7 @@ import (
 	"github.com/containerd/ttrpc"
 	"github.com/stretchr/testify/require"
 
-	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/executor/api/hostpb"
 )
 

@@ -12,26 +12,22 @@ import (
 
 	goplugin "github.com/hashicorp/go-plugin"
 
-	"github.com/airlock-ci/airlock/executor/api"
-	"github.com/airlock-ci/airlock/executor/api/executorpb"
-	"github.com/airlock-ci/airlock/executor/api/wire"
-	"github.com/airlock-ci/airlock/executor/plugin"
+	"github.com/airlock-ci/airlock/api"
+	"github.com/airlock-ci/airlock/api/control"
 	"github.com/airlock-ci/airlock/internal/fault"
 	"github.com/airlock-ci/airlock/internal/identity"
 )
 
-// executor is one living executor process that the host talks to.
+// executor is one living executor process that the supervisor talks to.
 type executor struct {
-	rpc     executorpb.ExecutorClient
-	version *api.VersionReply
+	rpc     control.ControlClient
+	version *control.VersionReply
 	process *identity.Handle
 	record  record
-	found   bool // re-attached, not started by this host
+	found   bool // re-attached, not started by this supervisor
 
 	client *goplugin.Client
 	conn   *goplugin.GRPCClient
-
-	suspected chan struct{} // a call lost its connection to it
 }
 
 // errUnusable marks failures that another attempt of the same host cannot change.
@@ -48,11 +44,11 @@ func (s *supervisor) connect(ctx context.Context, client *goplugin.Client) (*exe
 	if !ok {
 		return nil, fmt.Errorf("go-plugin connected with %T, not gRPC", protocol)
 	}
-	dispensed, err := protocol.Dispense(plugin.Name)
+	dispensed, err := protocol.Dispense(control.Name)
 	if err != nil {
 		return nil, err
 	}
-	rpc, ok := dispensed.(executorpb.ExecutorClient)
+	rpc, ok := dispensed.(control.ControlClient)
 	if !ok {
 		return nil, fmt.Errorf("go-plugin dispensed %T", dispensed)
 	}
@@ -60,15 +56,15 @@ func (s *supervisor) connect(ctx context.Context, client *goplugin.Client) (*exe
 	if err != nil {
 		return nil, err
 	}
-	return &executor{rpc: rpc, version: version, client: client, conn: conn, suspected: make(chan struct{}, 1)}, nil
+	return &executor{rpc: rpc, version: version, client: client, conn: conn}, nil
 }
 
-func (s *supervisor) askVersion(ctx context.Context, rpc executorpb.ExecutorClient) (*api.VersionReply, error) {
+func (s *supervisor) askVersion(ctx context.Context, rpc control.ControlClient) (*control.VersionReply, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, s.answerWithin, errNoAnswer)
 	defer cancel()
-	version, err := rpc.Version(ctx, &api.VersionRequest{})
+	version, err := rpc.Version(ctx, &control.VersionRequest{})
 	if err != nil {
-		return nil, fmt.Errorf("asking for the executor's version: %w", withCause(ctx, wire.FromStatus(err)))
+		return nil, fmt.Errorf("asking for the executor's version: %w", withCause(ctx, control.FromStatus(err)))
 	}
 	return version, nil
 }
@@ -89,18 +85,18 @@ func (e *executor) checkProtocol() error {
 	if e.version.GetProtocol() == api.ProtocolVersion {
 		return nil
 	}
-	return fault.WithRemedy(fault.Adminf("%w: it speaks protocol %d, this host speaks %d",
+	return fault.WithRemedy(fault.Adminf("%w: it speaks protocol %d, this service speaks %d",
 		errUnusable, e.version.GetProtocol(), api.ProtocolVersion),
 		"install airlock and airlock-executor of one release")
 }
 
-// needed returns what would be lost with the executor: its living sandboxes, and the calls without a result that
-// a driver is attached to or may come back to.
-func (e *executor) needed(ctx context.Context) (sandboxes, calls int, err error) {
+// drain makes the executor refuse all further calls if nobody needs it, and returns what would be lost with it if
+// somebody does: its living sandboxes, and the calls without a result.
+func (e *executor) drain(ctx context.Context) (*control.DrainReply, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errNoAnswer)
 	defer cancel()
-	reply, err := e.rpc.List(ctx, &api.ListRequest{})
-	return len(reply.GetSandboxes()), int(reply.GetPendingCalls()), err
+	reply, err := e.rpc.Drain(ctx, &control.DrainRequest{})
+	return reply, control.FromStatus(err)
 }
 
 // end asks the executor to stop, which makes it destroy every sandbox, and kills it when it does not.

@@ -11,15 +11,14 @@ import (
 	"time"
 
 	goplugin "github.com/hashicorp/go-plugin"
-	"google.golang.org/grpc"
 
-	"github.com/airlock-ci/airlock/executor/plugin"
+	"github.com/airlock-ci/airlock/api/control"
 	"github.com/airlock-ci/airlock/internal/failpoint"
 	"github.com/airlock-ci/airlock/internal/fault"
 	"github.com/airlock-ci/airlock/internal/identity"
 )
 
-// passedOn are the variables of the host's environment that the executor gets; the rest stays out of its
+// passedOn are the variables of the service's environment that the executor gets; the rest stays out of its
 // /proc/PID/environ. Proxies and certificates are for image pulls.
 var passedOn = []string{
 	"PATH", "HOME", "TZ", failpoint.Variable,
@@ -45,9 +44,8 @@ func (s *supervisor) launch(ctx context.Context) (*executor, error) {
 	if err := s.checkBinary(); err != nil {
 		return nil, err
 	}
-	s.classes.refresh()
 	removeStaleSockets(s.paths.plugin())
-	tlsConfig, err := plugin.ClientTLS(s.paths.tls())
+	tlsConfig, err := control.ClientTLS(s.paths.tls())
 	if err != nil {
 		return nil, err
 	}
@@ -55,13 +53,13 @@ func (s *supervisor) launch(ctx context.Context) (*executor, error) {
 	// The process must survive ctx; only its start may be given up.
 	life, abort := context.WithCancelCause(context.Background())
 	started := context.AfterFunc(ctx, func() { abort(errStopping) })
-	args := plugin.Args{Config: s.opts.ConfigPath, TLSDir: s.paths.tls(), Lock: s.paths.executorLock()}
+	args := control.Args{Config: s.opts.ConfigPath, TLSDir: s.paths.tls(), Lock: s.paths.executorLock()}
 	cmd := exec.CommandContext(life, s.opts.ExecutorPath, args.CommandLine()...)
 	cmd.Env = executorEnvironment(s.paths.plugin())
 	cmd.SysProcAttr = ownSession()
 	client := goplugin.NewClient(&goplugin.ClientConfig{
-		HandshakeConfig:  plugin.Handshake(),
-		VersionedPlugins: plugin.ClientPlugins(),
+		HandshakeConfig:  control.Handshake(),
+		VersionedPlugins: control.ClientPlugins(),
 		Cmd:              cmd,
 		SecureConfig:     &goplugin.SecureConfig{Checksum: s.checksum, Hash: sha256.New()},
 		SkipHostEnv:      true,
@@ -69,7 +67,6 @@ func (s *supervisor) launch(ctx context.Context) (*executor, error) {
 		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC},
 		StartTimeout:     startTimeout,
 		Logger:           s.logs.hclog(),
-		GRPCDialOptions:  dialOptions(),
 	})
 	e, err := s.connect(ctx, client)
 	if err == nil {
@@ -84,6 +81,9 @@ func (s *supervisor) launch(ctx context.Context) (*executor, error) {
 	if err == nil {
 		err = s.recordLaunched(e, cmd.Process.Pid)
 	}
+	if err == nil {
+		err = s.handSockets(ctx, e)
+	}
 	if err != nil {
 		abort(err)
 		go client.Kill()
@@ -92,11 +92,11 @@ func (s *supervisor) launch(ctx context.Context) (*executor, error) {
 	return e, nil
 }
 
-func dialOptions() []grpc.DialOption {
-	return []grpc.DialOption{
-		grpc.WithInitialWindowSize(plugin.StreamWindow),
-		grpc.WithInitialConnWindowSize(plugin.ConnectionWindow),
-	}
+// handSockets makes the executor accept callers.
+func (s *supervisor) handSockets(ctx context.Context, e *executor) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, s.answerWithin, errNoAnswer)
+	defer cancel()
+	return s.sockets.handTo(ctx, e.rpc, s.paths)
 }
 
 // recordLaunched takes hold of the process that was just started and writes its record.
@@ -112,13 +112,20 @@ func (s *supervisor) recordLaunched(e *executor, pid int) error {
 	e.record = record{
 		Network: reattach.Addr.Network(), Address: reattach.Addr.String(),
 		Process: process, Instance: e.version.GetInstance(), Protocol: e.version.GetProtocol(),
-		Checksum: hexOf(s.checksum), Started: time.Now().UTC(),
+		Checksum: hexOf(s.checksum), Started: time.Now().UTC(), Sockets: s.socketPaths(),
 	}
 	if err := writeRecord(s.paths.record(), e.record); err != nil {
 		e.process.Close()
 		return fmt.Errorf("recording the executor: %w", err)
 	}
 	return nil
+}
+
+func (s *supervisor) socketPaths() (all []string) {
+	for _, e := range s.opts.entrances() {
+		all = append(all, e.GetPath())
+	}
+	return all
 }
 
 // checkBinary refuses a binary that is not the one the service was started with. go-plugin compares again
@@ -150,7 +157,7 @@ func removeStaleSockets(dir string) {
 	}
 }
 
-// endForgotten ends an executor that lives without a usable record: its host was killed before it could write
+// endForgotten ends an executor that lives without a usable record: its supervisor was killed before it could write
 // one, or it does not answer any more. Two executors must never share a journal.
 func (s *supervisor) endForgotten() error {
 	lock, err := identity.Acquire(s.paths.executorLock())
@@ -170,6 +177,6 @@ func (s *supervisor) endForgotten() error {
 		return fmt.Errorf("an executor (process %d) is still ending: %w", holder.PID, err)
 	}
 	defer process.Close()
-	s.log.Warn().Int("pid", holder.PID).Msg("ending an executor that no host knows; its sandboxes end with it")
+	s.log.Warn().Int("pid", holder.PID).Msg("ending an executor that no supervisor knows; its sandboxes end with it")
 	return endProcess(process, s.grace)
 }

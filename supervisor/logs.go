@@ -7,9 +7,11 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/rs/zerolog"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
-	"github.com/airlock-ci/airlock/executor/api"
-	"github.com/airlock-ci/airlock/executor/plugin"
+	"github.com/airlock-ci/airlock/api/control"
+	"github.com/airlock-ci/airlock/internal/pluginlog"
 )
 
 // executorLogs brings the executor's log lines into the host's log. An executor that this host started writes
@@ -19,7 +21,7 @@ type executorLogs struct{ log zerolog.Logger }
 
 // hclog is the logger for go-plugin. What go-plugin reads from the executor's stderr goes through relay.
 func (l *executorLogs) hclog() hclog.Logger {
-	return plugin.HCLog(l.log.With().Str("component", "go-plugin").Logger(), func(line string) bool {
+	return pluginlog.New(l.log.With().Str("component", "go-plugin").Logger(), func(line string) bool {
 		return l.relay([]byte(line))
 	})
 }
@@ -53,14 +55,14 @@ func (l *executorLogs) follow(ctx context.Context, e *executor) {
 	if since.IsZero() {
 		since = time.Now()
 	}
-	stream, err := e.rpc.Events(ctx, &api.EventsRequest{Follow: true})
+	stream, err := e.rpc.Events(ctx, &control.EventsRequest{})
 	for err == nil {
-		var event *api.Event
+		var event *control.Event
 		if event, err = stream.Recv(); err == nil && !writtenBefore(event.GetJson(), since) {
 			l.relay(event.GetJson())
 		}
 	}
-	if ctx.Err() == nil && !isLost(err) { // its end is logged elsewhere
+	if ctx.Err() == nil && status.Code(err) != codes.Unavailable { // its end is logged elsewhere
 		l.log.Warn().Err(err).Msg("the executor's log lines are no longer followed")
 	}
 }

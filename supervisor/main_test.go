@@ -14,8 +14,6 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-
-	"github.com/airlock-ci/airlock/executor/plugin"
 )
 
 // The test binary plays every process of the boundary: the executor when go-plugin's cookie is set, a host, a

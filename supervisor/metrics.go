@@ -1,88 +1,72 @@
 package supervisor
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 	"github.com/rs/zerolog"
 
-	"github.com/airlock-ci/airlock/executor/api"
 	"github.com/airlock-ci/airlock/internal/fault"
 )
 
-// metrics are the host's own figures, in a registry of their own.
+// metrics are the supervisor's own figures, in a registry of their own. Beside them the executor's are served.
 type metrics struct {
 	registry *prometheus.Registry
 	up       prometheus.Gauge
 	restarts prometheus.Counter
-	calls    *prometheus.CounterVec   // by verb and result
-	duration *prometheus.HistogramVec // by verb, in seconds
+	executor executorFigures
 }
 
-func newMetrics(version string) *metrics {
+func newMetrics(version string, executor executorFigures) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
+		executor: executor,
 		up: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "airlock_executor_up", Help: "1 while the host is connected to an executor.",
+			Name: "airlock_executor_up", Help: "1 while the service is connected to an executor that answers.",
 		}),
 		restarts: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "airlock_executor_restarts_total", Help: "Executors that ended while the host went on.",
+			Name: "airlock_executor_restarts_total", Help: "Executors that ended while the service went on.",
 		}),
-		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "airlock_calls_total",
-			Help: "Calls of drivers and commands by verb and result: ok, author, admin, system, or gone.",
-		}, []string{"verb", "result"}),
-		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "airlock_call_duration_seconds", Help: "How long calls took.",
-			Buckets: prometheus.ExponentialBuckets(0.005, 4, 10), // 5 ms to 22 min
-		}, []string{"verb"}),
 	}
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "airlock_build_info", Help: "Always 1; the labels say what runs.",
 		ConstLabels: prometheus.Labels{"version": version},
 	})
 	info.Set(1)
-	m.registry.MustRegister(m.up, m.restarts, m.calls, m.duration, info)
+	m.registry.MustRegister(m.up, m.restarts, info)
 	return m
 }
 
-// ask makes the metrics that the executor keeps those of counts, which is asked at every scrape. An executor that is
-// not there, or too old to know, has none.
-func (m *metrics) ask(counts func(context.Context) []*api.DecisionCount) {
-	m.registry.MustRegister(&decisions{ask: counts, description: prometheus.NewDesc("airlock_policy_decisions_total",
-		"Decisions of the policy by rule and isolation: process, hypervisor, or rejected.", []string{"rule", "isolation"}, nil)})
-}
+// scrapeTimeout is how long a scrape waits for the executor.
+const scrapeTimeout = 5 * time.Second
 
-// decisions is a prometheus.Collector of the executor's counts.
-type decisions struct {
-	ask         func(context.Context) []*api.DecisionCount
-	description *prometheus.Desc
-}
+// executorFigures asks the executor for its figures, in Prometheus' text format. It is a prometheus.Gatherer; an executor
+// that is not there has none.
+type executorFigures func(context.Context) []byte
 
-// Describe implements prometheus.Collector.
-func (d *decisions) Describe(descriptions chan<- *prometheus.Desc) { descriptions <- d.description }
-
-// Collect implements prometheus.Collector.
-func (d *decisions) Collect(found chan<- prometheus.Metric) {
+// Gather implements prometheus.Gatherer.
+func (ask executorFigures) Gather() ([]*dto.MetricFamily, error) {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), scrapeTimeout, errNoAnswer)
 	defer cancel()
-	for _, c := range d.ask(ctx) {
-		found <- prometheus.MustNewConstMetric(d.description, prometheus.CounterValue, float64(c.GetCount()), c.GetRule(), c.GetIsolation())
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(ask(ctx)))
+	if err != nil {
+		return nil, fmt.Errorf("reading the executor's figures: %w", err)
 	}
-}
-
-// scrapeTimeout is how long a scrape waits for the executor.
-const scrapeTimeout = 2 * time.Second
-
-// observe counts one call.
-func (m *metrics) observe(verb, result string, took time.Duration) {
-	m.calls.WithLabelValues(verb, result).Inc()
-	m.duration.WithLabelValues(verb).Observe(took.Seconds())
+	return slices.SortedFunc(maps.Values(families), func(a, b *dto.MetricFamily) int { return strings.Compare(a.GetName(), b.GetName()) }), nil
 }
 
 // serve answers /metrics on address until stop; it does nothing without an address.
@@ -96,7 +80,7 @@ func (m *metrics) serve(address string, log zerolog.Logger) (stop func(), err er
 			"change listen_address in the configuration")
 	}
 	mux := http.NewServeMux()
-	mux.Handle("/metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
+	mux.Handle("/metrics", promhttp.HandlerFor(prometheus.Gatherers{m.registry, m.executor}, promhttp.HandlerOpts{}))
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	go func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {

@@ -14,9 +14,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
-	"github.com/airlock-ci/airlock/executor/api"
-	"github.com/airlock-ci/airlock/executor/api/executorpb"
-	"github.com/airlock-ci/airlock/executor/plugin"
+	"github.com/airlock-ci/airlock/api"
+	"github.com/airlock-ci/airlock/api/control"
 	"github.com/airlock-ci/airlock/internal/identity"
 )
 
@@ -52,24 +51,23 @@ func (s *supervisor) reattach(ctx context.Context) (*executor, error) {
 
 func (s *supervisor) attach(ctx context.Context, r record, process *identity.Handle) (*executor, error) {
 	if r.Protocol != api.ProtocolVersion {
-		return nil, fmt.Errorf("it speaks protocol %d, this host speaks %d", r.Protocol, api.ProtocolVersion)
+		return nil, fmt.Errorf("it speaks protocol %d, this service speaks %d", r.Protocol, api.ProtocolVersion)
 	}
 	addr, err := r.addr()
 	if err != nil {
 		return nil, err
 	}
-	tlsConfig, err := plugin.ClientTLS(s.paths.tls())
+	tlsConfig, err := control.ClientTLS(s.paths.tls())
 	if err != nil {
 		return nil, err
 	}
 	client := goplugin.NewClient(&goplugin.ClientConfig{
-		HandshakeConfig: plugin.Handshake(),
+		HandshakeConfig: control.Handshake(),
 		// go-plugin negotiates nothing when it attaches: the Version call does.
-		Plugins:          plugin.ClientPlugins()[int(r.Protocol)],
+		Plugins:          control.ClientPlugins()[int(r.Protocol)],
 		TLSConfig:        tlsConfig,
 		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC},
 		Logger:           s.logs.hclog(),
-		GRPCDialOptions:  dialOptions(),
 		Reattach: &goplugin.ReattachConfig{
 			Protocol: goplugin.ProtocolGRPC, ProtocolVersion: int(r.Protocol), Addr: addr,
 			ReattachFunc: func() (runner.AttachedRunner, error) {
@@ -85,6 +83,10 @@ func (s *supervisor) attach(ctx context.Context, r record, process *identity.Han
 		return nil, err
 	}
 	e.process, e.record, e.found = process, r, true
+	if err := s.handSockets(ctx, e); err != nil {
+		_ = e.conn.Conn.Close()
+		return nil, err
+	}
 	return e, nil
 }
 
@@ -100,7 +102,7 @@ func (s *supervisor) probe(ctx context.Context, r record, addr net.Addr, tlsConf
 		return err
 	}
 	defer func() { _ = conn.Close() }()
-	version, err := s.askVersion(ctx, executorpb.NewExecutorClient(conn))
+	version, err := s.askVersion(ctx, control.NewControlClient(conn))
 	if err != nil {
 		return err
 	}

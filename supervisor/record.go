@@ -10,7 +10,7 @@ import (
 	"github.com/airlock-ci/airlock/internal/identity"
 )
 
-// record is what a host must know to find its predecessor's executor again; it lies in the run directory.
+// record is what a supervisor must know to find its predecessor's executor again; it lies in the run directory.
 type record struct {
 	Network  string           `json:"network"` // "unix" or "tcp"
 	Address  string           `json:"address"`
@@ -19,11 +19,13 @@ type record struct {
 	Protocol uint32           `json:"protocol"`
 	Checksum string           `json:"checksum"` // SHA-256 of its binary, hex
 	Started  time.Time        `json:"started"`
-	// Left is when the last host let go of it; zero when that host was killed.
+	// Sockets are the paths at which it listens.
+	Sockets []string `json:"sockets,omitempty"`
+	// Left is when the last supervisor let go of it; zero when that was killed.
 	Left time.Time `json:"left"`
 }
 
-// writeRecord replaces the record in one step, so that a host killed here leaves the old one or the new one.
+// writeRecord replaces the record in one step, so that a supervisor killed here leaves the old one or the new one.
 func writeRecord(path string, r record) error {
 	text, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {

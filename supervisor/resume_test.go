@@ -20,7 +20,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	realdriver "github.com/airlock-ci/airlock/driver"
-	"github.com/airlock-ci/airlock/executor/plugin"
 	"github.com/airlock-ci/airlock/gitlab"
 	"github.com/airlock-ci/airlock/internal/failpoint"
 	"github.com/airlock-ci/airlock/testing/syncbuf"

@@ -9,12 +9,11 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"github.com/airlock-ci/airlock/executor/api"
-	"github.com/airlock-ci/airlock/executor/api/wire"
+	"github.com/airlock-ci/airlock/api/control"
 	"github.com/airlock-ci/airlock/internal/fault"
 )
 
-// supervisor keeps one executor alive and hands it to calls.
+// supervisor keeps one executor alive.
 type supervisor struct {
 	opts         Options
 	paths        paths
@@ -24,31 +23,30 @@ type supervisor struct {
 	log          zerolog.Logger
 	logs         *executorLogs
 	metrics      *metrics
-	classes      *classes
+	sockets      *sockets
+	stored       bool // the service manager has the sockets, too
 
 	mu      sync.Mutex
 	current *executor     // nil while there is none
 	failure error         // why there is none
 	changed chan struct{} // closed and replaced whenever the two above change
-	calls   int           // that hold current
 }
 
-func newSupervisor(opts Options, where paths, checksum []byte, metrics *metrics) *supervisor {
+func newSupervisor(opts Options, where paths, checksum []byte) *supervisor {
 	answerWithin := opts.answerWithin
 	if answerWithin == 0 {
 		answerWithin = answerTimeout
 	}
 	return &supervisor{
-		opts: opts, paths: where, checksum: checksum, metrics: metrics, classes: newClasses(opts),
+		opts: opts, paths: where, checksum: checksum, sockets: newSockets(opts),
 		grace: StopGrace, answerWithin: answerWithin,
 		log: opts.Logger, logs: &executorLogs{log: opts.Logger}, changed: make(chan struct{}),
 	}
 }
 
 // run finds or starts the executor, and starts it again whenever it ends, until ctx does. Its error says that
-// the installed executor cannot be used.
+// the sockets cannot be made, or that the installed executor cannot be used.
 func (s *supervisor) run(ctx context.Context) error {
-	pause := backoff{}
 	e, err := s.reattach(ctx)
 	if err == nil {
 		s.log.Info().Int("pid", e.record.Process.PID).Str("instance", e.record.Instance).
@@ -56,8 +54,48 @@ func (s *supervisor) run(ctx context.Context) error {
 	} else if !errors.Is(err, errNoneLeft) {
 		s.log.Error().Err(err).Msg("the executor that was left running is lost; a new one is started")
 	}
+	if err := s.listen(); err != nil {
+		if e != nil {
+			e.leave()
+		}
+		return err
+	}
+	return s.keep(ctx, e)
+}
+
+// listen makes the sockets that nobody kept. From then on callers can connect, and wait for an executor if they must.
+func (s *supervisor) listen() error {
+	var known []string
+	if r, err := readRecord(s.paths.record()); err == nil {
+		known = r.Sockets
+	}
+	if err := s.sockets.open(known); err != nil {
+		s.sockets.close(false)
+		return err
+	}
+	if s.opts.Store != nil {
+		var err error
+		if s.stored, err = s.opts.Store(s.sockets.all()); err != nil {
+			s.log.Warn().Err(err).Msg("the service manager does not keep the sockets")
+		}
+	}
+	for _, e := range s.opts.entrances() {
+		s.log.Info().Str("socket", e.GetPath()).Str("group", e.GetGroup()).Str("runner_class", e.GetRunnerClass()).Msg("listening")
+	}
+	if s.opts.Ready != nil {
+		s.opts.Ready()
+	}
+	return nil
+}
+
+// keep attends one executor after the other, beginning with e if that is not nil.
+func (s *supervisor) keep(ctx context.Context, e *executor) error {
+	pause := backoff{}
+	left := false
+	defer func() { s.sockets.close(!left && !s.stored) }()
 	for ctx.Err() == nil {
 		if e == nil {
+			var err error
 			if e, err = s.launch(ctx); err != nil {
 				s.publish(nil, err)
 				if ctx.Err() != nil {
@@ -74,7 +112,7 @@ func (s *supervisor) run(ctx context.Context) error {
 				Str("version", e.version.GetVersion()).Msg("the executor has started")
 		}
 		since := time.Now()
-		s.attend(ctx, e)
+		left = s.attend(ctx, e)
 		if time.Since(since) > healthyAfter {
 			pause = backoff{}
 		}
@@ -86,8 +124,8 @@ func (s *supervisor) run(ctx context.Context) error {
 	return nil
 }
 
-// attend offers an executor to calls until it ends, is replaced, or ctx ends.
-func (s *supervisor) attend(ctx context.Context, e *executor) {
+// attend watches an executor until it ends, is replaced, or ctx ends; then it may be left running.
+func (s *supervisor) attend(ctx context.Context, e *executor) (left bool) {
 	s.publish(e, nil)
 	s.metrics.up.Set(1)
 	defer s.metrics.up.Set(0)
@@ -96,6 +134,7 @@ func (s *supervisor) attend(ctx context.Context, e *executor) {
 	if e.found {
 		go s.logs.follow(life, e)
 	}
+	go s.watch(life, e)
 	var idle <-chan time.Time
 	if s.outdated(e) {
 		s.log.Warn().Msg("the running executor is of another build than the installed one: " +
@@ -104,7 +143,7 @@ func (s *supervisor) attend(ctx context.Context, e *executor) {
 		defer ticker.Stop()
 		idle = ticker.C
 		if s.replaceIdle(ctx, e) {
-			return
+			return false
 		}
 	}
 	for {
@@ -113,107 +152,71 @@ func (s *supervisor) attend(ctx context.Context, e *executor) {
 			s.publish(nil, errExecutorEnded)
 			s.log.Error().Int("pid", e.record.Process.PID).Msg("the executor has ended; its sandboxes end with it")
 			e.forget()
-			return
-		case <-e.suspected:
-			s.examine(ctx, e)
+			return false
 		case <-idle:
 			if s.replaceIdle(ctx, e) {
-				return
+				return false
 			}
 		case <-ctx.Done():
-			s.part(e)
-			return
+			return s.part(e)
 		}
 	}
 }
 
-// decisions asks the executor, if there is one, what its policy decided.
-func (s *supervisor) decisions(ctx context.Context) []*api.DecisionCount {
-	e := s.living()
-	if e == nil {
-		return nil
+// watch asks the executor from time to time whether it answers, until ctx ends. One that does not is told of, and not
+// ended: its jobs may still run.
+func (s *supervisor) watch(ctx context.Context, e *executor) {
+	ticker := time.NewTicker(watchInterval)
+	defer ticker.Stop()
+	silent := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		_, err := s.askVersion(ctx, e.rpc)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil && !silent:
+			s.log.Error().Err(err).Int("pid", e.record.Process.PID).Msg("the executor lives but does not answer")
+			s.metrics.up.Set(0)
+		case err == nil && silent:
+			s.log.Info().Int("pid", e.record.Process.PID).Msg("the executor answers again")
+			s.metrics.up.Set(1)
+		}
+		silent = err != nil
 	}
-	reply, err := e.rpc.Decisions(ctx, &api.DecisionsRequest{})
-	if err != nil {
-		s.log.Debug().Err(err).Msg("the policy's decisions are not known")
-	}
-	return reply.GetCounts()
 }
 
-// images asks the executor, if there is one, what its cache holds.
-func (s *supervisor) images(ctx context.Context) *api.ImagesReply {
-	e := s.living()
-	if e == nil {
-		return nil
-	}
-	reply, err := e.rpc.Images(ctx, &api.ImagesRequest{})
-	if err != nil {
-		s.log.Debug().Err(err).Msg("the cache's use is not known")
-		return nil
-	}
-	return reply
-}
-
-// living returns the executor that calls go to now, or nil.
-func (s *supervisor) living() *executor {
+// scrape asks the executor, if there is one, for its figures.
+func (s *supervisor) scrape(ctx context.Context) []byte {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.current
+	e := s.current
+	s.mu.Unlock()
+	if e == nil {
+		return nil
+	}
+	reply, err := e.rpc.Metrics(ctx, &control.MetricsRequest{})
+	if err != nil {
+		s.log.Debug().Err(err).Msg("the executor's figures are not known")
+	}
+	return reply.GetText()
 }
 
 // errExecutorEnded is why there is no executor between two.
 var errExecutorEnded = errors.New("the executor ended unexpectedly and is being restarted")
-
-// suspect takes an executor away from further calls because one lost its connection to it. Connections break a
-// moment before the process counts as ended; a call in that moment would fail for nothing.
-func (s *supervisor) suspect(e *executor) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.current != e {
-		return
-	}
-	s.set(nil, errExecutorEnded)
-	select {
-	case e.suspected <- struct{}{}:
-	default:
-	}
-}
-
-// examine gives a suspected executor back to calls when it lives and answers.
-func (s *supervisor) examine(ctx context.Context, e *executor) {
-	select {
-	case <-e.process.Exited():
-		return // attend sees it too
-	case <-ctx.Done():
-		return
-	case <-time.After(time.Second):
-	}
-	if _, err := s.askVersion(ctx, e.rpc); err != nil {
-		s.log.Error().Err(err).Int("pid", e.record.Process.PID).Msg("the executor lives but does not answer")
-		e.suspected <- struct{}{} // empty: attend has just received from it, and suspect skips who is not current
-		return
-	}
-	s.publish(e, nil)
-}
 
 // idleCheck is how often an executor that should be replaced is asked whether it may be.
 const idleCheck = 5 * time.Second
 
 // replaceIdle ends the executor if nothing would be lost by it: no call and no sandbox.
 func (s *supervisor) replaceIdle(ctx context.Context, e *executor) bool {
-	s.mu.Lock()
-	if s.calls > 0 {
-		s.mu.Unlock()
+	if drained, err := e.drain(ctx); err != nil || !drained.GetDrained() {
 		return false
 	}
-	s.set(nil, errors.New("the executor is being replaced")) // no call may begin meanwhile
-	s.mu.Unlock()
-
-	sandboxes, calls, err := e.needed(ctx)
-	if err != nil || sandboxes+calls > 0 {
-		s.publish(e, nil)
-		return false
-	}
+	s.publish(nil, errors.New("the executor is being replaced"))
 	if err := e.end(s.grace); err != nil {
 		s.log.Error().Err(err).Msg("replacing the executor")
 	}
@@ -221,23 +224,23 @@ func (s *supervisor) replaceIdle(ctx context.Context, e *executor) bool {
 	return true
 }
 
-// part ends or leaves the executor when the host stops.
-func (s *supervisor) part(e *executor) {
+// part ends or leaves the executor when the service stops.
+func (s *supervisor) part(e *executor) (left bool) {
 	s.publish(nil, errStopping)
 	stop := s.opts.StopExecutor
 	if !stop {
-		sandboxes, calls, err := e.needed(context.Background())
-		stop = err == nil && sandboxes+calls == 0
-		s.log.Info().Int("sandboxes", sandboxes).Int("calls", calls).AnErr("list_error", err).Bool("stop", stop).
-			Msg("deciding about the executor")
+		reply, err := e.drain(context.Background())
+		stop = err == nil && reply.GetDrained()
+		s.log.Info().Uint32("sandboxes", reply.GetSandboxes()).Uint32("calls", reply.GetCalls()).AnErr("drain_error", err).
+			Bool("stop", stop).Msg("deciding about the executor")
 	}
 	if stop {
 		if err := e.end(s.grace); err != nil {
 			s.log.Error().Err(err).Msg("stopping the executor")
-			return
+			return false
 		}
 		s.log.Info().Msg("the executor has stopped")
-		return
+		return false
 	}
 	e.record.Left = time.Now().UTC()
 	if err := writeRecord(s.paths.record(), e.record); err != nil {
@@ -245,66 +248,51 @@ func (s *supervisor) part(e *executor) {
 	}
 	s.log.Info().Int("pid", e.record.Process.PID).Msg("the executor is left running for its sandboxes")
 	e.leave()
+	return true
 }
 
+// publish says which executor there is, or why there is none.
 func (s *supervisor) publish(e *executor, failure error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.set(e, failure)
-}
-
-// set must be called with mu held.
-func (s *supervisor) set(e *executor, failure error) {
 	s.current, s.failure = e, failure
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
 
-// acquire returns the executor for one call, which ends with release. It waits a while for one that is being
-// started; the error is the system's and says why there is none.
-func (s *supervisor) acquire(ctx context.Context) (e *executor, release func(), err error) {
-	patience := time.NewTimer(callerPatience)
+// await returns the executor. It waits a while for one that is being started; the error is the system's and says why
+// there is none.
+func (s *supervisor) await(ctx context.Context) (*executor, error) {
+	patience := time.NewTimer(reloadPatience)
 	defer patience.Stop()
 	for {
 		s.mu.Lock()
 		e, failure, changed := s.current, s.failure, s.changed
-		if e != nil {
-			s.calls++
-			s.mu.Unlock()
-			return e, func() {
-				s.mu.Lock()
-				defer s.mu.Unlock()
-				s.calls--
-			}, nil
-		}
 		s.mu.Unlock()
-		if errors.Is(failure, errStopping) {
-			return nil, nil, fault.Systemf("%w", errStopping)
+		if e != nil {
+			return e, nil
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, nil, fault.Systemf("waiting for the executor: %w", context.Cause(ctx))
+			return nil, fault.Systemf("waiting for the executor: %w", context.Cause(ctx))
 		case <-patience.C:
 			if failure == nil {
 				failure = errors.New("it is still starting")
 			}
-			return nil, nil, fault.WithRemedy(fault.Systemf("there is no executor after %s: %w",
-				callerPatience, failure), "see the service's log")
+			return nil, fault.Systemf("there is no executor after %s: %w", reloadPatience, failure)
 		}
 	}
 }
 
 // reload makes the executor read its configuration again.
 func (s *supervisor) reload(ctx context.Context) error {
-	s.classes.refresh()
-	e, release, err := s.acquire(ctx)
+	e, err := s.await(ctx)
 	if err != nil {
 		return err
 	}
-	defer release()
-	_, err = e.rpc.Reload(ctx, &api.ReloadRequest{})
-	return wire.FromStatus(err)
+	_, err = e.rpc.Reload(ctx, &control.ReloadRequest{})
+	return control.FromStatus(err)
 }
 
 // healthyAfter is how long an executor must have lived for its end to count as the first of a row.
@@ -325,7 +313,7 @@ func (b *backoff) wait(ctx context.Context) {
 	}
 }
 
-// StopExecutor ends the executor of a run directory while no host runs there, and by that every sandbox. It
+// StopExecutor ends the executor of a run directory while no supervisor runs there, and by that every sandbox. It
 // is no error when none lives.
 func StopExecutor(runDir string, log zerolog.Logger) error {
 	where := paths{runDir}

@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/driver"
 	"github.com/airlock-ci/airlock/gitlab"
 )
@@ -63,7 +64,7 @@ func parse(d *driver.Driver, args []string) (name string, rest []string, err err
 	}
 	flags := flag.NewFlagSet("airlock-driver "+args[0], flag.ContinueOnError)
 	flags.Usage = func() { usage(os.Stderr) }
-	flags.StringVar(&d.Socket, "socket", driver.DefaultSocket, "")
+	flags.StringVar(&d.Socket, "socket", api.DriverSocket, "")
 	flags.StringVar(&d.RunnerClass, "runner-class", "", "")
 	flags.StringVar(&d.Shell, "shell", driver.DefaultShell, "")
 	if err := flags.Parse(args[1:]); err != nil {
@@ -92,5 +93,5 @@ Options, after the word in each of the four args:
   --socket PATH         where the service listens (default %s)
   --runner-class NAME   (prepare) a name that the policy may rely on: only this configuration can set it
   --shell NAME          (config and run) on Windows: powershell, pwsh or cmd (default %s)
-`, driver.DefaultSocket, driver.DefaultShell)
+`, api.DriverSocket, driver.DefaultShell)
 }

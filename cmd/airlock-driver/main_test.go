@@ -12,7 +12,7 @@ import (
 // paid about twelve times a job: think twice before adding one.
 var allowed = []string{
 	"github.com/airlock-ci/airlock/cmd/airlock-driver",
-	"github.com/airlock-ci/airlock/executor/api",
+	"github.com/airlock-ci/airlock/api",
 	"github.com/airlock-ci/airlock/internal/failpoint",
 	"github.com/airlock-ci/airlock/internal/fault",
 	"github.com/airlock-ci/airlock/executor/api/flow",

@@ -9,10 +9,10 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/cache"
 	"github.com/airlock-ci/airlock/config"
-	"github.com/airlock-ci/airlock/executor/api"
-	"github.com/airlock-ci/airlock/executor/plugin"
+	"github.com/airlock-ci/airlock/executor"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/jobs"
 	"github.com/airlock-ci/airlock/jobs/reaper"
@@ -23,30 +23,31 @@ type backend struct {
 	*jobs.Service
 	parts      *parts
 	reaper     *reaper.Reaper
-	events     *plugin.EventLog
+	events     *executor.EventLog
 	configPath string
 	log        zerolog.Logger
 	levels     atomic.Pointer[[]isolation.Level] // that jobs can get by the configuration: what images are made ready for
-	version    *api.VersionReply
+	bound      atomic.Pointer[[]string]          // runner classes that the configuration gives a socket
+	version    api.Version
 	// prepare prepares the host for what a configuration lets jobs have, and returns at once.
 	prepare func(*config.Config)
 }
 
-var _ plugin.Backend = (*backend)(nil)
+var _ executor.Backend = (*backend)(nil)
 
-func (b *backend) Version() *api.VersionReply { return b.version }
+func (b *backend) Version() api.Version { return b.version }
 
 func (b *backend) Events(ctx context.Context, job string, follow bool, emit func([]byte) error) error {
 	return b.events.Events(ctx, job, follow, emit)
 }
 
 // PullImage makes an image ready for every level that jobs can get.
-func (b *backend) PullImage(ctx context.Context, req *api.PullImage, progress io.Writer) error {
+func (b *backend) PullImage(ctx context.Context, req *api.Pull, progress io.Writer) error {
 	var base cache.Base
 	for _, level := range *b.levels.Load() {
 		var err error
 		base, err = b.parts.cache.Pull(ctx, cache.Request{
-			Image: req.GetImage(), PullPolicy: cache.PullAlways, AllowLocal: true, Form: form(level),
+			Image: req.Image, PullPolicy: cache.PullAlways, AllowLocal: true, Form: form(level),
 			Variant: variant(ctx, b.parts.list, level),
 		}, progress)
 		if err != nil {
@@ -66,12 +67,12 @@ func warn(progress io.Writer, base cache.Base) error {
 	return nil
 }
 
-func (b *backend) ImportImage(ctx context.Context, req *api.ImportImage, tar io.Reader, progress io.Writer) error {
-	base, err := b.parts.cache.Import(ctx, cache.ImportRequest{Name: req.GetName(), Pick: req.GetPick()}, tar, progress)
+func (b *backend) ImportImage(ctx context.Context, req *api.Import, tar io.Reader, progress io.Writer) error {
+	base, err := b.parts.cache.Import(ctx, cache.ImportRequest{Name: req.Name, Pick: req.Pick}, tar, progress)
 	if err != nil {
 		return err
 	}
-	if req.GetUnpinned() {
+	if req.Unpinned {
 		if err := b.parts.cache.Pin(ctx, base.Digest, false); err != nil {
 			return err
 		}
@@ -83,7 +84,7 @@ func (b *backend) ImportImage(ctx context.Context, req *api.ImportImage, tar io.
 	return err
 }
 
-func (b *backend) Images(ctx context.Context) (*api.ImagesReply, error) {
+func (b *backend) Images(ctx context.Context) (*api.Images, error) {
 	images, err := b.parts.cache.List(ctx)
 	if err != nil {
 		return nil, err
@@ -92,7 +93,7 @@ func (b *backend) Images(ctx context.Context) (*api.ImagesReply, error) {
 	if err != nil {
 		return nil, err
 	}
-	reply := &api.ImagesReply{
+	reply := &api.Images{
 		UsedBytes: usage.Used.Bytes, UsedInodes: usage.Used.Inodes, LimitBytes: usage.Limit.Bytes, LimitInodes: usage.Limit.Inodes,
 		PinnedBytes: usage.Pinned.Bytes, PinnedInodes: usage.Pinned.Inodes,
 		FreeBytes: usage.Free.Bytes, FreeInodes: usage.Free.Inodes, FloorBytes: usage.Floor.Bytes, FloorInodes: usage.Floor.Inodes,
@@ -142,11 +143,23 @@ func (b *backend) Reload(context.Context) error {
 	if err != nil {
 		return err
 	}
+	b.setClasses(cfg) // before anything that the same file says of them is believed
 	b.Apply(settings)
 	b.setLevels(cfg)
 	logPolicy(b.log, cfg)
 	b.prepare(cfg)
 	return nil
+}
+
+// BoundClasses are the runner classes that have sockets of their own by the configuration in force.
+func (b *backend) BoundClasses() []string { return *b.bound.Load() }
+
+func (b *backend) setClasses(cfg *config.Config) {
+	var classes []string
+	for _, s := range cfg.Sockets {
+		classes = append(classes, s.RunnerClass)
+	}
+	b.bound.Store(&classes)
 }
 
 // setLevels keeps the levels that jobs can get.

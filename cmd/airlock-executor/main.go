@@ -15,9 +15,10 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/airlock-ci/airlock/api"
+	"github.com/airlock-ci/airlock/api/control"
 	"github.com/airlock-ci/airlock/config"
-	"github.com/airlock-ci/airlock/executor/api"
-	"github.com/airlock-ci/airlock/executor/plugin"
+	"github.com/airlock-ci/airlock/executor"
 	"github.com/airlock-ci/airlock/internal/inherited"
 	"github.com/airlock-ci/airlock/internal/mountns"
 )
@@ -34,7 +35,7 @@ const (
 )
 
 func main() {
-	stderr := os.Stderr     //nolint:forbidigo // the one that the host reads, before go-plugin puts its own in its place
+	stderr := os.Stderr     //nolint:forbidigo // the one that the supervisor reads, before go-plugin puts its own in its place
 	err := inherited.Seal() // nothing that we start shall have what whoever started us left open
 	switch {
 	case err != nil:
@@ -54,7 +55,7 @@ func main() {
 // run is the executor's life: alone on its state, recover what a predecessor left, serve, end every job. The
 // events are copied to stderr.
 func run(arguments []string, stderr io.Writer) error {
-	args, err := plugin.ParseArgs(arguments)
+	args, err := control.ParseArgs(arguments)
 	if err != nil {
 		return err
 	}
@@ -66,13 +67,13 @@ func run(arguments []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	lock, err := plugin.Begin(args)
+	lock, err := control.Begin(args)
 	if err != nil {
 		return err
 	}
 	defer lock.Release()
 
-	events := plugin.NewEventLog(keptEvents, keptEventBytes, stderr)
+	events := executor.NewEventLog(keptEvents, keptEventBytes, stderr)
 	defer events.Close()
 	logger, err := newLogger(cfg, events)
 	if err != nil {
@@ -93,9 +94,10 @@ func run(arguments []string, stderr io.Writer) error {
 	logPolicy(logger, cfg)
 	backend := &backend{
 		Service: service, parts: parts, events: events, configPath: args.Config, log: logger,
-		version: &api.VersionReply{Protocol: api.ProtocolVersion, Version: version, Instance: instance, ConfigPath: args.Config},
+		version: api.Version{Protocol: api.ProtocolVersion, Version: version, Instance: instance, ConfigPath: args.Config},
 	}
 	backend.setLevels(cfg)
+	backend.setClasses(cfg)
 	if backend.reaper, err = parts.reaper(service, logger); err != nil {
 		return err
 	}
@@ -119,7 +121,7 @@ func run(arguments []string, stderr io.Writer) error {
 		}
 	}
 	backend.prepare(cfg)
-	serveErr := plugin.Serve(background, plugin.Options{Backend: backend, Logger: logger, TLSDir: args.TLSDir})
+	serveErr := executor.Serve(background, executor.Options{Backend: backend, Logger: logger, TLSDir: args.TLSDir})
 	stop(errors.New("the executor is stopping"))
 	atWork.Wait()
 
@@ -135,7 +137,7 @@ func run(arguments []string, stderr io.Writer) error {
 }
 
 // newLogger writes JSON lines with a time to the event log, at the configured level.
-func newLogger(cfg *config.Config, events *plugin.EventLog) (zerolog.Logger, error) {
+func newLogger(cfg *config.Config, events *executor.EventLog) (zerolog.Logger, error) {
 	level, err := zerolog.ParseLevel(cfg.LogLevel)
 	if err != nil {
 		return zerolog.Logger{}, fmt.Errorf("log_level: %w", err)

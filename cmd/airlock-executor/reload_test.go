@@ -9,8 +9,8 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
+	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/config"
-	"github.com/airlock-ci/airlock/executor/api"
 	"github.com/airlock-ci/airlock/gitlab"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/jobs"
@@ -48,7 +48,7 @@ func TestAReloadIsWholeOrNothing(t *testing.T) {
 		info, err := b.Inspect(t.Context(), "7")
 		require.NoError(t, err)
 		require.NoError(t, b.Cleanup(t.Context(), &api.Cleanup{Handle: string(handle)}))
-		return info.GetIsolation()
+		return info.Isolation
 	}
 	require.Equal(t, "process", level())
 

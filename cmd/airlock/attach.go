@@ -10,14 +10,13 @@ import (
 	"github.com/urfave/cli/v3"
 	"golang.org/x/term"
 
-	"github.com/airlock-ci/airlock/executor/api"
-	"github.com/airlock-ci/airlock/executor/client"
+	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // session is what an attached call needs: the service, this process's streams, the terminal's size if any.
 type session struct {
-	service *client.Client
+	service *api.Client
 	streams api.Streams
 	size    *api.Resize
 }

@@ -9,7 +9,7 @@ import (
 
 	"github.com/urfave/cli/v3"
 
-	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/internal/bytesize"
 	"github.com/airlock-ci/airlock/internal/fault"
 )
@@ -99,7 +99,7 @@ func listImages(ctx context.Context, c *cli.Command) error {
 		return err
 	}
 	defer service.Close()
-	reply, err := service.Images(ctx)
+	reply, err := api.Ask(ctx, service, api.ListImages, api.Nothing{})
 	if err != nil {
 		return err
 	}
@@ -107,11 +107,11 @@ func listImages(ctx context.Context, c *cli.Command) error {
 	if c.Bool("json") {
 		return printJSON(out, newImagesJSON(reply))
 	}
-	rows := make([][]string, 0, len(reply.GetImages()))
-	for _, image := range reply.GetImages() {
+	rows := make([][]string, 0, len(reply.Images))
+	for _, image := range reply.Images {
 		rows = append(rows, []string{
-			orDash(image.GetName()), shortDigest(image.GetDigest()), bytesize.Format(image.GetSizeBytes()), fmt.Sprint(image.GetInodes()),
-			lastUsed(image), fmt.Sprint(image.GetLeases()), pinned(image),
+			orDash(image.Name), shortDigest(image.Digest), bytesize.Format(image.SizeBytes), fmt.Sprint(image.Inodes),
+			lastUsed(image), fmt.Sprint(image.Leases), pinned(image),
 		})
 	}
 	if err := printTable(out, []string{"image", "digest", "size", "inodes", "last used", "in use by", "pinned"}, rows); err != nil {
@@ -119,40 +119,40 @@ func listImages(ctx context.Context, c *cli.Command) error {
 	}
 	count := func(n int64) string { return fmt.Sprint(n) }
 	_, err = fmt.Fprintf(out, "\n%s\n%s inodes\n%s and %d inodes are pinned\n",
-		use(bytesize.Format(reply.GetUsedBytes()), reply.GetLimitBytes(), bytesize.Format),
-		use(count(reply.GetUsedInodes()), reply.GetLimitInodes(), count),
-		bytesize.Format(reply.GetPinnedBytes()), reply.GetPinnedInodes())
+		use(bytesize.Format(reply.UsedBytes), reply.LimitBytes, bytesize.Format),
+		use(count(reply.UsedInodes), reply.LimitInodes, count),
+		bytesize.Format(reply.PinnedBytes), reply.PinnedInodes)
 	return err
 }
 
 func pinned(image *api.ImageInfo) string {
-	if image.GetPinned() {
+	if image.Pinned {
 		return "yes"
 	}
 	return "no"
 }
 
-func newImagesJSON(reply *api.ImagesReply) imagesJSON {
+func newImagesJSON(reply *api.Images) imagesJSON {
 	out := imagesJSON{
-		Images: []imageJSON{}, UsedBytes: reply.GetUsedBytes(), LimitBytes: reply.GetLimitBytes(),
-		UsedInodes: reply.GetUsedInodes(), LimitInodes: reply.GetLimitInodes(),
-		PinnedBytes: reply.GetPinnedBytes(), PinnedInodes: reply.GetPinnedInodes(),
+		Images: []imageJSON{}, UsedBytes: reply.UsedBytes, LimitBytes: reply.LimitBytes,
+		UsedInodes: reply.UsedInodes, LimitInodes: reply.LimitInodes,
+		PinnedBytes: reply.PinnedBytes, PinnedInodes: reply.PinnedInodes,
 	}
-	for _, image := range reply.GetImages() {
+	for _, image := range reply.Images {
 		out.Images = append(out.Images, imageJSON{
-			Name: image.GetName(), Digest: image.GetDigest(), SizeBytes: image.GetSizeBytes(), Inodes: image.GetInodes(),
-			CreatedAt: timestamp(image.GetCreatedUnixNano()), LastUsedAt: timestamp(image.GetLastUsedUnixNano()),
-			Leases: image.GetLeases(), Private: image.GetPrivate(), Pinned: image.GetPinned(),
+			Name: image.Name, Digest: image.Digest, SizeBytes: image.SizeBytes, Inodes: image.Inodes,
+			CreatedAt: timestamp(image.CreatedUnixNano), LastUsedAt: timestamp(image.LastUsedUnixNano),
+			Leases: image.Leases, Private: image.Private, Pinned: image.Pinned,
 		})
 	}
 	return out
 }
 
 func lastUsed(image *api.ImageInfo) string {
-	if image.GetLastUsedUnixNano() == 0 {
+	if image.LastUsedUnixNano == 0 {
 		return "never"
 	}
-	return age(time.Since(time.Unix(0, image.GetLastUsedUnixNano()))) + " ago"
+	return age(time.Since(time.Unix(0, image.LastUsedUnixNano))) + " ago"
 }
 
 func pullImage(ctx context.Context, c *cli.Command) error {
@@ -160,7 +160,10 @@ func pullImage(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	return service.PullImage(ctx, args[0], c.Root().Writer)
+	defer service.Close()
+	return progress(c, func(streams api.Streams) (int, error) {
+		return service.Call(ctx, api.OpPull, api.Pull{Image: args[0]}, streams)
+	})
 }
 
 func importImage(ctx context.Context, c *cli.Command) error {
@@ -168,7 +171,7 @@ func importImage(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	image := &api.ImportImage{Pick: c.String("name")}
+	image := &api.Import{Pick: c.String("name")}
 	if len(args) == 2 {
 		image.Name = args[0]
 	}
@@ -186,7 +189,17 @@ func importImage(ctx context.Context, c *cli.Command) error {
 		return err
 	}
 	image.Unpinned = c.Bool("no-pin")
-	return service.ImportImage(ctx, image, tar, c.Root().Writer)
+	defer service.Close()
+	return progress(c, func(streams api.Streams) (int, error) {
+		streams.Stdin = tar
+		return service.Call(ctx, api.OpImport, image, streams)
+	})
+}
+
+// progress shows what a call says while it lasts.
+func progress(c *cli.Command, call func(api.Streams) (int, error)) error {
+	_, err := call(api.Streams{Stdout: c.Root().Writer, Stderr: c.Root().Writer})
+	return err
 }
 
 func pinImages(ctx context.Context, c *cli.Command, pinned bool) error {
@@ -196,7 +209,7 @@ func pinImages(ctx context.Context, c *cli.Command, pinned bool) error {
 	}
 	defer service.Close()
 	for _, image := range images {
-		if err := service.PinImage(ctx, image, pinned); err != nil {
+		if _, err := api.Ask(ctx, service, api.PinImage, api.PinRequest{Image: image, Pinned: pinned}); err != nil {
 			return err
 		}
 	}
@@ -210,11 +223,11 @@ func removeImages(ctx context.Context, c *cli.Command) error {
 	}
 	defer service.Close()
 	for _, image := range images {
-		freed, err := service.RemoveImage(ctx, image)
+		removed, err := api.Ask(ctx, service, api.RemoveImage, api.ImageRequest{Image: image})
 		if err != nil {
 			return err
 		}
-		if _, err := fmt.Fprintf(c.Root().Writer, "removed %s, %s freed\n", printable(image), bytesize.Format(freed)); err != nil {
+		if _, err := fmt.Fprintf(c.Root().Writer, "removed %s, %s freed\n", printable(image), bytesize.Format(removed.FreedBytes)); err != nil {
 			return err
 		}
 	}

@@ -8,7 +8,7 @@ import (
 
 	"github.com/urfave/cli/v3"
 
-	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/internal/bytesize"
 )
 
@@ -30,7 +30,7 @@ func inspectSandbox(ctx context.Context, c *cli.Command) error {
 		return err
 	}
 	defer service.Close()
-	s, err := service.Inspect(ctx, args[0])
+	s, err := api.Ask(ctx, service, api.InspectOne, api.InspectRequest{Job: args[0]})
 	if err != nil {
 		return err
 	}
@@ -41,34 +41,34 @@ func inspectSandbox(ctx context.Context, c *cli.Command) error {
 }
 
 func sandboxRows(s *api.SandboxInfo) [][]string {
-	created := time.Unix(0, s.GetCreatedUnixNano())
+	created := time.Unix(0, s.CreatedUnixNano)
 	return [][]string{
-		{"sandbox", s.GetId()},
+		{"sandbox", s.ID},
 		{"job", jobName(s)},
-		{"project", orDash(s.GetProject())},
-		{"isolation", fmt.Sprintf("%s, by %s (%s)", s.GetIsolation(), orDash(s.GetRuntime()), orDash(s.GetReason()))},
+		{"project", orDash(s.Project)},
+		{"isolation", fmt.Sprintf("%s, by %s (%s)", s.Isolation, orDash(s.Runtime), orDash(s.Reason))},
 		{"policy", policyOf(s)},
-		{"image", s.GetImage()},
-		{"digest", orDash(s.GetDigest())},
-		{"state", s.GetState()},
-		{"stage", orDash(s.GetStage())},
+		{"image", s.Image},
+		{"digest", orDash(s.Digest)},
+		{"state", s.State},
+		{"stage", orDash(s.Stage)},
 		{"created", created.Local().Format(time.DateTime) + ", " + age(time.Since(created)) + " ago"},
-		{"network", strings.TrimSpace(s.GetNetwork() + " " + s.GetAddress())},
-		{"memory", use(bytesize.Format(s.GetMemoryBytes()), s.GetMemoryLimitBytes(), bytesize.Format)},
-		{"processes", use(fmt.Sprint(s.GetPids()), s.GetPidsLimit(), func(n int64) string { return fmt.Sprint(n) })},
-		{"scratch", use(bytesize.Format(s.GetScratchUsedBytes()), s.GetScratchBytes(), bytesize.Format)},
-		{"cpus", cpuLimit(s.GetCpus())},
-		{"machine", machine(s.GetMachine())},
-		{"steps", steps(s.GetSteps())},
+		{"network", strings.TrimSpace(s.Network + " " + s.Address)},
+		{"memory", use(bytesize.Format(s.MemoryBytes), s.MemoryLimitBytes, bytesize.Format)},
+		{"processes", use(fmt.Sprint(s.PIDs), s.PIDsLimit, func(n int64) string { return fmt.Sprint(n) })},
+		{"scratch", use(bytesize.Format(s.ScratchUsedBytes), s.ScratchBytes, bytesize.Format)},
+		{"cpus", cpuLimit(s.CPUs)},
+		{"machine", machine(s.Machine)},
+		{"steps", steps(s.Steps)},
 	}
 }
 
 // policyOf is the rule that decided, and of which policy.
 func policyOf(s *api.SandboxInfo) string {
-	if s.GetRule() == "" {
+	if s.Rule == "" {
 		return "-"
 	}
-	return fmt.Sprintf("rule %s of %s", s.GetRule(), s.GetPolicy())
+	return fmt.Sprintf("rule %s of %s", s.Rule, s.Policy)
 }
 
 // use is how much of a limit is used.
@@ -91,14 +91,14 @@ func machine(m *api.Machine) string {
 	if m == nil {
 		return "none: it shares the host's kernel"
 	}
-	return fmt.Sprintf("%d vCPUs and %s by %s, kernel %s", m.GetVcpus(), bytesize.Format(m.GetMemoryBytes()), m.GetAccelerator(), m.GetKernel())
+	return fmt.Sprintf("%d vCPUs and %s by %s, kernel %s", m.VCPUs, bytesize.Format(m.MemoryBytes), m.Accelerator, m.Kernel)
 }
 
 // steps are the timed steps of making a sandbox: "base 120ms, network 3ms".
 func steps(steps []*api.Step) string {
 	parts := make([]string, 0, len(steps))
 	for _, s := range steps {
-		parts = append(parts, s.GetName()+" "+rounded(time.Duration(s.GetNanoseconds())).String())
+		parts = append(parts, s.Name+" "+rounded(time.Duration(s.Nanoseconds)).String())
 	}
 	return orDash(strings.Join(parts, ", "))
 }

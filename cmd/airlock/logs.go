@@ -8,6 +8,8 @@ import (
 
 	"github.com/rs/zerolog"
 	"github.com/urfave/cli/v3"
+
+	"github.com/airlock-ci/airlock/api"
 )
 
 func logsCommand() *cli.Command {
@@ -38,7 +40,8 @@ func showLogs(ctx context.Context, c *cli.Command) error {
 	if !c.Bool("json") {
 		emit = humanLines(out)
 	}
-	return service.Events(ctx, c.Args().First(), c.Bool("follow"), emit)
+	defer service.Close()
+	return api.ReadEvents(ctx, service, api.Events{Job: c.Args().First(), Follow: c.Bool("follow")}, emit)
 }
 
 // humanLines prints log lines for people. One that is no JSON object is printed as it is.

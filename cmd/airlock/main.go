@@ -16,11 +16,11 @@ import (
 	"os"
 	"strings"
 
-	"github.com/containerd/log"
 	"github.com/urfave/cli/v3"
 
+	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/config"
-	"github.com/airlock-ci/airlock/executor/client"
+	"github.com/airlock-ci/airlock/internal/client"
 	"github.com/airlock-ci/airlock/internal/fault"
 )
 
@@ -67,7 +67,7 @@ func rootCommand() *cli.Command {
 			&cli.StringFlag{
 				Name:    "socket",
 				Usage:   "the service's `PATH`",
-				Value:   client.DefaultSocket,
+				Value:   api.AdministratorSocket,
 				Sources: cli.EnvVars("AIRLOCK_SOCKET"),
 			},
 		},
@@ -116,7 +116,7 @@ func arguments(ctx context.Context, c *cli.Command, least, most int) ([]string, 
 }
 
 // connect checks a command's arguments, as arguments does, and dials its service, which the caller closes.
-func connect(ctx context.Context, c *cli.Command, least, most int) (*client.Client, []string, error) {
+func connect(ctx context.Context, c *cli.Command, least, most int) (*api.Client, []string, error) {
 	args, err := arguments(ctx, c, least, most)
 	if err != nil {
 		return nil, nil, err
@@ -126,9 +126,7 @@ func connect(ctx context.Context, c *cli.Command, least, most int) (*client.Clie
 }
 
 // dial connects to the service that the command line names.
-func dial(ctx context.Context, c *cli.Command) (*client.Client, error) {
-	// ttrpc's client tells the process-wide logger, and so the terminal, what arrives after the end of a call.
-	log.L.Logger.SetOutput(io.Discard)
+func dial(ctx context.Context, c *cli.Command) (*api.Client, error) {
 	return client.Dial(ctx, c.String("socket"))
 }
 

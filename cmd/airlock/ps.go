@@ -7,7 +7,7 @@ import (
 
 	"github.com/urfave/cli/v3"
 
-	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/internal/bytesize"
 )
 
@@ -58,20 +58,20 @@ type stepJSON struct {
 
 func newSandboxJSON(s *api.SandboxInfo) sandboxJSON {
 	out := sandboxJSON{
-		ID: s.GetId(), JobID: s.GetJobId(), Project: s.GetProject(), Isolation: s.GetIsolation(),
-		Reason: s.GetReason(), Rule: s.GetRule(), Policy: s.GetPolicy(), Runtime: s.GetRuntime(), Image: s.GetImage(), Digest: s.GetDigest(),
-		State: s.GetState(), Stage: s.GetStage(), CreatedAt: timestamp(s.GetCreatedUnixNano()),
-		Network: s.GetNetwork(), Address: s.GetAddress(), CPUs: s.GetCpus(),
-		MemoryBytes: s.GetMemoryBytes(), MemoryLimitBytes: s.GetMemoryLimitBytes(),
-		PIDs: s.GetPids(), PIDsLimit: s.GetPidsLimit(),
-		ScratchUsedBytes: s.GetScratchUsedBytes(), ScratchBytes: s.GetScratchBytes(),
-		HandleID: s.GetHandleId(), Steps: []stepJSON{},
+		ID: s.ID, JobID: s.JobID, Project: s.Project, Isolation: s.Isolation,
+		Reason: s.Reason, Rule: s.Rule, Policy: s.Policy, Runtime: s.Runtime, Image: s.Image, Digest: s.Digest,
+		State: s.State, Stage: s.Stage, CreatedAt: timestamp(s.CreatedUnixNano),
+		Network: s.Network, Address: s.Address, CPUs: s.CPUs,
+		MemoryBytes: s.MemoryBytes, MemoryLimitBytes: s.MemoryLimitBytes,
+		PIDs: s.PIDs, PIDsLimit: s.PIDsLimit,
+		ScratchUsedBytes: s.ScratchUsedBytes, ScratchBytes: s.ScratchBytes,
+		HandleID: s.HandleID, Steps: []stepJSON{},
 	}
-	for _, step := range s.GetSteps() {
-		out.Steps = append(out.Steps, stepJSON{step.GetName(), time.Duration(step.GetNanoseconds()).Seconds()})
+	for _, step := range s.Steps {
+		out.Steps = append(out.Steps, stepJSON{step.Name, time.Duration(step.Nanoseconds).Seconds()})
 	}
-	if m := s.GetMachine(); m != nil {
-		out.Machine = &machineJSON{m.GetVcpus(), m.GetMemoryBytes(), m.GetAccelerator(), m.GetKernel()}
+	if m := s.Machine; m != nil {
+		out.Machine = &machineJSON{m.VCPUs, m.MemoryBytes, m.Accelerator, m.Kernel}
 	}
 	return out
 }
@@ -91,7 +91,7 @@ func listSandboxes(ctx context.Context, c *cli.Command) error {
 		return err
 	}
 	defer service.Close()
-	sandboxes, err := service.List(ctx)
+	sandboxes, err := api.Ask(ctx, service, api.ListSandboxes, api.Nothing{})
 	if err != nil {
 		return err
 	}
@@ -105,9 +105,9 @@ func listSandboxes(ctx context.Context, c *cli.Command) error {
 	rows := make([][]string, 0, len(sandboxes))
 	for _, s := range sandboxes {
 		rows = append(rows, []string{
-			jobName(s), s.GetId(), orDash(s.GetIsolation()), orDash(s.GetRuntime()), cpus(s), bytesize.Format(s.GetMemoryBytes()),
-			s.GetImage(), orDash(s.GetStage()), s.GetState(),
-			age(time.Since(time.Unix(0, s.GetCreatedUnixNano()))), orDash(s.GetProject()),
+			jobName(s), s.ID, orDash(s.Isolation), orDash(s.Runtime), cpus(s), bytesize.Format(s.MemoryBytes),
+			s.Image, orDash(s.Stage), s.State,
+			age(time.Since(time.Unix(0, s.CreatedUnixNano))), orDash(s.Project),
 		})
 	}
 	return printTable(c.Root().Writer,
@@ -117,19 +117,19 @@ func listSandboxes(ctx context.Context, c *cli.Command) error {
 // cpus are a sandbox's processors: a machine has whole ones, a container at most so many.
 func cpus(s *api.SandboxInfo) string {
 	switch {
-	case s.GetMachine() != nil:
-		return fmt.Sprintf("%d vCPU", s.GetMachine().GetVcpus())
-	case s.GetCpus() == 0:
+	case s.Machine != nil:
+		return fmt.Sprintf("%d vCPU", s.Machine.VCPUs)
+	case s.CPUs == 0:
 		return "-"
 	default:
-		return fmt.Sprintf("%g", s.GetCpus())
+		return fmt.Sprintf("%g", s.CPUs)
 	}
 }
 
 // jobName is a sandbox's job id; what airlock run made belongs to no job.
 func jobName(s *api.SandboxInfo) string {
-	if s.GetJobId() == 0 {
+	if s.JobID == 0 {
 		return "-"
 	}
-	return fmt.Sprint(s.GetJobId())
+	return fmt.Sprint(s.JobID)
 }

@@ -6,7 +6,7 @@ import (
 
 	"github.com/urfave/cli/v3"
 
-	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/internal/fault"
 )
 
@@ -39,7 +39,7 @@ func reap(ctx context.Context, c *cli.Command) error {
 		return err
 	}
 	defer service.Close()
-	leftovers, err := service.Reap(ctx, c.Bool("dry-run"))
+	leftovers, err := api.Ask(ctx, service, api.Reap, api.ReapRequest{DryRun: c.Bool("dry-run")})
 	if err != nil {
 		return err
 	}
@@ -48,7 +48,7 @@ func reap(ctx context.Context, c *cli.Command) error {
 	}
 	failed := 0
 	for _, l := range leftovers {
-		if l.GetError() != "" {
+		if l.Error != "" {
 			failed++
 		}
 	}
@@ -64,7 +64,7 @@ func printLeftovers(c *cli.Command, leftovers []*api.Leftover) error {
 	if c.Bool("json") {
 		list := make([]leftoverJSON, 0, len(leftovers))
 		for _, l := range leftovers {
-			list = append(list, leftoverJSON{l.GetKind(), l.GetName(), l.GetSandbox(), l.GetRemoved(), l.GetError()})
+			list = append(list, leftoverJSON{l.Kind, l.Name, l.Sandbox, l.Removed, l.Error})
 		}
 		return printJSON(out, list)
 	}
@@ -74,16 +74,16 @@ func printLeftovers(c *cli.Command, leftovers []*api.Leftover) error {
 	}
 	rows := make([][]string, 0, len(leftovers))
 	for _, l := range leftovers {
-		rows = append(rows, []string{l.GetKind(), l.GetName(), orDash(l.GetSandbox()), outcome(l)})
+		rows = append(rows, []string{l.Kind, l.Name, orDash(l.Sandbox), outcome(l)})
 	}
 	return printTable(out, []string{"kind", "name", "sandbox", "outcome"}, rows)
 }
 
 func outcome(l *api.Leftover) string {
 	switch {
-	case l.GetError() != "":
-		return "failed: " + l.GetError()
-	case l.GetRemoved():
+	case l.Error != "":
+		return "failed: " + l.Error
+	case l.Removed:
 		return "removed"
 	default:
 		return "would be removed"

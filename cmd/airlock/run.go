@@ -10,7 +10,7 @@ import (
 
 	"github.com/urfave/cli/v3"
 
-	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/internal/fault"
 )
 
@@ -44,13 +44,13 @@ func runSandbox(ctx context.Context, c *cli.Command) error {
 		Command:   c.Args().Slice(),
 		Env:       c.StringSlice("env"),
 	}
-	for _, pair := range sandbox.GetEnv() {
+	for _, pair := range sandbox.Env {
 		if key, _, ok := strings.Cut(pair, "="); !ok || key == "" {
 			return usageError(ctx, c, fmt.Errorf("--env %q is not KEY=VALUE", printable(pair)), true)
 		}
 	}
 	tty := c.Bool("tty")
-	if len(sandbox.GetCommand()) == 0 {
+	if len(sandbox.Command) == 0 {
 		tty = true
 	}
 	if tty && !isTerminal(os.Stdin) {
@@ -60,8 +60,8 @@ func runSandbox(ctx context.Context, c *cli.Command) error {
 		return fault.WithRemedy(fault.Adminf("--tty: stdin is not a terminal"), "leave --tty out")
 	}
 	return attach(ctx, c, tty, func(ctx context.Context, s session) (int, error) {
-		sandbox.Tty, sandbox.Size = tty, s.size
-		return s.service.Sandbox(ctx, sandbox, s.streams)
+		sandbox.TTY, sandbox.Size = tty, s.size
+		return s.service.Call(ctx, api.OpSandbox, sandbox, s.streams)
 	})
 }
 

@@ -16,7 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 
-	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/executor/client/hosttest"
 	"github.com/airlock-ci/airlock/testing/gitlabtest"
 )
@@ -55,17 +55,17 @@ func exampleHost() *hosttest.Host {
 	return &hosttest.Host{
 		Sandboxes: []*api.SandboxInfo{
 			{
-				Id: "al-0123456789ab", JobId: 4711, Project: "group/project", Isolation: "process", Reason: "configuration", Rule: "trusted", Policy: "sha256:3f2a",
+				ID: "al-0123456789ab", JobID: 4711, Project: "group/project", Isolation: "process", Reason: "configuration", Rule: "trusted", Policy: "sha256:3f2a",
 				Runtime: "crun", Image: "alpine:3.22", Digest: "sha256:4bcff63911fcb4448bd4fdacec207030997caf25e9bea4045fa6c8c44de311d1",
 				State: "running", Stage: "build_script", CreatedUnixNano: created, Network: "nat", Address: "172.29.0.2",
-				Cpus: 1.5, MemoryBytes: 64 << 20, MemoryLimitBytes: 4 << 30, Pids: 7, PidsLimit: 4096,
+				CPUs: 1.5, MemoryBytes: 64 << 20, MemoryLimitBytes: 4 << 30, PIDs: 7, PIDsLimit: 4096,
 				ScratchUsedBytes: 3 << 20, ScratchBytes: 20 << 30,
 				Steps: []*api.Step{{Name: "base", Nanoseconds: 120e6}, {Name: "sandbox", Nanoseconds: 14123456}},
 			},
 			{
-				Id: "al-ba9876543210", Isolation: "hypervisor", Runtime: "qemu-kvm", Image: "evil\x1b[2Jimage", State: "ready",
-				CreatedUnixNano: created, Network: "none", Cpus: 1.5,
-				Machine: &api.Machine{Vcpus: 2, MemoryBytes: 512 << 20, Accelerator: "kvm", Kernel: "6.1.0-56-cloud-amd64"},
+				ID: "al-ba9876543210", Isolation: "hypervisor", Runtime: "qemu-kvm", Image: "evil\x1b[2Jimage", State: "ready",
+				CreatedUnixNano: created, Network: "none", CPUs: 1.5,
+				Machine: &api.Machine{VCPUs: 2, MemoryBytes: 512 << 20, Accelerator: "kvm", Kernel: "6.1.0-56-cloud-amd64"},
 			},
 		},
 		ImageList: []*api.ImageInfo{

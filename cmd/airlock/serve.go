@@ -72,7 +72,7 @@ func serve(ctx context.Context, c *cli.Command) error {
 		return tell(err)
 	}
 	defer func() { _ = output.Close() }()
-	options, err := hostOptions(c, output)
+	options, err := supervisorOptions(c, output)
 	if err != nil {
 		return tell(err)
 	}
@@ -81,8 +81,8 @@ func serve(ctx context.Context, c *cli.Command) error {
 	return service.Run(ctx, func(ctx context.Context) error { return tell(supervisor.Run(ctx, options)) })
 }
 
-// hostOptions is what the command line and the configuration ask for.
-func hostOptions(c *cli.Command, output io.Writer) (supervisor.Options, error) {
+// supervisorOptions is what the command line and the configuration ask for.
+func supervisorOptions(c *cli.Command, output io.Writer) (supervisor.Options, error) {
 	path, cfg, err := loadConfig(c)
 	if err != nil {
 		return supervisor.Options{}, err
@@ -97,7 +97,7 @@ func hostOptions(c *cli.Command, output io.Writer) (supervisor.Options, error) {
 	}
 	options := supervisor.Options{
 		ConfigPath: path, ExecutorPath: executor, RunDir: cfg.RunDir, Group: cfg.Group, Sockets: classSockets(cfg),
-		Bound:          func() ([]string, error) { return boundClasses(path) },
+		Stored: service.StoredSockets(), Store: service.StoreSockets,
 		MetricsAddress: cfg.ListenAddress, StopExecutor: c.Bool("stop-executor-on-exit"),
 		Version: version, Logger: log, Reload: hangUps(),
 		Ready: func() {
@@ -112,26 +112,13 @@ func hostOptions(c *cli.Command, output io.Writer) (supervisor.Options, error) {
 	return options, nil
 }
 
-// classSockets are the sockets of runner classes, as the host knows them.
+// classSockets are the sockets of runner classes, as the supervisor knows them.
 func classSockets(cfg *config.Config) []supervisor.Socket {
 	var sockets []supervisor.Socket
 	for _, s := range cfg.Sockets {
 		sockets = append(sockets, supervisor.Socket(s))
 	}
 	return sockets
-}
-
-// boundClasses are the runner classes that have a socket of their own by what the file says now.
-func boundClasses(path string) ([]string, error) {
-	cfg, err := config.Load(path)
-	if err != nil {
-		return nil, err
-	}
-	var classes []string
-	for _, s := range cfg.Sockets {
-		classes = append(classes, s.RunnerClass)
-	}
-	return classes, nil
 }
 
 // loadConfig loads the configuration that --config names; its path is made absolute for other processes.

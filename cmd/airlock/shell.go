@@ -6,7 +6,7 @@ import (
 
 	"github.com/urfave/cli/v3"
 
-	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/api"
 )
 
 func shellCommand() *cli.Command {
@@ -30,9 +30,9 @@ func openShell(ctx context.Context, c *cli.Command) error {
 		return err
 	}
 	tty := isTerminal(os.Stdin) && isTerminal(os.Stdout)
-	shell := &api.Shell{Job: args[0], Command: args[1:], Helper: c.Bool("helper"), Tty: tty}
+	shell := &api.Shell{Job: args[0], Command: args[1:], Helper: c.Bool("helper"), TTY: tty}
 	return attach(ctx, c, tty, func(ctx context.Context, s session) (int, error) {
 		shell.Size = s.size
-		return s.service.Shell(ctx, shell, s.streams)
+		return s.service.Call(ctx, api.OpShell, shell, s.streams)
 	})
 }

@@ -8,7 +8,7 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/api"
 )
 
 // forwardSignals returns the signals that this process gets from now on. The second one that asks for an end

@@ -6,7 +6,7 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/airlock-ci/airlock/executor/api"
+	"github.com/airlock-ci/airlock/api"
 )
 
 // forwardSignals returns what Windows has of signals: Ctrl-C and Ctrl-Break come as SIGINT, the end of the

@@ -12,6 +12,7 @@ import (
 //
 //   - Delegate and KillMode=process: systemd neither manages the sandboxes' cgroups nor kills the executor with
 //     the host, so that jobs' sandboxes survive a restart of the service.
+//   - FileDescriptorStoreMax: systemd keeps the sockets while no supervisor lives, so that callers wait for the next.
 //   - RuntimeDirectoryPreserve: the record by which the next host finds the executor, and the executor's own
 //     socket, lie there.
 //   - PrivateTmp, ProtectSystem and their like are absent: they would put the executor into a mount namespace
@@ -36,6 +37,7 @@ StartLimitIntervalSec=0
 [Service]
 Type=notify
 NotifyAccess=main
+FileDescriptorStoreMax=128
 ExecStart={{Path | cmdEscape}}{{range Arguments}} {{. | cmd}}{{end}}
 ExecReload=/bin/kill -HUP $MAINPID
 Restart=always

@@ -7,7 +7,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/airlock-ci/airlock/executor/client"
+	"github.com/airlock-ci/airlock/api"
+	"github.com/airlock-ci/airlock/internal/client"
 )
 
 // readyPatience bounds the wait for the executor's word on a sandbox that was used already.
@@ -30,7 +31,7 @@ func watchReady(ctx context.Context, socket string) (<-chan ready, error) {
 	go func() {
 		defer close(sandboxes)
 		defer service.Close()
-		_ = service.Events(ctx, "", true, func(line []byte) error { // its end is that of the channel
+		_ = api.ReadEvents(ctx, service, api.Events{Follow: true}, func(line []byte) error { // its end is that of the channel
 			if r, ok := parseReady(line); ok {
 				sandboxes <- r
 			}

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package control
+
+func detach() error { return nil }

@@ -1,0 +1,74 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/airlock-ci/airlock/api"
+)
+
+// metrics are the executor's figures, which the supervisor serves. A new one is registered here, and documented.
+type metrics struct {
+	registry *prometheus.Registry
+	calls    *prometheus.CounterVec   // by verb and result
+	duration *prometheus.HistogramVec // by verb, in seconds
+}
+
+func newMetrics(backend Backend) *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "airlock_calls_total",
+			Help: "Calls of drivers and commands by verb and result: ok, author, admin, system, or gone.",
+		}, []string{"verb", "result"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "airlock_call_duration_seconds", Help: "How long calls took.",
+			Buckets: prometheus.ExponentialBuckets(0.005, 4, 10), // 5 ms to 22 min
+		}, []string{"verb"}),
+	}
+	m.registry.MustRegister(m.calls, m.duration, newCacheUse(backend.Images), &decisions{
+		ask: backend.Decisions, description: prometheus.NewDesc("airlock_policy_decisions_total",
+			"Decisions of the policy by rule and isolation: process, hypervisor, or rejected.", []string{"rule", "isolation"}, nil),
+	})
+	return m
+}
+
+// observe counts one call. What is no call of ours counts as one, whatever its name.
+func (m *metrics) observe(op api.Op, result string, took time.Duration) {
+	verb := string(op)
+	switch op {
+	case api.OpPrepare, api.OpRun, api.OpCleanup, api.OpSandbox, api.OpShell, api.OpPull, api.OpImport:
+	case api.OpEvents, api.ListSandboxes.Op, api.InspectOne.Op, api.ListImages.Op, api.RemoveImage.Op, api.PinImage.Op, api.Reap.Op:
+		return // questions are not counted
+	default:
+		verb = "unknown"
+	}
+	m.calls.WithLabelValues(verb, result).Inc()
+	m.duration.WithLabelValues(verb).Observe(took.Seconds())
+}
+
+// decisions is a prometheus.Collector of the policy's counts.
+type decisions struct {
+	ask         func() []*api.DecisionCount
+	description *prometheus.Desc
+}
+
+// Describe implements prometheus.Collector.
+func (d *decisions) Describe(descriptions chan<- *prometheus.Desc) { descriptions <- d.description }
+
+// Collect implements prometheus.Collector.
+func (d *decisions) Collect(found chan<- prometheus.Metric) {
+	for _, c := range d.ask() {
+		found <- prometheus.MustNewConstMetric(d.description, prometheus.CounterValue, float64(c.Count), c.Rule, c.Isolation)
+	}
+}
+
+// collectTimeout is how long a scrape waits for the cache.
+const collectTimeout = 2 * time.Second
+
+func collectContext() (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(context.Background(), collectTimeout, errors.New("a scrape does not wait longer"))
+}

@@ -1,5 +1,0 @@
-//go:build !linux
-
-package plugin
-
-func detach() error { return nil }
