@@ -104,6 +104,14 @@ type Resize struct {
 	Columns uint32 `json:"columns"`
 }
 
+// Characters returns the size as terminals have it; nil is no size.
+func (r *Resize) Characters() (rows, columns uint16) {
+	if r == nil {
+		return 0, 0
+	}
+	return uint16(r.Rows), uint16(r.Columns)
+}
+
 // Version is what an executor says of itself.
 type Version struct {
 	Protocol uint32 `json:"protocol"`

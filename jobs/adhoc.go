@@ -35,9 +35,10 @@ func (s *Service) Sandbox(ctx context.Context, req *api.Sandbox, streams api.Str
 			err = endErr
 		}
 	}()
+	rows, columns := req.Size.Characters()
 	exit, err := s.execute(ctx, sess, isolation.ProcessSpec{
 		Args: req.Command, Env: req.Env,
-		TTY: req.TTY, Rows: uint16(req.Size.Rows), Columns: uint16(req.Size.Columns),
+		TTY: req.TTY, Rows: rows, Columns: columns,
 		Stdin: streams.Stdin, Stdout: streams.Stdout, Stderr: streams.Stderr,
 	}, streams)
 	return int32(exit.Code), err
@@ -53,9 +54,10 @@ func (s *Service) Shell(ctx context.Context, req *api.Shell, streams api.Streams
 		return 0, fault.Adminf("sandbox %s has no helper root: no helper_image is configured", sess.id)
 	}
 	sess.log.Info().Bool("helper", req.Helper).Msg("an administrator opens a shell")
+	rows, columns := req.Size.Characters()
 	exit, err := s.execute(ctx, sess, isolation.ProcessSpec{
 		Args: req.Command, Helper: req.Helper, Dir: sess.dir, Interactive: true,
-		TTY: req.TTY, Rows: uint16(req.Size.Rows), Columns: uint16(req.Size.Columns),
+		TTY: req.TTY, Rows: rows, Columns: columns,
 		Stdin: streams.Stdin, Stdout: streams.Stdout, Stderr: streams.Stderr,
 	}, streams)
 	return int32(exit.Code), err

@@ -59,7 +59,8 @@ func (sess *session) steer(ctx context.Context, process isolation.Process, strea
 				resizes = nil
 				continue
 			}
-			if err := process.Resize(ctx, uint16(size.Rows), uint16(size.Columns)); err != nil {
+			rows, columns := size.Characters()
+			if err := process.Resize(ctx, rows, columns); err != nil {
 				sess.log.Debug().Err(err).Msg("terminal not resized")
 			}
 		}
