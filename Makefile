@@ -134,6 +134,7 @@ test-windows: packages windows test-simulated ## of all tests, only those of Win
 .PHONY: lint
 lint: $(GOLANGCI_LINT) ## check style and the import rules
 	$(GOLANGCI_LINT) run $(PKG)
+	@scripts/check-arrows >/dev/null
 	@scripts/check-dependencies
 	@scripts/check-runner
 

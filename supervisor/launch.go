@@ -76,7 +76,7 @@ func (s *supervisor) launch(ctx context.Context) (*executor, error) {
 		err = errStopping
 	}
 	if err == nil {
-		err = failpoint.Hit("host/executor-started")
+		err = failpoint.Hit("supervisor/executor-started")
 	}
 	if err == nil {
 		err = s.recordLaunched(e, cmd.Process.Pid)
@@ -96,7 +96,10 @@ func (s *supervisor) launch(ctx context.Context) (*executor, error) {
 func (s *supervisor) handSockets(ctx context.Context, e *executor) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, s.answerWithin, errNoAnswer)
 	defer cancel()
-	return s.sockets.handTo(ctx, e.rpc, s.paths)
+	if err := s.sockets.handTo(ctx, e.rpc, s.paths); err != nil {
+		return err
+	}
+	return failpoint.Hit("supervisor/sockets-handed")
 }
 
 // recordLaunched takes hold of the process that was just started and writes its record.

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/airlock-ci/airlock/api/control"
+	"github.com/airlock-ci/airlock/internal/failpoint"
 	"github.com/airlock-ci/airlock/internal/fault"
 )
 
@@ -151,6 +152,9 @@ func (s *sockets) handTo(ctx context.Context, rpc control.ControlClient, where p
 func (s *sockets) choose(held []control.Socket) ([]control.Socket, error) {
 	s.adopt(held)
 	if err := s.open(nil); err != nil {
+		return nil, err
+	}
+	if err := failpoint.Hit("supervisor/sockets-chosen"); err != nil {
 		return nil, err
 	}
 	return s.all(), nil

@@ -15,7 +15,6 @@ import (
 	"github.com/coreos/go-oidc/v3/oidc"
 
 	"github.com/airlock-ci/airlock/gitlab"
-	"github.com/airlock-ci/airlock/jobs"
 	"github.com/airlock-ci/airlock/policy"
 )
 
@@ -41,8 +40,6 @@ type Verifier struct {
 	opts Options
 	keys keys
 }
-
-var _ jobs.Identities = (*Verifier)(nil)
 
 // New returns a verifier. It reads KeysFile, and fails when that is no file with keys; it does not go to the network.
 func New(o Options) (*Verifier, error) {

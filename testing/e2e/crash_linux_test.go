@@ -109,7 +109,7 @@ func withoutImages(t *testing.T) string {
 }
 
 func TestAHostKilledAtEachStep(t *testing.T) {
-	for _, point := range []string{"host/executor-started", "host/call-forwarded", "host/result-received"} {
+	for _, point := range []string{"supervisor/executor-started", "supervisor/sockets-chosen", "supervisor/sockets-handed"} {
 		t.Run(strings.ReplaceAll(point, "/", " "), func(t *testing.T) {
 			env, marker := killOnce(t, point)
 			b := start(t, system.Options{Env: []string{env}, Restart: true})
