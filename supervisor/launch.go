@@ -99,6 +99,9 @@ func (s *supervisor) handSockets(ctx context.Context, e *executor) error {
 	if err := s.sockets.handTo(ctx, e.rpc, s.paths); err != nil {
 		return err
 	}
+	if len(s.sockets.all()) == 0 { // the executor has made them
+		s.logListening()
+	}
 	return failpoint.Hit("supervisor/sockets-handed")
 }
 

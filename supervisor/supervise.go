@@ -79,13 +79,19 @@ func (s *supervisor) listen() error {
 			s.log.Warn().Err(err).Msg("the service manager does not keep the sockets")
 		}
 	}
-	for _, e := range s.opts.entrances() {
-		s.log.Info().Str("socket", e.GetPath()).Str("group", e.GetGroup()).Str("runner_class", e.GetRunnerClass()).Msg("listening")
+	if len(s.sockets.all()) > 0 {
+		s.logListening()
 	}
 	if s.opts.Ready != nil {
 		s.opts.Ready()
 	}
 	return nil
+}
+
+func (s *supervisor) logListening() {
+	for _, e := range s.opts.entrances() {
+		s.log.Info().Str("socket", e.GetPath()).Str("group", e.GetGroup()).Str("runner_class", e.GetRunnerClass()).Msg("listening")
+	}
 }
 
 // keep attends one executor after the other, beginning with e if that is not nil.
