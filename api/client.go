@@ -20,6 +20,7 @@ import (
 type Client struct {
 	session *yamux.Session
 	version Version
+	calls   chan struct{} // a place for each call in progress
 }
 
 // openTimeout bounds the executor's taking note of a new stream and of a closed one.
@@ -36,12 +37,12 @@ func (e *VersionError) Error() string {
 // connection ends before the answer, with a *VersionError when the executor speaks another protocol, with ctx's cause,
 // or with the executor's refusal; conn is closed then.
 func NewClient(ctx context.Context, conn net.Conn) (*Client, error) {
-	session, err := yamux.Client(conn, frame.Config(frame.Patient, openTimeout))
+	session, err := yamux.Client(conn, settings())
 	if err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("connecting to the executor: %w", err)
 	}
-	c := &Client{session: session}
+	c := &Client{session: session, calls: make(chan struct{}, maxCalls)}
 	if c.version, err = Ask(ctx, c, Question[hello, Version]{opHello}, hello{Protocol: ProtocolVersion}); err == nil &&
 		c.version.Protocol != ProtocolVersion {
 		err = &VersionError{c.version.Protocol}
@@ -95,29 +96,25 @@ func (b *answerBuffer) Write(p []byte) (int, error) {
 // come, and writes output until the result is there. A failure of the call comes as a classified error, an end of the
 // connection as ErrLost, an input or output that breaks as its own error: the call is ended then. When ctx ends, the
 // executor ends the call, and the error is ctx's cause. A Read of Stdin that is pending at the end is left behind;
-// nobody can interrupt it.
+// nobody can interrupt it. Of many calls at once, some wait.
 func (c *Client) Call(ctx context.Context, op Op, body any, streams Streams) (status int, err error) {
 	open, err := encodeRequest(op, body)
 	if err != nil {
 		return 0, err
 	}
-	stream, err := c.session.OpenStream()
-	if err != nil {
-		return 0, lost(err)
-	}
-	defer func() { _ = stream.Close() }()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	// A deadline in the past ends every read and write of the stream; its closing tells the executor.
-	defer context.AfterFunc(ctx, func() {
-		_ = stream.SetDeadline(time.Unix(1, 0))
-		_ = stream.Close()
-	})()
-	if _, err := stream.Write(open); err != nil {
+	stream, err := c.open(ctx)
+	if err != nil {
 		return 0, c.explain(ctx, err)
 	}
-	go sendInput(stream, streams, cancel)
-	go sendControl(ctx, stream, streams)
+	go func() {
+		if _, err := stream.Write(open); err != nil {
+			return
+		}
+		go sendControl(ctx, stream, streams)
+		sendInput(stream, streams, cancel)
+	}()
 	end, err := receive(stream, streams)
 	switch {
 	case err != nil:
@@ -126,6 +123,27 @@ func (c *Client) Call(ctx context.Context, op Op, body any, streams Streams) (st
 		return 0, end.Failure.err()
 	}
 	return end.Status, nil
+}
+
+// open opens a stream that ends with ctx. Its end tells the executor; nobody waits until an executor that reads nothing
+// has taken note of it.
+func (c *Client) open(ctx context.Context) (*yamux.Stream, error) {
+	select {
+	case c.calls <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	stream, err := c.session.OpenStream()
+	if err != nil {
+		<-c.calls
+		return nil, err
+	}
+	context.AfterFunc(ctx, func() {
+		_ = stream.SetDeadline(time.Unix(1, 0)) // it ends every read and write
+		_ = stream.Close()
+		<-c.calls
+	})
+	return stream, nil
 }
 
 func encodeRequest(op Op, body any) ([]byte, error) {

@@ -43,7 +43,8 @@ type Handler func(ctx context.Context, call *Call) (status int, err error)
 
 // What one connection may do, and how long it may take over it. Drivers make one call at a time.
 const (
-	// maxCalls are the calls of one connection at once; more of them wait.
+	// maxCalls are the calls of one connection at once; a Client lets more of them wait. A call lasts until its caller has
+	// ended the stream, which holds memory until then, and until its handler has returned.
 	maxCalls = 8
 	// patience bounds the wait for a whole request, and for the greeting of a new connection.
 	patience = 30 * time.Second
@@ -58,18 +59,19 @@ const (
 // asked at the connection's first call, and refuses the caller by an error. Nothing that a caller sends can do more than
 // end its own connection.
 func ServeConn(conn net.Conn, greet func() (Version, error), handle Handler) {
-	session, err := yamux.Server(frame.NewGuard(conn, true), frame.Config(frame.Patient, openTimeout))
+	guard := frame.NewGuard(conn, maxCalls)
+	session, err := yamux.Server(guard, settings())
 	if err != nil {
 		_ = conn.Close()
 		return
 	}
 	defer func() { _ = session.Close() }()
-	c := &connection{session: session, handle: handle, calls: make(chan struct{}, maxCalls)}
+	c := &connection{session: session, guard: guard, handle: handle, calls: make(chan struct{}, maxCalls)}
 	if !c.greet(greet) {
 		return
 	}
 	for {
-		c.calls <- struct{}{} // before the stream is accepted: yamux refuses what it cannot queue
+		c.calls <- struct{}{} // before the stream is accepted: what waits holds a window and nothing else
 		stream, err := session.AcceptStream()
 		if err != nil {
 			break
@@ -84,9 +86,17 @@ func ServeConn(conn net.Conn, greet func() (Version, error), handle Handler) {
 	}
 }
 
+// settings are yamux's, of both ends.
+func settings() *yamux.Config {
+	config := frame.Config(frame.Patient, openTimeout)
+	config.AcceptBacklog = maxCalls
+	return config
+}
+
 // connection serves one caller.
 type connection struct {
 	session *yamux.Session
+	guard   *frame.Guard
 	handle  Handler
 	calls   chan struct{} // a place for each call in progress
 }
@@ -131,7 +141,7 @@ func (c *connection) linger(stream *yamux.Stream) {
 
 func readRequest(stream *yamux.Stream) (request, error) {
 	_ = stream.SetReadDeadline(time.Now().Add(patience))
-	typ, payload, err := frame.Read(stream, make([]byte, MaxRequest))
+	typ, payload, err := frame.ReadLong(stream, MaxRequest)
 	if err != nil {
 		return request{}, err
 	}
@@ -148,15 +158,21 @@ func readRequest(stream *yamux.Stream) (request, error) {
 
 // serve serves one call: its request, the caller's input and signals, the handler's output, and exactly one result.
 func (c *connection) serve(stream *yamux.Stream) {
-	defer func() { _ = stream.Close() }()
 	out := newOutput(stream)
-	open, err := readRequest(stream)
-	if err != nil {
+	if open, err := readRequest(stream); err != nil {
 		out.end(result{Failure: newFailure(broken(err))})
-		return
+	} else {
+		c.answer(stream, open, out)
 	}
+	_ = stream.Close()
+	_ = stream.SetReadDeadline(time.Time{})
+	_, _ = io.Copy(io.Discard, stream) // until the caller has ended the stream, too
+}
+
+func (c *connection) answer(stream *yamux.Stream, open request, out *output) {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	defer cancel(nil)
+	answered := make(chan struct{})
+	go c.watch(stream, answered, cancel)
 	in := newInputs(ctx, rulesOf(open.Op), cancel)
 	received := make(chan struct{})
 	go func() { defer close(received); in.receive(stream) }()
@@ -172,9 +188,22 @@ func (c *connection) serve(stream *yamux.Stream) {
 		end = result{Failure: newFailure(err)}
 	}
 	out.end(end)
+	close(answered)
 	cancel(nil)
 	_ = stream.SetReadDeadline(time.Unix(1, 0))
 	<-received
+}
+
+// watch ends a call whose caller goes, though it may read no input, and sits in a write that nobody takes.
+func (c *connection) watch(stream *yamux.Stream, answered <-chan struct{}, cancel context.CancelCauseFunc) {
+	select {
+	case <-c.guard.Ended(stream.StreamID()):
+	case <-c.session.CloseChan():
+	case <-answered:
+		return
+	}
+	cancel(ErrCallerGone)
+	_ = stream.SetWriteDeadline(time.Unix(1, 0))
 }
 
 // broken says that a caller broke the protocol.

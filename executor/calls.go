@@ -26,12 +26,13 @@ type calls struct {
 func newCalls() *calls { return &calls{cancels: map[*context.CancelCauseFunc]struct{}{}} }
 
 // begin enters a call and returns its context, which ends with parent's cause, or with ErrStopping. needed says that the
-// executor must not be replaced under it. The caller ends it with finish. A call that is refused may be made again.
+// executor must not be replaced under it. The caller ends it with finish. A call that is refused may be made again; its
+// context is parent then.
 func (c *calls) begin(parent context.Context, needed bool) (ctx context.Context, finish func(), err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.refused {
-		return nil, nil, api.NotBegun(fault.Systemf("%w", ErrStopping))
+		return parent, nil, api.NotBegun(fault.Systemf("%w", ErrStopping))
 	}
 	ctx, cancel := context.WithCancelCause(parent)
 	key := &cancel

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -90,7 +91,7 @@ func (c *caller) perform(ctx context.Context, call *api.Call) (int, error) {
 	case api.OpEvents:
 		return does(call, func(req *api.Events) error {
 			return b.Events(ctx, req.Job, req.Follow, func(json []byte) error {
-				_, err := call.Stdout.Write(append(json, '\n'))
+				_, err := call.Stdout.Write(slices.Concat(json, []byte("\n"))) // the line is the log's
 				return err
 			})
 		})

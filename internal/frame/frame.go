@@ -7,6 +7,7 @@
 package frame
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -36,22 +37,49 @@ var ErrProtocol = errors.New("protocol violation")
 // Read reads one frame into buf and returns the part of it that holds the payload. A payload longer than buf is a
 // protocol violation; nothing is ever allocated by a claimed length. It returns io.EOF only between frames.
 func Read(r io.Reader, buf []byte) (Type, []byte, error) {
-	var header [HeaderLength]byte
-	if _, err := io.ReadFull(r, header[:]); err != nil {
+	typ, length, err := readHeader(r, len(buf))
+	if err != nil {
 		return 0, nil, err
-	}
-	typ, length := Type(header[0]), binary.BigEndian.Uint32(header[1:])
-	if uint64(length) > uint64(len(buf)) {
-		return 0, nil, fmt.Errorf("%w: a frame of type %d claims %d bytes, at most %d are allowed", ErrProtocol, typ, length, len(buf))
 	}
 	payload := buf[:length]
 	if _, err := io.ReadFull(r, payload); err != nil {
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		return 0, nil, err
+		return 0, nil, unexpected(err)
 	}
 	return typ, payload, nil
+}
+
+// ReadLong reads one frame of at most limit bytes into memory that grows as they come: for a frame that may be long and
+// seldom is.
+func ReadLong(r io.Reader, limit int) (Type, []byte, error) {
+	typ, length, err := readHeader(r, limit)
+	if err != nil {
+		return 0, nil, err
+	}
+	var payload bytes.Buffer
+	if _, err := io.CopyN(&payload, r, int64(length)); err != nil {
+		return 0, nil, unexpected(err)
+	}
+	return typ, payload.Bytes(), nil
+}
+
+func readHeader(r io.Reader, limit int) (Type, uint32, error) {
+	var header [HeaderLength]byte
+	if _, err := io.ReadFull(r, header[:]); err != nil {
+		return 0, 0, err
+	}
+	typ, length := Type(header[0]), binary.BigEndian.Uint32(header[1:])
+	if uint64(length) > uint64(limit) {
+		return 0, 0, fmt.Errorf("%w: a frame of type %d claims %d bytes, at most %d are allowed", ErrProtocol, typ, length, limit)
+	}
+	return typ, length, nil
+}
+
+// unexpected makes of the end of a stream one within a frame.
+func unexpected(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 // Put writes a frame's header in front of the length payload bytes that follow it in buf, and returns the frame. One

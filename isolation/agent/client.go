@@ -66,7 +66,7 @@ type Client struct {
 // It waits for an agent that is still starting, at most 30 seconds. The client owns conn from here on; when Connect
 // fails, conn is closed.
 func Connect(ctx context.Context, conn io.ReadWriteCloser, setup Setup) (*Client, error) {
-	session, err := yamux.Client(frame.NewGuard(conn, false), frame.Config(writeTimeout, startTimeout))
+	session, err := yamux.Client(frame.NewGuard(conn, 0), frame.Config(writeTimeout, startTimeout))
 	if err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("connecting to the agent: %w", err)

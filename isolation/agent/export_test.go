@@ -11,7 +11,7 @@ import (
 
 // Greet is Connect without the setup, which prepares directories of the machine that the agent runs on.
 func Greet(ctx context.Context, conn io.ReadWriteCloser) (*Client, error) {
-	session, err := yamux.Client(frame.NewGuard(conn, false), frame.Config(writeTimeout, startTimeout))
+	session, err := yamux.Client(frame.NewGuard(conn, 0), frame.Config(writeTimeout, startTimeout))
 	if err != nil {
 		return nil, err
 	}
