@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/airlock-ci/airlock/config"
-	"github.com/airlock-ci/airlock/executor/client/hosttest"
+	"github.com/airlock-ci/airlock/testing/standin"
 )
 
 // find returns the finding of a check.
@@ -177,22 +177,22 @@ func buildProgram(t *testing.T, dir, name, body string) {
 
 func TestTheService(t *testing.T) {
 	for name, tc := range map[string]struct {
-		host   *hosttest.Host
+		host   *standin.Executor
 		status Status
 		detail string
 	}{
-		"same version":   {&hosttest.Host{}, OK, "version v0.0.0-test, protocol 1"},
-		"other protocol": {&hosttest.Host{Protocol: 9}, Fail, "speaks protocol 9"},
+		"same version":   {&standin.Executor{}, OK, "version v0.0.0-test, protocol 2"},
+		"other protocol": {&standin.Executor{Protocol: 9}, Fail, "speaks protocol 9"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := &report{}
-			checkService(t.Context(), r, Options{Socket: hosttest.Serve(t, tc.host), Version: "v0.0.0-test"})
+			checkService(t.Context(), r, Options{Socket: standin.Serve(t, tc.host), Version: "v0.0.0-test"})
 			require.Equal(t, tc.status, r.findings[0].Status)
 			require.Contains(t, r.findings[0].Detail, tc.detail)
 		})
 	}
 	r := &report{}
-	checkService(t.Context(), r, Options{Socket: hosttest.Serve(t, &hosttest.Host{}), Version: "v2"})
+	checkService(t.Context(), r, Options{Socket: standin.Serve(t, &standin.Executor{}), Version: "v2"})
 	require.Equal(t, Warn, r.findings[0].Status)
 	require.Contains(t, r.findings[0].Remedy, "restart the service")
 }

@@ -12,13 +12,10 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/airlock-ci/airlock/api"
-	"github.com/airlock-ci/airlock/executor/client/hosttest"
 	"github.com/airlock-ci/airlock/testing/gitlabtest"
+	"github.com/airlock-ci/airlock/testing/standin"
 )
 
 func TestMain(m *testing.M) {
@@ -36,7 +33,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			host := exampleHost()
 			env.Values[hostKey{}] = host
-			env.Setenv("AIRLOCK_SOCKET", hosttest.Serve(env.T().(testing.TB), host))
+			env.Setenv("AIRLOCK_SOCKET", standin.Serve(env.T().(testing.TB), host))
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
@@ -50,9 +47,9 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-func exampleHost() *hosttest.Host {
+func exampleHost() *standin.Executor {
 	created := time.Now().Add(-90 * time.Second).UnixNano()
-	return &hosttest.Host{
+	return &standin.Executor{
 		Sandboxes: []*api.SandboxInfo{
 			{
 				ID: "al-0123456789ab", JobID: 4711, Project: "group/project", Isolation: "process", Reason: "configuration", Rule: "trusted", Policy: "sha256:3f2a",
@@ -85,10 +82,11 @@ func exampleHost() *hosttest.Host {
 	}
 }
 
-func hostOf(ts *testscript.TestScript) *hosttest.Host { return ts.Value(hostKey{}).(*hosttest.Host) }
+func hostOf(ts *testscript.TestScript) *standin.Executor {
+	return ts.Value(hostKey{}).(*standin.Executor)
+}
 
-// changeHost is "host empty", "host log TEXT", "host protocol N", "host result CLASS MESSAGE", "host fail CODE
-// MESSAGE", "host stuck".
+// changeHost is "host empty", "host log TEXT", "host protocol N", "host fail CLASS MESSAGE", "host stuck".
 func changeHost(ts *testscript.TestScript, _ bool, args []string) {
 	h := hostOf(ts)
 	switch args[0] {
@@ -100,12 +98,8 @@ func changeHost(ts *testscript.TestScript, _ bool, args []string) {
 		n, err := strconv.ParseUint(args[1], 10, 32)
 		ts.Check(err)
 		h.Protocol = uint32(n)
-	case "result":
-		class := api.FailureClass_value["FAILURE_CLASS_"+strings.ToUpper(args[1])]
-		h.Result = &api.Result{FailureClass: api.FailureClass(class), Message: args[2]}
 	case "fail":
-		code := map[string]codes.Code{"author": codes.InvalidArgument, "admin": codes.FailedPrecondition, "system": codes.Internal}[args[1]]
-		h.Fail = status.Error(code, args[2])
+		h.Fail = standin.Failure(args[1], args[2])
 	case "stuck":
 		h.Leftovers[0].Error = "device or resource busy"
 	default:
@@ -113,13 +107,14 @@ func changeHost(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// wantOpened is "opened JSON": the last call's opening frame, as protojson writes it.
+// wantOpened is "opened JSON": the last call, as {"OP":BODY}.
 func wantOpened(ts *testscript.TestScript, _ bool, args []string) {
 	opened := hostOf(ts).Opened()
 	if len(opened) == 0 {
 		ts.Fatalf("nothing was opened")
 	}
-	got, err := protojson.Marshal(opened[len(opened)-1])
+	last := opened[len(opened)-1]
+	got, err := json.Marshal(map[api.Op]json.RawMessage{last.Op: last.Body})
 	ts.Check(err)
 	if compact(ts, string(got)) != compact(ts, args[0]) {
 		ts.Fatalf("opened %s", got)

@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/airlock-ci/airlock/executor/client/hosttest"
+	"github.com/airlock-ci/airlock/testing/standin"
 	"github.com/airlock-ci/airlock/testing/syncbuf"
 )
 
@@ -31,7 +31,7 @@ type screen struct {
 	done chan struct{}
 }
 
-func openScreen(t *testing.T, host *hosttest.Host, args ...string) *screen {
+func openScreen(t *testing.T, host *standin.Executor, args ...string) *screen {
 	t.Helper()
 	cmd := airlockCommand(t, host, args...)
 	keyboard, tty, err := pty.Open()
@@ -47,12 +47,12 @@ func openScreen(t *testing.T, host *hosttest.Host, args ...string) *screen {
 }
 
 // airlockCommand is this test binary as airlock (see TestMain), with a stand-in for the service.
-func airlockCommand(t *testing.T, host *hosttest.Host, args ...string) *exec.Cmd {
+func airlockCommand(t *testing.T, host *standin.Executor, args ...string) *exec.Cmd {
 	t.Helper()
 	path, err := exec.LookPath("airlock")
 	require.NoError(t, err)
 	cmd := exec.CommandContext(t.Context(), path, args...)
-	cmd.Env = append(os.Environ(), "AIRLOCK_SOCKET="+hosttest.Serve(t, host))
+	cmd.Env = append(os.Environ(), "AIRLOCK_SOCKET="+standin.Serve(t, host))
 	return cmd
 }
 
@@ -119,7 +119,7 @@ func TestAShellIsUsedAsAPersonDoes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := openScreen(t, &hosttest.Host{}, args...)
+			s := openScreen(t, &standin.Executor{}, args...)
 			s.types("stty size; echo $((40+2))\r")
 			s.shows("33 111\r\n42\r\n")
 
@@ -152,21 +152,21 @@ func TestAShellIsUsedAsAPersonDoes(t *testing.T) {
 func TestTheTerminalIsRestoredHoweverItEnds(t *testing.T) {
 	t.Run("by a signal to airlock", func(t *testing.T) {
 		t.Parallel()
-		s := openScreen(t, &hosttest.Host{}, "run", "-t", "--", "sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done")
+		s := openScreen(t, &standin.Executor{}, "run", "-t", "--", "sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done")
 		s.shows("ready")
 		require.NoError(t, s.airlock.Process.Signal(syscall.SIGTERM))
 		s.ends(9, cooked(t))
 	})
 	t.Run("by an error of the service", func(t *testing.T) {
 		t.Parallel()
-		s := openScreen(t, &hosttest.Host{Log: "first line\nsecond line\n"}, "run", "-t", "--", "/nonexistent")
+		s := openScreen(t, &standin.Executor{Log: "first line\nsecond line\n"}, "run", "-t", "--", "/nonexistent")
 		s.shows("first line\r\nsecond line")
 		s.shows("airlock: ")
 		s.ends(1, cooked(t))
 	})
 	t.Run("by a second signal", func(t *testing.T) {
 		t.Parallel()
-		s := openScreen(t, &hosttest.Host{}, "run", "-t", "--", "sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done")
+		s := openScreen(t, &standin.Executor{}, "run", "-t", "--", "sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done")
 		s.shows("ready")
 		require.NoError(t, s.airlock.Process.Signal(syscall.SIGTERM))
 		time.Sleep(200 * time.Millisecond)
@@ -176,7 +176,7 @@ func TestTheTerminalIsRestoredHoweverItEnds(t *testing.T) {
 }
 
 func TestSignalsReachTheCommand(t *testing.T) {
-	cmd := airlockCommand(t, &hosttest.Host{}, "run", "--", "sh", "-c",
+	cmd := airlockCommand(t, &standin.Executor{}, "run", "--", "sh", "-c",
 		"trap 'echo usr1' USR1; trap 'echo int; exit 4' INT; echo ready; while :; do sleep 0.05; done")
 	out := &syncbuf.Buffer{}
 	cmd.Stdout = out
@@ -194,7 +194,7 @@ func TestSignalsReachTheCommand(t *testing.T) {
 }
 
 func TestAReaderThatLeavesEndsTheCommandQuietly(t *testing.T) {
-	cmd := airlockCommand(t, &hosttest.Host{}, "run", "--", "yes")
+	cmd := airlockCommand(t, &standin.Executor{}, "run", "--", "yes")
 	read, write, err := os.Pipe()
 	require.NoError(t, err)
 	stderr := &syncbuf.Buffer{}
@@ -211,7 +211,7 @@ func TestAReaderThatLeavesEndsTheCommandQuietly(t *testing.T) {
 
 func TestUnreadInputLeavesNoTrace(t *testing.T) {
 	for range 30 {
-		cmd := airlockCommand(t, &hosttest.Host{}, "run", "--", "true")
+		cmd := airlockCommand(t, &standin.Executor{}, "run", "--", "true")
 		stderr := &syncbuf.Buffer{}
 		cmd.Stderr = stderr
 		read, write, err := os.Pipe()
