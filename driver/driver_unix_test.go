@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,17 +17,17 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/containerd/ttrpc"
 	"github.com/stretchr/testify/require"
 
 	"github.com/airlock-ci/airlock/api"
-	"github.com/airlock-ci/airlock/executor/api/hostpb"
 	"github.com/airlock-ci/airlock/gitlab"
 	"github.com/airlock-ci/airlock/testing/gitlabtest"
+	"github.com/airlock-ci/airlock/testing/standin"
 )
 
 // program is the real binary, built once.
@@ -48,85 +49,72 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// fakeHost is a host whose Call does what a test wants.
-type fakeHost struct {
-	hostpb.HostService // the methods that no driver calls
-	protocol           uint32
-	resumes            bool
-	call               func(ctx context.Context, stream hostpb.Host_CallServer) error
-}
-
-func (h *fakeHost) Version(context.Context, *api.VersionRequest) (*api.VersionReply, error) {
-	return &api.VersionReply{Protocol: h.protocol, Resumes: h.resumes}, nil
-}
-
-func (h *fakeHost) Call(ctx context.Context, stream hostpb.Host_CallServer) error {
-	return h.call(ctx, stream)
-}
-
-// serve starts a host on a socket and returns the socket's path.
-func serve(t *testing.T, call func(ctx context.Context, stream hostpb.Host_CallServer) error) string {
+// serve plays an executor on a socket and returns the socket's path.
+func serve(t *testing.T, handle api.Handler) string {
 	socket := filepath.Join(t.TempDir(), "host.sock")
-	serveAt(t, socket, &fakeHost{protocol: api.ProtocolVersion, call: call})
+	serveAt(t, socket, handle)
 	return socket
 }
 
-func serveAt(t *testing.T, socket string, host *fakeHost) *ttrpc.Server {
-	listener, err := net.Listen("unix", socket)
-	require.NoError(t, err)
-	server, err := ttrpc.NewServer()
-	require.NoError(t, err)
-	hostpb.RegisterHostService(server, host)
-	go func() { _ = server.Serve(context.Background(), listener) }()
-	t.Cleanup(func() { _ = server.Close() })
-	return server
+// serveAt does the same at a path, until the test or the returned function ends it.
+func serveAt(t *testing.T, socket string, handle api.Handler) (end func()) {
+	return serveGreeting(t, socket, func() (api.Version, error) { return api.Version{Protocol: api.ProtocolVersion}, nil }, handle)
 }
 
-// input is what a driver sent before its end frame.
+func serveGreeting(t *testing.T, socket string, greet func() (api.Version, error), handle api.Handler) (end func()) {
+	listener, err := net.Listen("unix", socket)
+	require.NoError(t, err)
+	end = sync.OnceFunc(standin.Accept(listener, greet, handle))
+	t.Cleanup(end)
+	return end
+}
+
+// input is what a driver sent before the end of its data.
 type input struct {
-	opening *api.ClientFrame
+	op      api.Op
+	body    json.RawMessage
 	data    []byte
 	largest int
 }
 
-func receive(stream hostpb.Host_CallServer) (input, error) {
-	var in input
+func receive(call *api.Call) (in input, err error) {
+	in.op = call.Op
+	if err := call.Decode(&in.body); err != nil {
+		return in, err
+	}
+	buf := make([]byte, 2*api.MaxChunk)
 	for {
-		frame, err := stream.Recv()
+		n, err := call.Stdin.Read(buf)
+		in.data = append(in.data, buf[:n]...)
+		in.largest = max(in.largest, n)
+		if errors.Is(err, io.EOF) {
+			return in, nil
+		}
 		if err != nil {
 			return in, err
-		}
-		switch {
-		case in.opening == nil:
-			in.opening = frame
-		case frame.GetEnd():
-			return in, nil
-		default:
-			in.data = append(in.data, frame.GetData()...)
-			in.largest = max(in.largest, len(frame.GetData()))
 		}
 	}
 }
 
-func stdout(data []byte) *api.ServerFrame {
-	return &api.ServerFrame{Kind: &api.ServerFrame_Stdout{Stdout: data}}
+// body decodes what a driver asked for.
+func body[M any](t *testing.T, in input) (message M) {
+	require.NoError(t, json.Unmarshal(in.body, &message))
+	return message
 }
 
-func stderr(data []byte) *api.ServerFrame {
-	return &api.ServerFrame{Kind: &api.ServerFrame_Stderr{Stderr: data}}
+// outcome is how a call ends.
+type outcome struct {
+	status int
+	err    error
 }
 
-func result(r *api.Result) *api.ServerFrame {
-	return &api.ServerFrame{Kind: &api.ServerFrame_Result{Result: r}}
-}
-
-// answering is a host that takes the input and answers with one result.
-func answering(r *api.Result) func(context.Context, hostpb.Host_CallServer) error {
-	return func(_ context.Context, stream hostpb.Host_CallServer) error {
-		if _, err := receive(stream); err != nil {
-			return err
+// answering is an executor that takes the input and answers with one result.
+func answering(o outcome) api.Handler {
+	return func(_ context.Context, call *api.Call) (int, error) {
+		if _, err := receive(call); err != nil {
+			return 0, err
 		}
-		return stream.Send(result(r))
+		return o.status, o.err
 	}
 }
 
@@ -180,13 +168,13 @@ func run(t *testing.T, cmd *exec.Cmd) ended {
 }
 
 func TestExitCodes(t *testing.T) {
-	author := &api.Result{FailureClass: api.FailureClass_FAILURE_CLASS_AUTHOR, Message: "no such image\nat all"}
-	admin := &api.Result{FailureClass: api.FailureClass_FAILURE_CLASS_ADMIN, Message: "refused"}
-	system := &api.Result{FailureClass: api.FailureClass_FAILURE_CLASS_SYSTEM, Message: "disk full"}
-	ok := func(status int32) *api.Result { return &api.Result{Ok: true, ExitCode: status} }
+	author := outcome{err: api.Author(errors.New("no such image\nat all"))}
+	admin := outcome{err: api.Administrator(errors.New("refused"))}
+	system := outcome{err: errors.New("disk full")}
+	ok := func(status int) outcome { return outcome{status: status} }
 	for _, c := range []struct {
 		call   string
-		result *api.Result
+		result outcome
 		code   int
 		file   string
 		stderr string
@@ -204,7 +192,7 @@ func TestExitCodes(t *testing.T) {
 		{"run", author, 41, "", "airlock: no such image at all\n"},
 		{"run", admin, 42, "", "airlock: refused\n"},
 		{"run", system, 42, "", "airlock: disk full\n"},
-		{"run", &api.Result{}, 42, "", "airlock: the executor gave no reason for its failure\n"},
+		{"run", outcome{err: errors.New("")}, 42, "", "airlock: the executor gave no reason for its failure\n"},
 		{"cleanup", ok(0), 0, "", ""},
 		{"cleanup", admin, 42, "", "airlock: refused\n"},
 		{"cleanup", system, 42, "", "airlock: disk full\n"},
@@ -226,7 +214,7 @@ func TestExitCodes(t *testing.T) {
 
 func TestUsualExitCodesWhenTheRunnerNamesNone(t *testing.T) {
 	d := newRunnerDir(t, `{"id":1000}`)
-	socket := serve(t, answering(&api.Result{Ok: true, ExitCode: 7}))
+	socket := serve(t, answering(outcome{status: 7}))
 	cmd := d.command("run", "--socket", socket, d.path("script"), "build_script")
 	cmd.Env = []string{"AIRLOCK_JOB_HANDLE=" + d.handle} // before 17.9 there is no file either
 	require.Equal(t, ended{code: 1}, run(t, cmd))
@@ -268,21 +256,23 @@ func TestPrepareSendsTheResponseInChunks(t *testing.T) {
 	response := `{"id":1000,"x":"` + strings.Repeat("y", 3<<20) + `"}`
 	d := newRunnerDir(t, response)
 	var got input
-	socket := serve(t, func(_ context.Context, stream hostpb.Host_CallServer) (err error) {
-		if got, err = receive(stream); err != nil {
-			return err
+	socket := serve(t, func(_ context.Context, call *api.Call) (_ int, err error) {
+		if got, err = receive(call); err != nil {
+			return 0, err
 		}
-		if err := errors.Join(stream.Send(stdout([]byte("out\n"))), stream.Send(stderr([]byte("err\n")))); err != nil {
-			return err
-		}
-		return stream.Send(result(&api.Result{Ok: true}))
+		_, err = io.WriteString(call.Stdout, "out\n")
+		_, err2 := io.WriteString(call.Stderr, "err\n")
+		return 0, errors.Join(err, err2)
 	})
 	end := run(t, d.command("prepare", "--socket", socket, "--runner-class", "protected"))
 	require.Equal(t, ended{0, "out\n", "err\n"}, end)
-	prepare := got.opening.GetPrepare()
-	require.Equal(t, d.handle, prepare.GetHandle())
-	require.Equal(t, "protected", prepare.GetRunnerClass())
-	require.Equal(t, d.dir, prepare.GetRunnerDir())
+	require.Equal(t, api.OpPrepare, got.op)
+	prepare := body[api.Prepare](t, got)
+	require.Equal(t, d.handle, prepare.Handle)
+	require.Equal(t, "protected", prepare.RunnerClass)
+	require.Equal(t, d.dir, prepare.RunnerDir)
+	require.Equal(t, os.Getpid(), prepare.RunnerPID)
+	require.NotContains(t, string(got.body), "uid", "who calls is the kernel's to say")
 	require.Equal(t, response, string(got.data))
 	require.LessOrEqual(t, got.largest, api.MaxChunk)
 }
@@ -290,27 +280,25 @@ func TestPrepareSendsTheResponseInChunks(t *testing.T) {
 func TestRunSendsTheScript(t *testing.T) {
 	d := newRunnerDir(t, "")
 	var got input
-	socket := serve(t, func(_ context.Context, stream hostpb.Host_CallServer) (err error) {
-		if got, err = receive(stream); err != nil {
-			return err
-		}
-		return stream.Send(result(&api.Result{Ok: true}))
+	socket := serve(t, func(_ context.Context, call *api.Call) (_ int, err error) {
+		got, err = receive(call)
+		return 0, err
 	})
 	require.Equal(t, ended{}, run(t, d.command("run", "--socket", socket, d.path("script"), "step_release")))
-	require.Equal(t, d.handle, got.opening.GetRun().GetHandle())
-	require.Equal(t, "step_release", got.opening.GetRun().GetStage())
+	require.Equal(t, api.OpRun, got.op)
+	require.Equal(t, d.handle, body[api.Run](t, got).Handle)
+	require.Equal(t, "step_release", body[api.Run](t, got).Stage)
 	require.Equal(t, "a script", string(got.data))
 }
 
-// Output passes byte for byte and in bounded memory, although the reader stalls for longer than ttrpc itself
-// would bear.
+// Output passes byte for byte and in bounded memory, although the reader stalls.
 func TestSlowReader(t *testing.T) {
 	t.Parallel()
 	const size = 64 << 20
 	sent := [2][]byte{}
-	socket := serve(t, func(_ context.Context, stream hostpb.Host_CallServer) error {
-		if _, err := receive(stream); err != nil {
-			return err
+	socket := serve(t, func(_ context.Context, call *api.Call) (int, error) {
+		if _, err := receive(call); err != nil {
+			return 0, err
 		}
 		random := rand.NewChaCha8([32]byte{1})
 		hashes := [2]io.Writer{sha256.New(), sha256.New()}
@@ -321,12 +309,12 @@ func TestSlowReader(t *testing.T) {
 				part = chunk[:1] // many tiny frames too
 			}
 			_, _ = random.Read(part)
-			frame := stdout(part)
+			to := call.Stdout
 			if i%2 == 1 {
-				frame = stderr(part)
+				to = call.Stderr
 			}
-			if err := stream.Send(frame); err != nil {
-				return err
+			if _, err := to.Write(part); err != nil {
+				return 0, err
 			}
 			_, _ = hashes[i%2].Write(part)
 			n += len(part)
@@ -334,7 +322,7 @@ func TestSlowReader(t *testing.T) {
 		for i, h := range hashes {
 			sent[i] = h.(interface{ Sum([]byte) []byte }).Sum(nil)
 		}
-		return stream.Send(result(&api.Result{Ok: true}))
+		return 0, nil
 	})
 	d := newRunnerDir(t, "")
 	cmd := d.command("run", "--socket", socket, d.path("script"), "build_script")
@@ -376,33 +364,33 @@ func memoryPeak(pid int) (kib int) {
 	return kib
 }
 
-// signalHost answers when it received the given number of signals.
-func signalHost(t *testing.T, wanted int) (socket string, signals chan uint32) {
-	signals = make(chan uint32, 8)
-	return serve(t, func(_ context.Context, stream hostpb.Host_CallServer) error {
-		if _, err := receive(stream); err != nil {
-			return err
+// signalled plays an executor that answers when it received the given number of signals.
+func signalled(t *testing.T, wanted int) (socket string, signals chan int) {
+	signals = make(chan int, 8)
+	return serve(t, func(_ context.Context, call *api.Call) (int, error) {
+		if _, err := receive(call); err != nil {
+			return 0, err
 		}
-		if err := stream.Send(stdout([]byte("started\n"))); err != nil {
-			return err
+		if _, err := io.WriteString(call.Stdout, "started\n"); err != nil {
+			return 0, err
 		}
 		for range wanted {
-			frame, err := stream.Recv()
-			if err != nil {
-				return err
+			signal, ok := <-call.Signals
+			if !ok {
+				return 0, errors.New("the signals ended")
 			}
-			signals <- frame.GetSignal()
-			if err := stream.Send(stdout(fmt.Appendf(nil, "got %d\n", frame.GetSignal()))); err != nil {
-				return err
+			signals <- signal
+			if _, err := fmt.Fprintf(call.Stdout, "got %d\n", signal); err != nil {
+				return 0, err
 			}
 		}
-		return stream.Send(result(&api.Result{Ok: true, ExitCode: 143}))
+		return 143, nil
 	}), signals
 }
 
 func TestSignals(t *testing.T) {
 	t.Parallel()
-	socket, signals := signalHost(t, 3)
+	socket, signals := signalled(t, 3)
 	d := newRunnerDir(t, "")
 	cmd := d.command("run", "--socket", socket, d.path("script"), "build_script")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -414,7 +402,7 @@ func TestSignals(t *testing.T) {
 	require.NoError(t, err)
 	for _, c := range []struct {
 		signal syscall.Signal
-		number uint32
+		number int
 	}{{syscall.SIGTERM, 15}, {syscall.SIGINT, 9}, {syscall.SIGTERM, 9}} {
 		require.NoError(t, syscall.Kill(-cmd.Process.Pid, c.signal))
 		require.Equal(t, c.number, <-signals)
@@ -429,7 +417,7 @@ func TestSignals(t *testing.T) {
 
 func TestOutputThatNobodyReadsEndsTheStage(t *testing.T) {
 	t.Parallel()
-	socket, signals := signalHost(t, 1)
+	socket, signals := signalled(t, 1)
 	d := newRunnerDir(t, "")
 	cmd := d.command("run", "--socket", socket, d.path("script"), "build_script")
 	reader, writer, err := os.Pipe()
@@ -447,14 +435,14 @@ func TestAKilledDriverClosesItsConnection(t *testing.T) {
 	t.Parallel()
 	gone := make(chan error, 1)
 	started := make(chan struct{})
-	socket := serve(t, func(ctx context.Context, stream hostpb.Host_CallServer) error {
-		if _, err := receive(stream); err != nil {
-			return err
+	socket := serve(t, func(ctx context.Context, call *api.Call) (int, error) {
+		if _, err := receive(call); err != nil {
+			return 0, err
 		}
 		close(started)
 		<-ctx.Done()
-		gone <- ctx.Err()
-		return ctx.Err()
+		gone <- context.Cause(ctx)
+		return 0, context.Cause(ctx)
 	})
 	d := newRunnerDir(t, "")
 	cmd := d.command("run", "--socket", socket, d.path("script"), "build_script")
@@ -463,7 +451,8 @@ func TestAKilledDriverClosesItsConnection(t *testing.T) {
 	require.NoError(t, cmd.Process.Kill())
 	require.Error(t, cmd.Wait())
 	select {
-	case <-gone:
+	case err := <-gone:
+		require.ErrorIs(t, err, api.ErrCallerGone)
 	case <-time.After(5 * time.Second):
 		require.Fail(t, "the host did not notice")
 	}
@@ -472,35 +461,134 @@ func TestAKilledDriverClosesItsConnection(t *testing.T) {
 func TestAHostThatGoesAway(t *testing.T) {
 	t.Parallel()
 	socket := filepath.Join(t.TempDir(), "host.sock")
-	started := make(chan struct{})
-	server := serveAt(t, socket, &fakeHost{protocol: api.ProtocolVersion, call: func(ctx context.Context, stream hostpb.Host_CallServer) error {
-		_, err := receive(stream)
-		close(started)
+	started := make(chan struct{}, 8)
+	end := serveAt(t, socket, func(ctx context.Context, call *api.Call) (int, error) {
+		_, err := receive(call)
+		started <- struct{}{}
 		<-ctx.Done()
-		return err
-	}})
+		return 0, err
+	})
 	go func() {
 		<-started
-		_ = server.Close()
+		end()
+		serveAt(t, socket, answering(outcome{}))
+		started <- struct{}{}
 	}()
 	d := newRunnerDir(t, "")
-	end := run(t, d.command("run", "--socket", socket, d.path("script"), "build_script"))
-	require.Equal(t, 42, end.code)
-	require.Contains(t, end.stderr, "the connection to the Airlock service at "+socket+" broke")
-	require.Equal(t, 1, strings.Count(end.stderr, "\n"), end.stderr)
+	ended := run(t, d.command("run", "--socket", socket, d.path("script"), "build_script"))
+	<-started // the next one serves, and is not asked: nobody knows what a stage did
+	require.Equal(t, 42, ended.code)
+	require.Contains(t, ended.stderr, "the executor ended while the call ran, and its sandboxes with it: the connection to the executor broke")
+	require.Contains(t, ended.stderr, "(retry the job; journalctl -u airlock has more)")
+	require.Equal(t, 1, strings.Count(ended.stderr, "\n"), ended.stderr)
 	require.Empty(t, d.exitCode(t))
 }
 
-func TestAHostThatEndsWithoutAResult(t *testing.T) {
+// A call that an executor did not begin, because it is ending, is made again, whatever it asks for.
+func TestACallThatWasNotBegunIsMadeAgain(t *testing.T) {
 	t.Parallel()
-	d := newRunnerDir(t, "")
-	socket := serve(t, func(_ context.Context, stream hostpb.Host_CallServer) error {
-		_, err := receive(stream)
-		return err
+	refusal := api.NotBegun(errors.New("the executor is stopping"))
+	for _, args := range [][]string{{"prepare"}, {"run", "script", "build_script"}, {"cleanup"}} {
+		t.Run(args[0], func(t *testing.T) {
+			t.Parallel()
+			d := newRunnerDir(t, `{"id":1000}`)
+			var greetings, calls atomic.Int32
+			socket := filepath.Join(t.TempDir(), "host.sock")
+			serveGreeting(t, socket, func() (api.Version, error) {
+				if greetings.Add(1) == 1 {
+					return api.Version{}, refusal
+				}
+				return api.Version{Protocol: api.ProtocolVersion}, nil
+			}, func(_ context.Context, call *api.Call) (int, error) {
+				if calls.Add(1) <= 2 {
+					return 0, refusal // before it looks at the input
+				}
+				in, err := receive(call)
+				if args[0] == "run" && string(in.data) != "a script" {
+					err = fmt.Errorf("the script is %q", in.data)
+				}
+				return 0, err
+			})
+			require.Equal(t, ended{}, run(t, d.command(append([]string{args[0], "--socket", socket}, args[1:]...)...)))
+			require.EqualValues(t, 3, calls.Load())
+			require.EqualValues(t, 4, greetings.Load())
+		})
+	}
+}
+
+// A clean-up may be repeated, and must be: nobody else makes it.
+func TestACleanupWhoseConnectionBreaksIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	d := newRunnerDir(t, `{"id":1000}`)
+	socket := filepath.Join(t.TempDir(), "host.sock")
+	started, again := make(chan struct{}), make(chan input, 1)
+	end := serveAt(t, socket, func(ctx context.Context, _ *api.Call) (int, error) {
+		close(started)
+		<-ctx.Done()
+		return 0, nil
 	})
-	end := run(t, d.command("run", "--socket", socket, d.path("script"), "build_script"))
-	require.Equal(t, 42, end.code)
-	require.Contains(t, end.stderr, "without a result")
+	go func() {
+		<-started
+		end()
+		time.Sleep(300 * time.Millisecond)
+		serveAt(t, socket, func(_ context.Context, call *api.Call) (int, error) {
+			in, err := receive(call)
+			again <- in
+			return 0, err
+		})
+	}()
+	require.Equal(t, ended{}, run(t, d.command("cleanup", "--socket", socket)))
+	require.Equal(t, d.handle, body[api.Cleanup](t, <-again).Handle)
+}
+
+// fullSocket listens on a socket whose queue is full.
+func fullSocket(t *testing.T) (socket string, listener net.Listener) {
+	socket = filepath.Join(t.TempDir(), "host.sock")
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	file := os.NewFile(uintptr(fd), socket)
+	defer func() { require.NoError(t, file.Close()) }()
+	require.NoError(t, syscall.Bind(fd, &syscall.SockaddrUnix{Name: socket}))
+	require.NoError(t, syscall.Listen(fd, 1))
+	listener, err = net.FileListener(file)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = listener.Close() })
+	for {
+		conn, err := net.Dial("unix", socket)
+		if err != nil {
+			require.ErrorIs(t, err, syscall.EAGAIN)
+			return socket, listener
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+	}
+}
+
+func TestAFullQueueIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	t.Run("a while", func(t *testing.T) {
+		t.Parallel()
+		d := newRunnerDir(t, `{"id":1000}`)
+		socket, listener := fullSocket(t)
+		time.AfterFunc(time.Second, func() {
+			version := func() (api.Version, error) { return api.Version{Protocol: api.ProtocolVersion}, nil }
+			t.Cleanup(standin.Accept(listener, version, answering(outcome{})))
+		})
+		started := time.Now()
+		require.Equal(t, ended{}, run(t, d.command("prepare", "--socket", socket)))
+		require.Greater(t, time.Since(started), 900*time.Millisecond)
+	})
+	t.Run("and no longer", func(t *testing.T) {
+		t.Parallel()
+		d := newRunnerDir(t, `{"id":1000}`)
+		socket, _ := fullSocket(t)
+		started := time.Now()
+		end := run(t, d.command("prepare", "--socket", socket))
+		require.Equal(t, 42, end.code)
+		require.Contains(t, end.stderr, "airlock: the Airlock service does not answer at "+socket+": ")
+		require.Contains(t, end.stderr, "resource temporarily unavailable")
+		require.Equal(t, 1, strings.Count(end.stderr, "\n"), end.stderr)
+		require.InDelta(t, 5, time.Since(started).Seconds(), 2)
+	})
 }
 
 func TestUnreachableHost(t *testing.T) {
@@ -535,7 +623,7 @@ func TestAJobDuringAnOutage(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, left, 1)
 
-	serveAt(t, socket, &fakeHost{protocol: api.ProtocolVersion, call: answering(&api.Result{Ok: true})})
+	serveAt(t, socket, answering(outcome{}))
 	end := caller.Run(t.Context(), gitlabtest.Job{ID: 78, Script: []string{"true"}})
 	require.Empty(t, end.Reason, end.Log)
 	left, err = os.ReadDir(temp)
@@ -580,7 +668,7 @@ func TestHostThatIsRestarting(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "host.sock")
 	go func() {
 		time.Sleep(500 * time.Millisecond)
-		serveAt(t, socket, &fakeHost{protocol: api.ProtocolVersion, call: answering(&api.Result{Ok: true})})
+		serveAt(t, socket, answering(outcome{}))
 	}()
 	require.Equal(t, ended{}, run(t, d.command("prepare", "--socket", socket)))
 }
@@ -598,7 +686,7 @@ func TestSignalWhileTheHostIsAway(t *testing.T) {
 func TestForbiddenSocket(t *testing.T) {
 	t.Parallel()
 	d := newRunnerDir(t, "")
-	socket := serve(t, answering(&api.Result{Ok: true}))
+	socket := serve(t, answering(outcome{}))
 	require.NoError(t, os.Chmod(filepath.Dir(socket), 0o700))
 	cmd := d.command("cleanup", "--socket", socket)
 	cmd.Dir = "/" // the test's directories are root's alone
@@ -613,10 +701,12 @@ func TestOtherProtocol(t *testing.T) {
 	t.Parallel()
 	d := newRunnerDir(t, `{"id":1000}`)
 	socket := filepath.Join(t.TempDir(), "host.sock")
-	serveAt(t, socket, &fakeHost{protocol: api.ProtocolVersion + 1})
+	serveGreeting(t, socket, func() (api.Version, error) {
+		return api.Version{Protocol: api.ProtocolVersion + 1}, nil
+	}, answering(outcome{}))
 	end := run(t, d.command("prepare", "--socket", socket))
 	require.Equal(t, 41, end.code)
-	require.Contains(t, end.stderr, "speaks protocol 2, this driver speaks 1")
+	require.Contains(t, end.stderr, "speaks protocol 3, this driver speaks 2")
 }
 
 func TestWithoutAHandle(t *testing.T) {
@@ -654,12 +744,12 @@ func TestWrongCommandLines(t *testing.T) {
 func TestFailpoints(t *testing.T) {
 	for _, point := range []string{"driver/run-connected", "driver/run-sent", "driver/run-result"} {
 		d := newRunnerDir(t, "")
-		socket := serve(t, func(_ context.Context, stream hostpb.Host_CallServer) error {
-			if _, err := receive(stream); err != nil {
-				return err
+		socket := serve(t, func(_ context.Context, call *api.Call) (int, error) {
+			if _, err := receive(call); err != nil {
+				return 0, err
 			}
 			time.Sleep(100 * time.Millisecond) // the driver's own failure comes first
-			return stream.Send(result(&api.Result{Ok: true, ExitCode: 3}))
+			return 3, nil
 		})
 		for action, want := range map[string]int{"error": 42, "kill": -1} {
 			cmd := d.command("run", "--socket", socket, d.path("script"), "build_script")
@@ -675,35 +765,36 @@ func TestAWholeJob(t *testing.T) {
 	var mu sync.Mutex
 	var calls []string
 	handles := map[string]bool{}
-	socket := serve(t, func(_ context.Context, stream hostpb.Host_CallServer) error {
-		in, err := receive(stream)
+	socket := serve(t, func(_ context.Context, call *api.Call) (int, error) {
+		in, err := receive(call)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		answer := &api.Result{Ok: true}
-		switch kind := in.opening.GetKind().(type) {
-		case *api.ClientFrame_Prepare:
-			calls, handles[kind.Prepare.GetHandle()] = append(calls, "prepare"), true
-			if len(calls) == 1 {
-				answer = &api.Result{Message: "not now"} // the runner tries again, under another handle
-			}
-		case *api.ClientFrame_Run:
-			calls = append(calls, kind.Run.GetStage())
-			if !handles[kind.Run.GetHandle()] {
-				return errors.New("unknown handle")
-			}
-			if kind.Run.GetStage() == "build_script" {
-				answer.ExitCode = 2
-			}
-		case *api.ClientFrame_Cleanup:
-			calls = append(calls, "cleanup")
-			if !handles[kind.Cleanup.GetHandle()] {
-				return errors.New("unknown handle")
-			}
+		var message struct{ Handle, Stage string }
+		if err := json.Unmarshal(in.body, &message); err != nil {
+			return 0, err
 		}
-		return stream.Send(result(answer))
+		if in.op == api.OpPrepare {
+			calls, handles[message.Handle] = append(calls, "prepare"), true
+			if len(calls) == 1 {
+				return 0, errors.New("not now") // the runner tries again, under another handle
+			}
+			return 0, nil
+		}
+		if !handles[message.Handle] {
+			return 0, errors.New("unknown handle")
+		}
+		if in.op == api.OpCleanup {
+			calls = append(calls, "cleanup")
+			return 0, nil
+		}
+		calls = append(calls, message.Stage)
+		if message.Stage == "build_script" {
+			return 2, nil
+		}
+		return 0, nil
 	})
 	caller := gitlabtest.Caller{Driver: program, Args: []string{"--socket", socket}, TempDir: t.TempDir(), RetryInterval: time.Millisecond}
 	end := caller.Run(context.Background(), gitlabtest.Job{
