@@ -22,29 +22,32 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/airlock-ci/airlock/api"
+	"github.com/airlock-ci/airlock/api/control"
+	realexecutor "github.com/airlock-ci/airlock/executor"
 	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // script is the test executor's configuration file.
 type script struct {
-	Protocol uint32 // 0: the right one
-	Broken   bool   // refuse to reload
-	StartDie bool   // end before serving
-	Notes    string // a directory for what tests want to see
+	Protocol uint32   // 0: the right one
+	Broken   bool     // refuse to reload
+	Bound    []string // runner classes with a socket of their own
+	StartDie bool     // end before serving
+	Notes    string   // a directory for what tests want to see
 }
 
 // executorMain is an executor whose backend does what the call's stage or command says.
 func executorMain() error {
-	args, err := plugin.ParseArgs(os.Args[1:])
+	args, err := control.ParseArgs(os.Args[1:])
 	if err != nil {
 		return err
 	}
-	lock, err := plugin.Begin(args)
+	lock, err := control.Begin(args)
 	if err != nil {
 		return err
 	}
 	defer lock.Release()
-	events := plugin.NewEventLog(100, 1<<20, os.Stderr)
+	events := realexecutor.NewEventLog(100, 1<<20, os.Stderr)
 	defer events.Close()
 	b := &backend{config: args.Config, EventLog: events, log: zerolog.New(events).With().Timestamp().Logger()}
 	if err := b.read(&b.script); err != nil {
@@ -55,13 +58,13 @@ func executorMain() error {
 	}
 	b.instance = fmt.Sprintf("%d-%d", os.Getpid(), time.Now().UnixNano())
 	b.log.Info().Str("sandbox", "al-000000000001").Strs("environment", os.Environ()).Msg("the test executor serves")
-	err = plugin.Serve(context.Background(), plugin.Options{Backend: b, Logger: b.log, TLSDir: args.TLSDir})
+	err = realexecutor.Serve(context.Background(), realexecutor.Options{Backend: b, Logger: b.log, TLSDir: args.TLSDir})
 	b.note("stopped", "clean")
 	return err
 }
 
 type backend struct {
-	*plugin.EventLog
+	*realexecutor.EventLog
 	config   string
 	instance string
 	script   script
@@ -91,33 +94,50 @@ func (b *backend) noted(name string) bool {
 	return err == nil
 }
 
-func (b *backend) Version() *api.VersionReply {
+// pause notes that it has come so far, and waits for the test to note "go on".
+func (b *backend) pause(ctx context.Context, name string) error {
+	b.note(name, "")
+	for !b.noted("go on") {
+		select {
+		case <-ctx.Done():
+			return fault.Systemf("cancelled: %w", context.Cause(ctx))
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// BoundClasses is asked for by every prepare, so that a reload is seen at once.
+func (b *backend) BoundClasses() []string {
+	var s script
+	if err := b.read(&s); err != nil {
+		return nil
+	}
+	return s.Bound
+}
+
+func (b *backend) Version() api.Version {
 	protocol := b.script.Protocol
 	if protocol == 0 {
 		protocol = api.ProtocolVersion
 	}
-	return &api.VersionReply{Protocol: protocol, Version: "test", Instance: b.instance, ConfigPath: b.config}
+	return api.Version{Protocol: protocol, Version: "test", Instance: b.instance, ConfigPath: b.config}
 }
 
 func (b *backend) Prepare(ctx context.Context, req *api.Prepare, response []byte, log io.Writer) error {
-	if class := req.GetRunnerClass(); class != "" {
-		_, _ = fmt.Fprintf(log, "class %q of user %d\n", class, req.GetRunnerUid())
+	if class := req.RunnerClass; class != "" {
+		_, _ = fmt.Fprintf(log, "class %q of user %d\n", class, req.RunnerUID)
 	}
 	_, _ = fmt.Fprintf(log, "%d bytes of response\n", len(response))
 	if bytes.Contains(response, []byte("slow")) {
-		b.note("preparing", "")
-		for !b.noted("go on") {
-			select {
-			case <-ctx.Done():
-				return fault.Systemf("cancelled: %w", context.Cause(ctx))
-			case <-time.After(10 * time.Millisecond):
-			}
+		if err := b.pause(ctx, "preparing"); err != nil {
+			return err
 		}
 		_, _ = io.WriteString(log, "prepared slowly\n")
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.sandboxes = append(b.sandboxes, req.GetHandle())
+	b.sandboxes = append(b.sandboxes, req.Handle)
 	return nil
 }
 
@@ -125,22 +145,32 @@ func (b *backend) Cleanup(_ context.Context, req *api.Cleanup) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.sandboxes = nil
-	b.note("cleaned", req.GetHandle())
+	b.note("cleaned", req.Handle)
 	return nil
 }
 
 func (b *backend) Run(ctx context.Context, req *api.Run, text []byte, streams api.Streams) (int32, error) {
-	return b.act(ctx, req.GetStage(), text, streams)
+	return b.act(ctx, req.Stage, text, streams)
 }
 
 func (b *backend) Sandbox(ctx context.Context, req *api.Sandbox, streams api.Streams) (int32, error) {
-	return b.act(ctx, strings.Join(req.GetCommand(), " "), nil, streams)
+	return b.act(ctx, strings.Join(req.Command, " "), nil, streams)
 }
 
 func (b *backend) Shell(ctx context.Context, req *api.Shell, streams api.Streams) (int32, error) {
-	size := <-streams.Resizes
-	_, _ = fmt.Fprintf(streams.Stdout, "%d x %d", size.GetRows(), size.GetColumns())
-	return 0, nil
+	for {
+		select {
+		case size, open := <-streams.Resizes:
+			if !open {
+				return 0, ctx.Err()
+			}
+			_, _ = fmt.Fprintf(streams.Stdout, "%d x %d\n", size.Rows, size.Columns)
+		case signal := <-streams.Signals:
+			return int32(128 + signal), nil
+		case <-ctx.Done():
+			return 0, fault.Systemf("cancelled: %w", context.Cause(ctx))
+		}
+	}
 }
 
 func (b *backend) act(ctx context.Context, what string, text []byte, streams api.Streams) (int32, error) {
@@ -231,13 +261,18 @@ func noise(stream, mib int) io.Reader {
 	return io.LimitReader(rand.NewChaCha8([32]byte{byte(stream)}), int64(mib)<<20)
 }
 
-func (b *backend) PullImage(_ context.Context, req *api.PullImage, progress io.Writer) error {
-	_, err := io.WriteString(progress, "pulling "+req.GetImage())
+func (b *backend) PullImage(ctx context.Context, req *api.Pull, progress io.Writer) error {
+	if req.Image == "slow" {
+		if err := b.pause(ctx, "pulling"); err != nil {
+			return err
+		}
+	}
+	_, err := io.WriteString(progress, "pulling "+req.Image)
 	return err
 }
 
 // ImportImage takes its time over the first bytes, as a disk may.
-func (b *backend) ImportImage(_ context.Context, _ *api.ImportImage, tar io.Reader, progress io.Writer) error {
+func (b *backend) ImportImage(_ context.Context, _ *api.Import, tar io.Reader, progress io.Writer) error {
 	var first [1]byte
 	if _, err := io.ReadFull(tar, first[:]); err != nil {
 		return fault.Systemf("reading: %w", err)
@@ -258,7 +293,7 @@ func (b *backend) List(context.Context) ([]*api.SandboxInfo, error) {
 	defer b.mu.Unlock()
 	var list []*api.SandboxInfo
 	for _, handle := range b.sandboxes {
-		list = append(list, &api.SandboxInfo{Id: handle})
+		list = append(list, &api.SandboxInfo{ID: handle})
 	}
 	return list, nil
 }
@@ -267,8 +302,8 @@ func (b *backend) Inspect(_ context.Context, job string) (*api.SandboxInfo, erro
 	return nil, fault.Adminf("no sandbox of job %q lives", job)
 }
 
-func (b *backend) Images(context.Context) (*api.ImagesReply, error) {
-	return &api.ImagesReply{
+func (b *backend) Images(context.Context) (*api.Images, error) {
+	return &api.Images{
 		Images: []*api.ImageInfo{{}}, LimitBytes: 7, UsedBytes: 6, LimitInodes: 500, UsedInodes: 400, PinnedBytes: 5, PinnedInodes: 30,
 		FreeBytes: 1000, FreeInodes: 900, FloorBytes: 100, FloorInodes: 90, Evicted: 11, RefusedTooLarge: 12, RefusedNoRoom: 13,
 	}, nil

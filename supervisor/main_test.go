@@ -8,25 +8,27 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/airlock-ci/airlock/api/control"
+	"github.com/airlock-ci/airlock/supervisor/service"
 )
 
-// The test binary plays every process of the boundary: the executor when go-plugin's cookie is set, a host, a
+// The test binary plays every process of the boundary: the executor when go-plugin's cookie is set, a supervisor, a
 // plain or the real driver when testRole says so, else the tests.
 const testRole = "AIRLOCK_TEST_ROLE"
 
 func TestMain(m *testing.M) {
-	cookie := plugin.Handshake()
+	cookie := control.Handshake()
 	switch {
 	case os.Getenv(cookie.MagicCookieKey) == cookie.MagicCookieValue:
 		exit(executorMain())
-	case os.Getenv(testRole) == "host":
-		exit(hostMain())
+	case os.Getenv(testRole) == "supervisor":
+		exit(supervisorMain())
 	case os.Getenv(testRole) == "driver":
 		exit(driverMain())
 	case os.Getenv(testRole) == "airlock-driver":
@@ -43,19 +45,18 @@ func exit(err error) {
 	os.Exit(0)
 }
 
-// settings are the Options that a test sets, as they travel to its host process.
+// settings are the Options that a test sets, as they travel to its supervisor's process.
 type settings struct {
 	ConfigPath, ExecutorPath, Checksum, RunDir, Group, MetricsAddress, Version string
 	StopExecutor                                                               bool
 	Sockets                                                                    []Socket
-	BoundIn                                                                    string // a file with classes
 }
 
-// testAnswerTimeout is how long a test's host waits for an executor's first answer.
+// testAnswerTimeout is how long a test's supervisor waits for an executor's first answer.
 const testAnswerTimeout = 2 * time.Second
 
-// hostMain is `airlock serve` without its command line: settings as JSON in the first argument.
-func hostMain() error {
+// supervisorMain is `airlock serve` without its command line: settings as JSON in the first argument.
+func supervisorMain() error {
 	var set settings
 	if err := json.Unmarshal([]byte(os.Args[1]), &set); err != nil {
 		return err
@@ -63,13 +64,7 @@ func hostMain() error {
 	opts := Options{
 		ConfigPath: set.ConfigPath, ExecutorPath: set.ExecutorPath, Checksum: set.Checksum, RunDir: set.RunDir,
 		Group: set.Group, MetricsAddress: set.MetricsAddress, Version: set.Version, StopExecutor: set.StopExecutor,
-		Sockets: set.Sockets, answerWithin: testAnswerTimeout,
-	}
-	if set.BoundIn != "" {
-		opts.Bound = func() ([]string, error) {
-			text, err := os.ReadFile(set.BoundIn)
-			return strings.Fields(string(text)), err
-		}
+		Sockets: set.Sockets, Stored: service.StoredSockets(), Store: service.StoreSockets, answerWithin: testAnswerTimeout,
 	}
 	hangUps := make(chan os.Signal, 1)
 	signal.Notify(hangUps, syscall.SIGHUP)

@@ -22,13 +22,14 @@ import (
 	"github.com/airlock-ci/airlock/testing/syncbuf"
 )
 
-// rig is a run directory with an executor's binary and configuration, and the hosts started on it.
+// rig is a run directory with an executor's binary and configuration, and the supervisors started on it.
 type rig struct {
 	t      *testing.T
 	opts   settings
 	script script
 	socket string
-	hosts  []*hostProcess
+	all    []*process
+	files  []*os.File // that the next supervisor gets, as descriptors 3, 4, ...
 }
 
 func newRig(t *testing.T) *rig {
@@ -36,7 +37,7 @@ func newRig(t *testing.T) *rig {
 	dir := t.TempDir()
 	r := &rig{t: t, script: script{Notes: filepath.Join(dir, "notes")}}
 	require.NoError(t, os.Mkdir(r.script.Notes, 0o700))
-	run, err := os.MkdirTemp("/tmp", "al-host-") // sockets' paths are limited to 107 bytes
+	run, err := os.MkdirTemp("/tmp", "al-sup-") // sockets' paths are limited to 107 bytes
 	require.NoError(t, err)
 	require.NoError(t, os.Chmod(run, 0o755))
 	r.opts = settings{
@@ -67,8 +68,8 @@ func (r *rig) configure() {
 
 // tearDown ends everything and checks that no process is left that names the rig's files.
 func (r *rig) tearDown() {
-	for _, h := range r.hosts {
-		h.kill()
+	for _, p := range r.all {
+		p.kill()
 	}
 	require.NoError(r.t, StopExecutor(r.opts.RunDir, zerologTo(io.Discard)))
 	require.Eventually(r.t, func() bool { return len(r.processes()) == 0 }, 20*time.Second, 20*time.Millisecond,
@@ -90,8 +91,8 @@ func (r *rig) processes() []string {
 	return found
 }
 
-// hostProcess is one `airlock serve`.
-type hostProcess struct {
+// process is one `airlock serve`.
+type process struct {
 	t    *testing.T
 	cmd  *exec.Cmd
 	log  *syncbuf.Buffer
@@ -99,57 +100,61 @@ type hostProcess struct {
 	err  error
 }
 
-// start starts a host, with additions to its environment, without waiting for it.
-func (r *rig) start(env ...string) *hostProcess {
+// start starts a supervisor, with additions to its environment, without waiting for it.
+func (r *rig) start(env ...string) *process {
 	r.t.Helper()
 	options, err := json.Marshal(r.opts)
 	require.NoError(r.t, err)
-	h := &hostProcess{t: r.t, log: &syncbuf.Buffer{}, done: make(chan struct{})}
-	h.cmd = exec.Command(os.Args[0], string(options))
-	h.cmd.Env = append(append(os.Environ(), testRole+"=host", "SECRET_OF_THE_HOST=1"), env...)
+	p := &process{t: r.t, log: &syncbuf.Buffer{}, done: make(chan struct{})}
+	p.cmd = exec.Command(os.Args[0], string(options))
+	if len(r.files) > 0 { // systemd names the process that they are for
+		p.cmd = exec.Command("sh", "-c", `export LISTEN_PID=$$; exec "$0" "$@"`, os.Args[0], string(options))
+		p.cmd.ExtraFiles = r.files
+	}
+	p.cmd.Env = append(append(os.Environ(), testRole+"=supervisor", "SECRET_OF_THE_SERVICE=1"), env...)
 	reader, writer, err := os.Pipe()
 	require.NoError(r.t, err)
-	h.cmd.Stderr = writer
-	require.NoError(r.t, h.cmd.Start())
+	p.cmd.Stderr = writer
+	require.NoError(r.t, p.cmd.Start())
 	_ = writer.Close()
 	copied := make(chan struct{})
-	go func() { defer close(copied); _, _ = io.Copy(h.log, reader); _ = reader.Close() }()
-	go func() { h.err = h.cmd.Wait(); <-copied; close(h.done) }()
-	r.hosts = append(r.hosts, h)
-	return h
+	go func() { defer close(copied); _, _ = io.Copy(p.log, reader); _ = reader.Close() }()
+	go func() { p.err = p.cmd.Wait(); <-copied; close(p.done) }()
+	r.all = append(r.all, p)
+	return p
 }
 
-// up starts a host and waits until it serves calls.
-func (r *rig) up(env ...string) *hostProcess {
+// up starts a supervisor and waits until callers can connect.
+func (r *rig) up(env ...string) *process {
 	r.t.Helper()
-	h := r.start(env...)
-	h.awaitLog("listening")
-	return h
+	p := r.start(env...)
+	p.awaitLog("listening")
+	return p
 }
 
-func (h *hostProcess) signal(sig os.Signal) { _ = h.cmd.Process.Signal(sig) }
+func (p *process) signal(sig os.Signal) { _ = p.cmd.Process.Signal(sig) }
 
-func (h *hostProcess) kill() {
-	_ = h.cmd.Process.Kill()
-	<-h.done
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill()
+	<-p.done
 }
 
-// wait returns how the host ended.
-func (h *hostProcess) wait() error {
-	h.t.Helper()
+// wait returns how the supervisor ended.
+func (p *process) wait() error {
+	p.t.Helper()
 	select {
-	case <-h.done:
-		return h.err
+	case <-p.done:
+		return p.err
 	case <-time.After(15 * time.Second):
-		h.t.Fatalf("the host does not end:\n%s", h.log)
+		p.t.Fatalf("the supervisor does not end:\n%s", p.log)
 		return nil
 	}
 }
 
-func (h *hostProcess) awaitLog(text string) {
-	h.t.Helper()
-	require.Eventually(h.t, func() bool { return strings.Contains(h.log.String(), text) },
-		10*time.Second, 5*time.Millisecond, "no %q in the log:\n%v", text, h.log)
+func (p *process) awaitLog(text string) {
+	p.t.Helper()
+	require.Eventually(p.t, func() bool { return strings.Contains(p.log.String(), text) },
+		10*time.Second, 5*time.Millisecond, "no %q in the log:\n%v", text, p.log)
 }
 
 // executor returns the executor that the record names, once there is one.
@@ -167,11 +172,11 @@ func (r *rig) executor() record {
 }
 
 func alive(p identity.Process) bool {
-	h, err := identity.Open(p)
+	held, err := identity.Open(p)
 	if err != nil {
 		return false
 	}
-	h.Close()
+	held.Close()
 	return true
 }
 

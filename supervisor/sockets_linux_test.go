@@ -7,13 +7,11 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 )
 
-// classRig is a host with a socket of its own for the class "protected".
+// classRig is a supervisor with a socket of its own for the class "protected".
 func classRig(t *testing.T) (r *rig, socket string) {
 	t.Helper()
 	r = newRig(t)
@@ -37,18 +35,7 @@ func TestAClassHasASocketOfItsOwn(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, mode, info.Mode().Perm(), path)
 	}
-	binary := filepath.Join(r.opts.RunDir, "driver")
-	text, err := os.ReadFile(r.opts.ExecutorPath)
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(binary, text, 0o755))
 	const nogroup, games = 65534, 60
-	as := func(uid, gid uint32, groups []uint32, socket, stage string) string {
-		cmd := exec.Command(binary, socket, stage)
-		cmd.Dir, cmd.Env = "/", []string{testRole + "=driver"}
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid, Groups: groups}}
-		out, _ := cmd.CombinedOutput() // which says how it ended
-		return string(out)
-	}
 	const (
 		isProtected = `class "protected"`
 		reserved    = `runner class "protected" has a socket of its own`
@@ -78,22 +65,22 @@ func TestAClassHasASocketOfItsOwn(t *testing.T) {
 		{"no class elsewhere", 4002, nogroup, nil, r.socket, "", none, "class \""},
 		{"a member on the service's socket", 4001, games, nil, r.socket, "", denied, "bytes of"},
 	} {
-		out := as(c.uid, c.gid, c.groups, c.socket, "prepare:"+c.class)
+		out := r.asUser(c.uid, c.gid, c.groups, c.socket, "prepare:"+c.class)
 		require.Contains(t, out, c.want, c.name)
 		if c.unwanted != "" {
 			require.NotContains(t, out, c.unwanted, c.name)
 		}
 	}
-	require.Contains(t, as(4001, games, nil, protected, "stuff"), "the call sandbox needs root", "a member drives jobs and does no more")
+	require.Contains(t, r.asUser(4001, games, nil, protected, "stuff"), "the call sandbox needs root", "a member drives jobs and does no more")
 }
 
 // TestAClassThatIsBoundLater: from the reload on, nobody has it whose socket is not there yet; and one whose socket is there
 // stays bound, whatever the file says now.
 func TestAClassThatIsBoundLater(t *testing.T) {
 	r, protected := classRig(t)
-	r.opts.BoundIn = filepath.Join(r.opts.RunDir, "bound")
-	require.NoError(t, os.WriteFile(r.opts.BoundIn, []byte("protected"), 0o600))
-	h := r.up()
+	r.script.Bound = []string{"protected"}
+	r.configure()
+	r.up()
 	say := func(socket, class string) string {
 		cmd := exec.Command(r.opts.ExecutorPath, socket, "prepare:"+class)
 		cmd.Env = []string{testRole + "=driver"}
@@ -101,24 +88,25 @@ func TestAClassThatIsBoundLater(t *testing.T) {
 		return string(out)
 	}
 	require.Contains(t, say(r.socket, "nightly"), `class "nightly"`)
-	require.NoError(t, os.WriteFile(r.opts.BoundIn, []byte("nightly"), 0o600))
-	h.signal(syscall.SIGHUP)
-	h.awaitLog("the configuration was reloaded")
+	r.script.Bound = []string{"nightly"}
+	r.configure()
 	require.Contains(t, say(r.socket, "nightly"), `runner class "nightly" has a socket of its own`)
 	require.Contains(t, say(r.socket, "protected"), `runner class "protected" has a socket of its own`)
 	require.Contains(t, say(protected, ""), `class "protected"`)
 }
 
-// TestSocketsOfClassesComeBack: after a host that was killed, and one that stopped.
+// TestSocketsOfClassesComeBack: after a supervisor that was killed, and one that stopped.
 func TestSocketsOfClassesComeBack(t *testing.T) {
 	r, protected := classRig(t)
-	h := r.up()
-	h.kill()
-	require.FileExists(t, protected)
-	h = r.up()
-	require.Equal(t, "x", run(t, protected, "echo", "x").stdout.String())
-	h.signal(syscall.SIGTERM)
-	require.NoError(t, h.wait())
+	s := r.up()
+	echoes(t, protected)
+	s.kill()
+	echoes(t, protected) // the executor has it still
+	s = r.up()
+	s.awaitLog("attached to the executor")
+	echoes(t, protected)
+	s.signal(syscall.SIGTERM)
+	require.NoError(t, s.wait())
 	require.NoFileExists(t, protected)
 }
 
@@ -142,6 +130,14 @@ func TestSocketsThatCannotBe(t *testing.T) {
 	listener, err := net.Listen("unix", in("busy"))
 	require.NoError(t, err)
 	defer func() { require.NoError(t, listener.Close()) }()
+	run := t.TempDir()
+	require.NoError(t, os.Chmod(run, 0o755))
+	open := func(known []string, classes ...Socket) error {
+		s := newSockets(Options{RunDir: run, SocketPath: filepath.Join(run, "main.sock"), Sockets: classes})
+		err := s.open(known)
+		s.close(true)
+		return err
+	}
 	for path, want := range map[string]string{
 		"open/s":     "open can be written by others than root",
 		"sticky/s":   "sticky can be written by others than root",
@@ -154,58 +150,78 @@ func TestSocketsThatCannotBe(t *testing.T) {
 		"busy":       "somebody listens there already",
 		"no/no/s":    "making the socket's directory",
 	} {
-		_, err := listenForClass(in(path), "games")
+		err := open(nil, Socket{Path: in(path), Group: "games", RunnerClass: "a"})
 		require.ErrorContains(t, err, want, path)
 	}
-	_, err = listenForClass(in("x"), "al-no-such-group")
-	require.ErrorContains(t, err, "unknown group al-no-such-group")
+	require.ErrorContains(t, open(nil, Socket{Path: in("x"), Group: "al-no-such-group", RunnerClass: "a"}), "unknown group al-no-such-group")
 	content, err := os.ReadFile(in("file"))
 	require.NoError(t, err)
 	require.Equal(t, "mine", string(content))
 
-	run := t.TempDir()
-	require.NoError(t, os.Chmod(run, 0o755))
-	_, err = openEntrances(filepath.Join(run, "main.sock"), Options{RunDir: run, Sockets: []Socket{
-		{Path: in("good"), Group: "games", RunnerClass: "a"}, {Path: in("file"), Group: "games", RunnerClass: "b"},
-	}})
-	require.ErrorContains(t, err, `the socket of runner class "b"`)
+	require.ErrorContains(t, open(nil, Socket{Path: in("good"), Group: "games", RunnerClass: "a"},
+		Socket{Path: in("file"), Group: "games", RunnerClass: "b"}), `the socket of runner class "b"`)
 	for _, path := range []string{filepath.Join(run, "main.sock"), in("good")} {
 		require.NoFileExists(t, path)
 	}
+	require.NoError(t, open([]string{in("busy")}, Socket{Path: in("busy"), Group: "games", RunnerClass: "a"}), "an executor of ours listens there")
 }
 
-// TestPeerGroups: more than fit at first.
-func TestPeerGroups(t *testing.T) {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	require.NoError(t, err)
-	defer func() { _, _ = unix.Close(pair[0]), unix.Close(pair[1]) }()
-	ours, err := unix.Getgroups()
-	require.NoError(t, err)
-	groups, err := peerGroups(uintptr(pair[0]))
-	require.NoError(t, err)
-	require.Len(t, groups, len(ours))
-
-	path := filepath.Join(t.TempDir(), "s")
-	require.NoError(t, os.Chmod(filepath.Dir(path), 0o777))
-	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	require.NoError(t, err)
-	defer func() { require.NoError(t, listener.Close()) }()
-	many := make([]uint32, 300)
-	for i := range many {
-		many[i] = uint32(5000 + i)
+// asUser runs the driver of driverMain as a user, on a copy of the program where that user may go, and returns what it
+// says.
+func (r *rig) asUser(uid, gid uint32, groups []uint32, socket, stage string) string {
+	r.t.Helper()
+	binary := filepath.Join(r.opts.RunDir, "driver")
+	if _, err := os.Stat(binary); err != nil {
+		text, err := os.ReadFile(r.opts.ExecutorPath)
+		require.NoError(r.t, err)
+		require.NoError(r.t, os.WriteFile(binary, text, 0o755))
 	}
-	cmd := exec.Command(os.Args[0], path, "version")
-	cmd.Env = []string{testRole + "=driver"}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 0, Gid: 0, Groups: many}}
-	require.NoError(t, cmd.Start())
-	require.NoError(t, listener.SetDeadline(time.Now().Add(30*time.Second)))
-	conn, err := listener.AcceptUnix()
-	require.NoError(t, err)
-	raw, err := conn.SyscallConn()
-	require.NoError(t, err)
-	require.NoError(t, raw.Control(func(fd uintptr) { groups, err = peerGroups(fd) }))
-	require.NoError(t, err)
-	require.Equal(t, many, groups)
-	require.NoError(t, conn.Close())
-	_ = cmd.Wait() // its call failed
+	cmd := exec.Command(binary, socket, stage)
+	cmd.Dir, cmd.Env = "/", []string{testRole + "=driver"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid, Groups: groups}}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return string(out) + "failed: " + err.Error()
+	}
+	return string(out)
+}
+
+func TestWhoMayDoWhat(t *testing.T) {
+	r := newRig(t)
+	r.opts.Group = "nogroup"
+	r.up()
+	echoes(t, r.socket) // root may
+	for path, mode := range map[string]os.FileMode{r.socket: 0o660, filepath.Dir(r.socket): 0o750,
+		paths{r.opts.RunDir}.plugin(): 0o700} {
+		info, err := os.Stat(path)
+		require.NoError(t, err)
+		require.Equal(t, mode, info.Mode().Perm(), path)
+	}
+	as := func(uid, gid uint32, stage string) string { return r.asUser(uid, gid, nil, r.socket, stage) }
+	const nobody, nogroup = 65534, 65534
+
+	require.Equal(t, "on stderr", as(nobody, nogroup, "echo"), "a member of the group may run stages")
+	require.Contains(t, as(nobody, nogroup, "stuff"), "the call sandbox needs root; user 65534 is not")
+	require.Contains(t, as(nobody, nogroup, "images"), "the call images needs root; user 65534 is not")
+	require.Contains(t, as(1234, 1234, "images"), "permission denied", "the directory keeps others out")
+
+	// Were the directory open, the credentials would still be checked.
+	require.NoError(t, os.Chmod(filepath.Dir(r.socket), 0o755))
+	require.NoError(t, os.Chmod(r.socket, 0o666))
+	for _, stage := range []string{"images", "echo"} {
+		require.Contains(t, as(1234, 1234, stage), `user 1234 is neither root nor in the group "nogroup"`)
+	}
+	// nobody's primary group is nogroup, also when it runs with another one.
+	require.Equal(t, "on stderr", as(nobody, 1234, "echo"))
+}
+
+// TestWhoMayDoWhatWithoutAGroup: root alone.
+func TestWhoMayDoWhatWithoutAGroup(t *testing.T) {
+	r := newRig(t)
+	r.up()
+	echoes(t, r.socket)
+	require.Contains(t, r.asUser(65534, 65534, nil, r.socket, "echo"), "permission denied")
+	require.NoError(t, os.Chmod(filepath.Dir(r.socket), 0o755))
+	require.NoError(t, os.Chmod(r.socket, 0o666))
+	require.Contains(t, r.asUser(65534, 65534, nil, r.socket, "echo"), "needs root, since no group is configured; user 65534 is not")
 }
