@@ -64,6 +64,7 @@ func liveTheUnitsLife(t *testing.T) {
 		"ExecStart=" + self + ` "serve" "--config" "` + s.options.ConfigPath + `"`,
 		"Type=notify", "Delegate=yes", "KillMode=process", "Restart=always", "RuntimeDirectory=airlock",
 		"RuntimeDirectoryPreserve=yes", "StateDirectory=airlock", "TasksMax=infinity",
+		"NotifyAccess=main", "FileDescriptorStoreMax=128", // a socket for each runner class, and the service's own
 	} {
 		require.Contains(t, strings.Split(string(unit), "\n"), line)
 	}

@@ -21,12 +21,13 @@ func notify(message string, rights []byte) (bool, error) {
 	if path == "" {
 		return false, nil
 	}
-	// A leading @ means the abstract namespace, to package net as to systemd.
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	// Package net sends descriptors by no connected datagram socket; this one has a name that the kernel chose.
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram"})
 	if err != nil {
 		return false, err
 	}
 	defer func() { _ = conn.Close() }()
-	_, _, err = conn.WriteMsgUnix([]byte(message), rights, nil)
+	// A leading @ means the abstract namespace, to package net as to systemd.
+	_, _, err = conn.WriteMsgUnix([]byte(message), rights, &net.UnixAddr{Name: path, Net: "unixgram"})
 	return err == nil, err
 }
