@@ -2,11 +2,11 @@ package cache
 
 import (
 	"context"
-	"io"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/internal/joblog"
 )
 
 // The pull policies, by GitLab Runner's names.
@@ -59,16 +59,16 @@ type Base struct {
 	Config Config
 	// Pulled is false when nothing had to be unpacked.
 	Pulled bool
-	// Warnings say, each as one line for the job log, what of the image a sandbox does not have.
+	// Warnings say what of the image a sandbox does not have. Each is one warning for the job log.
 	Warnings []string
 	// Bytes is what was transferred of layers for this request or for others that waited with it.
 	Bytes int64
 }
 
 // Base resolves an image, authorises it, pulls and unpacks what is not here, and leases it to the holder.
-// It writes a few plain lines for the job log to progress. A failed Base leaves no lease. Errors are the
+// It tells log about a pull, and about making a disk if that takes long. A failed Base leaves no lease. Errors are the
 // author's (no such image, access denied, a broken or foreign image) or the system's (network, disk).
-func (c *Cache) Base(ctx context.Context, req Request, progress io.Writer) (Base, error) {
+func (c *Cache) Base(ctx context.Context, req Request, log *joblog.Log) (Base, error) {
 	ref, err := c.parseReference(req.Image, req.AllowLocal)
 	if err != nil {
 		return Base{}, err
@@ -79,7 +79,7 @@ func (c *Cache) Base(ctx context.Context, req Request, progress io.Writer) (Base
 	if err != nil {
 		return Base{}, err
 	}
-	base, err := c.unpacked(ctx, ref, platform, req, progress)
+	base, err := c.unpacked(ctx, ref, platform, req, log)
 	if err != nil {
 		return base, err
 	}
@@ -90,7 +90,7 @@ func (c *Cache) Base(ctx context.Context, req Request, progress io.Writer) (Base
 	case !runsOn(image.platform(platform), platform): // it came for another level
 		err = wrongPlatform(ref, []string{image.platform(platform).String()}, platform)
 	case req.Form == FormDisk:
-		base.Disk, err = c.disk(ctx, ref.asked, image, progress)
+		base.Disk, err = c.disk(ctx, ref.asked, image, log)
 	}
 	if err != nil {
 		c.store.unlease(base.Digest, req.Holder)
@@ -100,7 +100,7 @@ func (c *Cache) Base(ctx context.Context, req Request, progress io.Writer) (Base
 }
 
 // unpacked leases the unpacked layers of an image.
-func (c *Cache) unpacked(ctx context.Context, ref reference, platform v1.Platform, req Request, progress io.Writer) (Base, error) {
+func (c *Cache) unpacked(ctx context.Context, ref reference, platform v1.Platform, req Request, log *joblog.Log) (Base, error) {
 	switch req.PullPolicy {
 	case PullAlways:
 	case PullIfNotPresent, PullNever:
@@ -112,7 +112,7 @@ func (c *Cache) unpacked(ctx context.Context, ref reference, platform v1.Platfor
 		return Base{}, fault.WithRemedy(fault.Authorf("unknown pull policy %q", req.PullPolicy),
 			"use always, if-not-present or never")
 	}
-	return c.pull(ctx, ref, platform, req, progress)
+	return c.pull(ctx, ref, platform, req, log)
 }
 
 // present gives the base of an image that is in the cache, if the job may have it.

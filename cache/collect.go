@@ -3,12 +3,12 @@ package cache
 import (
 	"cmp"
 	"context"
-	"io"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/internal/joblog"
 )
 
 // ImageInfo describes an image in the cache.
@@ -59,9 +59,9 @@ func (c *Cache) Usage() (Usage, error) {
 }
 
 // Pull pulls an image for an administrator, whatever is in the cache; no lease remains.
-func (c *Cache) Pull(ctx context.Context, req Request, progress io.Writer) (Base, error) {
+func (c *Cache) Pull(ctx context.Context, req Request, log *joblog.Log) (Base, error) {
 	req.PullPolicy, req.Holder = PullAlways, "airlock image pull"
-	base, err := c.Base(ctx, req, progress)
+	base, err := c.Base(ctx, req, log)
 	if err == nil {
 		c.store.unlease(base.Digest, req.Holder)
 	}

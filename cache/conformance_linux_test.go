@@ -2,10 +2,10 @@ package cache_test
 
 import (
 	"context"
-	"io"
 	"testing"
 
 	"github.com/airlock-ci/airlock/cache"
+	"github.com/airlock-ci/airlock/internal/joblog"
 	"github.com/airlock-ci/airlock/testing/conformance"
 )
 
@@ -26,8 +26,8 @@ func TestConformance(t *testing.T) {
 // adapter makes a cache the suite's Layers.
 type adapter struct{ *cache.Cache }
 
-func (a adapter) Base(ctx context.Context, image, pullPolicy, holder string, progress io.Writer) ([]string, bool, error) {
-	base, err := a.Cache.Base(ctx, cache.Request{Image: image, PullPolicy: pullPolicy, Holder: holder}, progress)
+func (a adapter) Base(ctx context.Context, image, pullPolicy, holder string, log *joblog.Log) ([]string, bool, error) {
+	base, err := a.Cache.Base(ctx, cache.Request{Image: image, PullPolicy: pullPolicy, Holder: holder}, log)
 	return base.Layers, base.Pulled, err
 }
 

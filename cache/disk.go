@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 	"github.com/airlock-ci/airlock/internal/bytesize"
 	"github.com/airlock-ci/airlock/internal/failpoint"
 	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/internal/joblog"
 )
 
 // diskFormat is raised whenever the same layers would become another disk. Disks of other formats are removed
@@ -31,23 +31,23 @@ func diskPath(dir, name string) string { return filepath.Join(dir, "disks", name
 
 // disk returns the disk of a leased image, made when missing. Requests that need the same one at the same time
 // make it once. It tells the job log when that takes a while.
-func (c *Cache) disk(ctx context.Context, asked string, image *imageRecord, progress io.Writer) (string, error) {
+func (c *Cache) disk(ctx context.Context, asked string, image *imageRecord, log *joblog.Log) (string, error) {
 	stack := image.stack()
 	name := diskName(stack)
 	path := diskPath(c.opts.Dir, name)
-	log, started := &report{to: progress}, time.Now()
+	started := time.Now()
 	for made := false; ; made = true {
 		if size, found := c.store.disk(name); found {
 			if made {
-				log.line("Made a disk of image %s in %.1f s, %s", asked, time.Since(started).Seconds(), bytesize.Format(size))
+				log.Progress("Made a disk of image %s in %.1f s, %s", asked, time.Since(started).Seconds(), bytesize.Format(size))
 			}
 			return path, nil
 		}
 		flight, led := c.disks.join(name, func() struct{} { return struct{}{} },
 			func(ctx context.Context, _ struct{}) error { return c.makeDisk(ctx, name, stack) })
-		err := c.disks.wait(ctx, name, flight, firstProgress, func() time.Duration {
-			log.line("Making a disk of image %s", asked)
-			return maxProgress
+		err := c.disks.wait(ctx, name, flight, joblog.FirstPause, func() time.Duration {
+			log.Progress("Making a disk of image %s", asked)
+			return joblog.MaxPause
 		})
 		if err != nil && (led || ctx.Err() != nil) {
 			return "", fmt.Errorf("making a disk of image %s: %w", asked, err)

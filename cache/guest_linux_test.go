@@ -17,6 +17,7 @@ import (
 
 	"github.com/airlock-ci/airlock/cache"
 	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/internal/joblog"
 )
 
 func forDisk(image, holder string) cache.Request {
@@ -57,7 +58,7 @@ func TestDisksAreMadeOnce(t *testing.T) {
 	disks, logs := make([]string, 8), make([]bytes.Buffer, 8)
 	for i := range disks {
 		group.Go(func() error {
-			base, err := c.Base(t.Context(), forDisk(image, fmt.Sprint("al-", i)), &logs[i])
+			base, err := c.Base(t.Context(), forDisk(image, fmt.Sprint("al-", i)), joblog.New(&logs[i]))
 			disks[i] = base.Disk
 			return err
 		})
@@ -73,7 +74,7 @@ func TestDisksAreMadeOnce(t *testing.T) {
 	require.EqualValues(t, cache.DiskSize, info.Size())
 
 	var log bytes.Buffer
-	again, err := c.Base(t.Context(), forDisk(image, "al-9"), &log)
+	again, err := c.Base(t.Context(), forDisk(image, "al-9"), joblog.New(&log))
 	require.NoError(t, err)
 	require.Equal(t, disks[0], again.Disk)
 	require.Empty(t, log.String(), "it is there")
@@ -145,7 +146,7 @@ func TestDisksSurviveARestart(t *testing.T) {
 	require.Equal(t, []string{"disks/" + filepath.Base(disk)}, disksIn(t, dir))
 	require.Equal(t, before, used(t, c))
 	var log bytes.Buffer
-	base, err := c.Base(t.Context(), forDisk(image, "al-1"), &log)
+	base, err := c.Base(t.Context(), forDisk(image, "al-1"), joblog.New(&log))
 	require.NoError(t, err)
 	require.Equal(t, disk, base.Disk)
 	require.Empty(t, log.String())

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 
 	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/internal/joblog"
 )
 
 // ImportRequest says what of an archive is imported, and as what.
@@ -32,7 +33,7 @@ type ImportRequest struct {
 // Import stores an image that an administrator sends as a tar, which may be compressed with gzip or zstd: what
 // "docker save" wrote, or an OCI image layout. It is public on this host: every job may use it, and it is
 // pinned: no pull evicts it. No lease remains.
-func (c *Cache) Import(ctx context.Context, req ImportRequest, stream io.Reader, progress io.Writer) (Base, error) {
+func (c *Cache) Import(ctx context.Context, req ImportRequest, stream io.Reader, log *joblog.Log) (Base, error) {
 	dir, err := os.MkdirTemp(filepath.Join(c.opts.Dir, "ingest"), "")
 	if err != nil {
 		return Base{}, fault.Systemf("importing: %w", err)
@@ -61,7 +62,7 @@ func (c *Cache) Import(ctx context.Context, req ImportRequest, stream io.Reader,
 	}
 	ref.repo, ref.remote = "", nil // the administrator's, not a registry's
 	const holder = "airlock image import"
-	base, err := c.await(ctx, newPull(ref, leastPlatform(), found), holder, progress)
+	base, err := c.await(ctx, newPull(ref, leastPlatform(), found), holder, log)
 	if err != nil {
 		return Base{}, err
 	}

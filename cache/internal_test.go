@@ -7,6 +7,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/stretchr/testify/require"
+
+	"github.com/airlock-ci/airlock/internal/joblog"
 )
 
 func TestCredentialsFindTheirRegistry(t *testing.T) {
@@ -25,7 +27,7 @@ func TestCredentialsFindTheirRegistry(t *testing.T) {
 func TestProgressKeepsItsPace(t *testing.T) {
 	var log bytes.Buffer
 	p := newPull(reference{}, v1.Platform{}, &content{digest: "sha256:1"})
-	r := &report{to: &log, pull: p, image: "app"}
+	r := &report{to: joblog.New(&log), pull: p, image: "app"}
 	require.Less(t, r.tick(), time.Second, "nothing to say yet")
 	require.Empty(t, log.String())
 	p.total.Store(45 << 20)

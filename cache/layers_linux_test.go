@@ -95,8 +95,8 @@ func TestWarningsOfAnImage(t *testing.T) {
 			c.Config.Env = []string{"PATH=/bin", "BROKEN", "", "=secret", "EMPTY=", "A=b=c", "NUL=\x00secret"}
 		}))
 	want := []string{
-		"WARNING: left out of image " + image + ": device node /lib/udev/null and 2 more",
-		`WARNING: left out of image ` + image + `: environment entry that is not NAME=value: "BROKEN" and 3 more`,
+		"left out of image " + image + ": device node /lib/udev/null and 2 more",
+		`left out of image ` + image + `: environment entry that is not NAME=value: "BROKEN" and 3 more`,
 	}
 	run := t.TempDir()
 	c, err := cache.New(cache.Options{Dir: directory, RunDir: run, InsecureRegistries: allHubs()})
@@ -111,7 +111,7 @@ func TestWarningsOfAnImage(t *testing.T) {
 	c = open(t, func(o *cache.Options) { o.Dir, o.RunDir = directory, run })
 	require.Equal(t, want, get(t, c, request).Warnings, "after a restart")
 	again := h.push("app:2", imageOf(t, tarLayer(t, device, device), layerOf(t, nil, "g", "")))
-	require.Equal(t, []string{"WARNING: left out of image " + again + ": device node /lib/udev/null and 1 more"},
+	require.Equal(t, []string{"left out of image " + again + ": device node /lib/udev/null and 1 more"},
 		get(t, c, cache.Request{Image: again, PullPolicy: "always", Holder: "al-1"}).Warnings, "of a layer that was here")
 }
 

@@ -20,6 +20,7 @@ import (
 
 	"github.com/airlock-ci/airlock/cache"
 	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/internal/joblog"
 	"github.com/airlock-ci/airlock/testing/rootfs"
 )
 
@@ -143,7 +144,7 @@ func TestImport(t *testing.T) {
 	require.NoError(t, err)
 	defer file.Close()
 	var progress bytes.Buffer
-	imported, err := c.Import(t.Context(), cache.ImportRequest{}, file, &progress)
+	imported, err := c.Import(t.Context(), cache.ImportRequest{}, file, joblog.New(&progress))
 	require.NoError(t, err)
 	require.Contains(t, progress.String(), "Pulled image hub.example/tool:1")
 	base := get(t, c, cache.Request{Image: "hub.example/tool:1", PullPolicy: "never", Holder: "al-1"})

@@ -40,10 +40,10 @@ func (o *omitted) addAll(more omitted) {
 	}
 }
 
-// warnings says for the job log what was left out of an image, one line for each kind.
+// warnings returns what the job log says was left out of an image, one warning for each kind.
 func (o omitted) warnings(image string) (lines []string) {
 	for _, kind := range slices.Sorted(maps.Keys(o)) {
-		line := fmt.Sprintf("WARNING: left out of image %s: %s %s", image, kind, o[kind].First)
+		line := fmt.Sprintf("left out of image %s: %s %s", image, kind, o[kind].First)
 		if more := o[kind].Count - 1; more > 0 {
 			line += fmt.Sprintf(" and %d more", more)
 		}

@@ -1,22 +1,15 @@
 package cache
 
 import (
-	"fmt"
-	"io"
 	"time"
 
 	"github.com/airlock-ci/airlock/internal/bytesize"
+	"github.com/airlock-ci/airlock/internal/joblog"
 )
 
-// Lines of progress come a while apart: job logs keep every line for ever.
-const (
-	firstProgress = 2 * time.Second
-	maxProgress   = 30 * time.Second
-)
-
-// report writes the progress of a pull to one waiter's log. A log that blocks holds back nobody else.
+// report tells one waiter's log how a pull gets on. A log that blocks holds back nobody else.
 type report struct {
-	to        io.Writer
+	to        *joblog.Log
 	pull      *pull
 	image     string
 	announced bool
@@ -28,17 +21,17 @@ func (r *report) tick() time.Duration {
 	missing := r.pull.missing.Load()
 	switch {
 	case missing < 0: // the image's configuration is on its way
-		return firstProgress / 20
+		return joblog.FirstPause / 20
 	case !r.announced:
 		r.announce(missing)
-		r.pause = firstProgress
+		r.pause = joblog.FirstPause
 	default:
 		progress := bytesize.Format(r.pull.done.Load())
 		if total := r.pull.total.Load(); total > 0 { // an archive does not say how large its layers are
 			progress += " of " + bytesize.Format(total)
 		}
-		r.line("Pulling image %s: %s", r.image, progress)
-		r.pause = min(2*r.pause, maxProgress)
+		r.to.Progress("Pulling image %s: %s", r.image, progress)
+		r.pause = min(2*r.pause, joblog.MaxPause)
 	}
 	return r.pause
 }
@@ -56,7 +49,7 @@ func (r *report) announce(missing int64) {
 	if total := r.pull.total.Load(); total > 0 {
 		size = ", " + bytesize.Format(total)
 	}
-	r.line("Pulling image %s (%d %s%s)", r.image, missing, layers, size)
+	r.to.Progress("Pulling image %s (%d %s%s)", r.image, missing, layers, size)
 }
 
 // end writes the closing line of a pull that succeeded.
@@ -66,12 +59,6 @@ func (r *report) end() {
 		r.announce(missing)
 	}
 	if missing > 0 {
-		r.line("Pulled image %s in %.1f s, %s", r.image, time.Since(r.pull.started).Seconds(), r.pull.content.digest)
-	}
-}
-
-func (r *report) line(format string, args ...any) {
-	if r.to != nil {
-		_, _ = fmt.Fprintf(r.to, format+"\n", args...) // a log that is gone is no reason to fail
+		r.to.Progress("Pulled image %s in %.1f s, %s", r.image, time.Since(r.pull.started).Seconds(), r.pull.content.digest)
 	}
 }

@@ -3,7 +3,6 @@ package cache
 import (
 	"context"
 	"fmt"
-	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/airlock-ci/airlock/internal/failpoint"
 	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/internal/joblog"
 )
 
 // pull is the work of fetching one image, watched by all who wait for it.
@@ -44,7 +44,7 @@ func (c *Cache) boundPull(ctx context.Context, ref reference) (context.Context, 
 }
 
 // pull asks the origin what the reference leads to, which authorises the job too, and fetches what is not here.
-func (c *Cache) pull(ctx context.Context, ref reference, platform v1.Platform, req Request, progress io.Writer) (Base, error) {
+func (c *Cache) pull(ctx context.Context, ref reference, platform v1.Platform, req Request, log *joblog.Log) (Base, error) {
 	p, image, err := c.resolve(ctx, ref, platform, req)
 	if err != nil {
 		return Base{}, c.pullFault(ctx, ref, err)
@@ -52,11 +52,11 @@ func (c *Cache) pull(ctx context.Context, ref reference, platform v1.Platform, r
 	if image != nil {
 		return c.base(ref, image), nil
 	}
-	return c.await(ctx, p, req.Holder, progress)
+	return c.await(ctx, p, req.Holder, log)
 }
 
 // await joins or starts the pull and waits for it, the image leased to holder; then it names the image.
-func (c *Cache) await(ctx context.Context, p *pull, holder string, progress io.Writer) (Base, error) {
+func (c *Cache) await(ctx context.Context, p *pull, holder string, log *joblog.Log) (Base, error) {
 	ref, digest := p.ref, p.content.digest
 	resolved := refRecord{Name: ref.name, Resolved: p.content.resolved, Digest: digest, Repo: p.repo}
 	if p.content.varies {
@@ -66,7 +66,7 @@ func (c *Cache) await(ctx context.Context, p *pull, holder string, progress io.W
 	key := p.repo + "\n" + digest + "\n" + p.platform.Variant
 	flight, _ := c.pulls.join(key, func() *pull { return p }, c.fetch)
 	shared := flight.state
-	report := &report{to: progress, pull: shared, image: ref.asked}
+	report := &report{to: log, pull: shared, image: ref.asked}
 	err := c.pulls.wait(ctx, key, flight, time.Second/10, report.tick)
 	if err == nil {
 		err = c.store.point(&resolved)

@@ -3,7 +3,6 @@ package cache
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -83,7 +82,7 @@ func TestRealLayers(t *testing.T) {
 	other := writeLayout(t, "other", version, base, layertar.Upper(map[string]string{"image/other.txt": "other"}))
 	c := openReal(t)
 
-	got, err := c.Base(t.Context(), request(app), io.Discard)
+	got, err := c.Base(t.Context(), request(app), nil)
 	require.NoError(t, err)
 	require.True(t, got.Pulled)
 	require.Equal(t, version, got.Config.OSVersion)
@@ -96,7 +95,7 @@ func TestRealLayers(t *testing.T) {
 	for _, layer := range got.Layers {
 		require.FileExists(t, filepath.Join(layer, "complete"))
 	}
-	second, err := c.Base(t.Context(), request(other), io.Discard)
+	second, err := c.Base(t.Context(), request(other), nil)
 	require.NoError(t, err)
 	require.Equal(t, got.Layers[1], second.Layers[1], "a base is shared")
 	require.NotEqual(t, got.Layers[0], second.Layers[0])
@@ -112,10 +111,10 @@ func TestRealLayers(t *testing.T) {
 		_, secondErr := os.Stat(second.Layers[0])
 		return os.IsNotExist(halfErr) && os.IsNotExist(secondErr)
 	}, 10*time.Second, 10*time.Millisecond)
-	again, err := c.Base(t.Context(), request(other), io.Discard)
+	again, err := c.Base(t.Context(), request(other), nil)
 	require.NoError(t, err)
 	require.True(t, again.Pulled)
-	kept, err := c.Base(t.Context(), request(app), io.Discard)
+	kept, err := c.Base(t.Context(), request(app), nil)
 	require.NoError(t, err)
 	require.False(t, kept.Pulled)
 
@@ -150,7 +149,7 @@ func TestRealBrokenLayers(t *testing.T) {
 		"broken": writeLayout(t, "broken", version, base, base[:len(base)/2]),
 		"newer":  writeLayout(t, "newer", "10.0.65000.1", base),
 	} {
-		_, err := c.Base(t.Context(), request(image), io.Discard)
+		_, err := c.Base(t.Context(), request(image), nil)
 		require.Equal(t, fault.Author, fault.ClassOf(err), "%s: %v", name, err)
 		_, err = c.Collect(t.Context())
 		require.NoError(t, err)
@@ -166,7 +165,7 @@ func TestRealTemplates(t *testing.T) {
 	version := hostPlatform().OSVersion
 	image := writeLayout(t, "template", version, layertar.Base(layertar.BaseOptions{Build: 20348, UtilityVM: true}))
 	c := openReal(t)
-	base, err := c.Base(t.Context(), request(image), io.Discard)
+	base, err := c.Base(t.Context(), request(image), nil)
 	require.NoError(t, err)
 	runFromTemplate(t, base.Layers)
 	systems, err := hcsshim.GetContainers(hcsshim.ComputeSystemQuery{})

@@ -33,6 +33,7 @@ import (
 
 	"github.com/airlock-ci/airlock/cache"
 	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/internal/joblog"
 )
 
 func TestMain(m *testing.M) {
@@ -205,7 +206,7 @@ func TestBaseTellsWhatTheImageSays(t *testing.T) {
 	h, c := newHub(t), open(t)
 	image := h.push("app:1", imageOf(t, layerOf(t, nil, "lower", "1"), layerOf(t, nil, "upper", "2")))
 	var progress bytes.Buffer
-	base, err := c.Base(t.Context(), cache.Request{Image: image, PullPolicy: "always", Holder: "al-1"}, &progress)
+	base, err := c.Base(t.Context(), cache.Request{Image: image, PullPolicy: "always", Holder: "al-1"}, joblog.New(&progress))
 	require.NoError(t, err)
 	require.Equal(t, image, base.Image)
 	require.Regexp(t, `^sha256:[0-9a-f]{64}$`, base.Digest)
@@ -217,7 +218,7 @@ func TestBaseTellsWhatTheImageSays(t *testing.T) {
 	require.Regexp(t, `^Pulling image `+image+` \(2 layers, \d+ B\)\nPulled image `+image+` in \d+\.\d s, sha256:[0-9a-f]{64}\n$`, progress.String())
 
 	progress.Reset()
-	base, err = c.Base(t.Context(), cache.Request{Image: image, PullPolicy: "if-not-present", Holder: "al-2"}, &progress)
+	base, err = c.Base(t.Context(), cache.Request{Image: image, PullPolicy: "if-not-present", Holder: "al-2"}, joblog.New(&progress))
 	require.NoError(t, err)
 	require.False(t, base.Pulled)
 	require.Zero(t, base.Bytes)

@@ -211,8 +211,8 @@ func TestWhatIsOmittedIsCounted(t *testing.T) {
 	found, err := unpack(t.Context(), target, strings.NewReader(string(archive(t, huge, device("dev/null"), device("lib/null"), device("zero")))), newBudget(1<<20, 100))
 	require.NoError(t, err)
 	require.Equal(t, []string{
-		"WARNING: left out of image app: device node /lib/null and 1 more",
-		"WARNING: left out of image app: extended attribute that file systems cannot hold /huge: user.huge",
+		"left out of image app: device node /lib/null and 1 more",
+		"left out of image app: extended attribute that file systems cannot hold /huge: user.huge",
 	}, found.omitted.warnings("app"))
 	value := make([]byte, 10)
 	n, err := unix.Getxattr(filepath.Join(target, "huge"), "user.small", value)

@@ -22,7 +22,7 @@ func (s *Service) announce(sess *session, log io.Writer) {
 	}
 	fmt.Fprintf(log, "Image %s, %s (%s)\n", sess.base.Image, sess.base.Digest, source)
 	for _, warning := range sess.base.Warnings {
-		fmt.Fprintln(log, warning)
+		fmt.Fprintf(log, "WARNING: %s\n", warning)
 	}
 	fmt.Fprintf(log, "Limits: %s; network %s\n", describeLimits(d.Limits, d.Timeout), d.Network)
 	var steps []string

@@ -229,7 +229,7 @@ type lacking struct{ jobs.Layers }
 
 func (l lacking) Base(ctx context.Context, req jobs.BaseRequest, log io.Writer) (jobs.Base, error) {
 	base, err := l.Layers.Base(ctx, req, log)
-	base.Warnings = []string{"WARNING: left out of image " + req.Image + ": device node /zero and 2 more"}
+	base.Warnings = []string{"left out of image " + req.Image + ": device node /zero and 2 more"}
 	return base, err
 }
 
@@ -244,7 +244,7 @@ func TestTheLogSaysOnceWhatTheImageLacks(t *testing.T) {
 		}
 	})
 	require.NoError(t, f.prepare())
-	require.Equal(t, 1, strings.Count(f.log.String(), "device node /zero and 2 more"), f.log.String())
+	require.Equal(t, 1, strings.Count(f.log.String(), "WARNING: left out of image busybox: device node /zero and 2 more\n"), f.log.String())
 }
 
 // TestARaisedLevelIsRecorded: the image is made ready for the level that the job gets, and the audit log has both.

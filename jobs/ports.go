@@ -109,7 +109,7 @@ type Base struct {
 	Root   isolation.Root
 	Pulled bool  // false: it was in the cache
 	Bytes  int64 // transferred for this request
-	// Warnings are lines for the job log: what of the image a sandbox does not have.
+	// Warnings say what of the image a sandbox does not have. Each is one warning for the job log.
 	Warnings []string
 }
 

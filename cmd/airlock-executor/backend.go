@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"strings"
 	"sync/atomic"
@@ -13,6 +12,7 @@ import (
 	"github.com/airlock-ci/airlock/cache"
 	"github.com/airlock-ci/airlock/config"
 	"github.com/airlock-ci/airlock/executor"
+	"github.com/airlock-ci/airlock/internal/joblog"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/jobs"
 	"github.com/airlock-ci/airlock/jobs/reaper"
@@ -43,32 +43,32 @@ func (b *backend) Events(ctx context.Context, job string, follow bool, emit func
 
 // PullImage makes an image ready for every level that jobs can get.
 func (b *backend) PullImage(ctx context.Context, req *api.Pull, progress io.Writer) error {
+	log := joblog.New(progress)
 	var base cache.Base
 	for _, level := range *b.levels.Load() {
 		var err error
 		base, err = b.parts.cache.Pull(ctx, cache.Request{
 			Image: req.Image, PullPolicy: cache.PullAlways, AllowLocal: true, Form: form(level),
 			Variant: variant(ctx, b.parts.list, level),
-		}, progress)
+		}, log)
 		if err != nil {
 			return err
 		}
 	}
-	return warn(progress, base)
-}
-
-// warn tells what of an image its sandboxes will not have.
-func warn(progress io.Writer, base cache.Base) error {
-	for _, warning := range base.Warnings {
-		if _, err := fmt.Fprintln(progress, warning); err != nil {
-			return err
-		}
-	}
+	warn(log, base)
 	return nil
 }
 
+// warn tells what of an image its sandboxes will not have.
+func warn(log *joblog.Log, base cache.Base) {
+	for _, warning := range base.Warnings {
+		log.Warning("%s", warning)
+	}
+}
+
 func (b *backend) ImportImage(ctx context.Context, req *api.Import, tar io.Reader, progress io.Writer) error {
-	base, err := b.parts.cache.Import(ctx, cache.ImportRequest{Name: req.Name, Pick: req.Pick}, tar, progress)
+	log := joblog.New(progress)
+	base, err := b.parts.cache.Import(ctx, cache.ImportRequest{Name: req.Name, Pick: req.Pick}, tar, log)
 	if err != nil {
 		return err
 	}
@@ -77,11 +77,9 @@ func (b *backend) ImportImage(ctx context.Context, req *api.Import, tar io.Reade
 			return err
 		}
 	}
-	if err := warn(progress, base); err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(progress, "Imported %s, %s\n", base.Image, base.Digest)
-	return err
+	warn(log, base)
+	log.Note("Imported %s, %s", base.Image, base.Digest)
+	return nil
 }
 
 func (b *backend) Images(ctx context.Context) (*api.Images, error) {

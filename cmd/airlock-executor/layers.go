@@ -5,6 +5,7 @@ import (
 	"io"
 
 	"github.com/airlock-ci/airlock/cache"
+	"github.com/airlock-ci/airlock/internal/joblog"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/jobs"
 )
@@ -49,7 +50,7 @@ func (l layers) Base(ctx context.Context, req jobs.BaseRequest, progress io.Writ
 		Image: req.Image, PullPolicy: req.PullPolicy, Holder: req.Holder,
 		Credentials: credentials, AllowLocal: req.Trusted, Form: form(req.Level),
 		Platform: req.Platform, Variant: variant(ctx, l.runtimes, req.Level),
-	}, progress)
+	}, joblog.New(progress))
 	if err != nil {
 		return jobs.Base{}, err
 	}

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -110,7 +109,7 @@ func (b *bench) startLab(ctx context.Context) (_ *lab, err error) {
 	}
 	if l.base, err = l.cache.Base(ctx, cache.Request{
 		Image: "docker-archive:" + b.busybox, PullPolicy: cache.PullIfNotPresent, Holder: "bench", AllowLocal: true, Form: cache.FormDisk,
-	}, io.Discard); err != nil {
+	}, nil); err != nil {
 		return nil, err
 	}
 	for r, edit := range map[**microvm.Runtime]func(*microvm.Options){

@@ -2,7 +2,6 @@ package conformance
 
 import (
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -84,7 +83,7 @@ func layersPullOnce(w *layersWorld) {
 	var all [][]string
 	for i := range 8 {
 		group.Go(func() error {
-			dirs, here, err := layers.Base(w.Context(), image, "always", fmt.Sprint("al-", i), io.Discard)
+			dirs, here, err := layers.Base(w.Context(), image, "always", fmt.Sprint("al-", i), nil)
 			if here {
 				pulled.Add(1)
 			}
@@ -100,7 +99,7 @@ func layersPullOnce(w *layersWorld) {
 	for _, dirs := range all {
 		require.Equal(w, all[0], dirs)
 	}
-	_, here, err := layers.Base(w.Context(), image, "always", "al-9", io.Discard)
+	_, here, err := layers.Base(w.Context(), image, "always", "al-9", nil)
 	require.NoError(w, err)
 	require.False(w, here, "from the cache")
 	require.Equal(w, 1, w.registry.timesSent(layer))
@@ -114,7 +113,7 @@ func layersShareLayers(w *layersWorld) {
 	var group errgroup.Group
 	for _, image := range []string{one, two} {
 		group.Go(func() error {
-			_, _, err := layers.Base(w.Context(), image, "if-not-present", "al-1", io.Discard)
+			_, _, err := layers.Base(w.Context(), image, "if-not-present", "al-1", nil)
 			return err
 		})
 	}

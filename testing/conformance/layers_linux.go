@@ -2,18 +2,19 @@ package conformance
 
 import (
 	"context"
-	"io"
 	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/airlock-ci/airlock/internal/joblog"
 )
 
 // Layers is what gives bases and scratches, as the suite sees it: package cache through an adapter of a few
 // lines. Registries on loopback must be usable, without credentials.
 type Layers interface {
 	// Base leases the base of an image to holder; layers are host directories, upper-most first.
-	Base(ctx context.Context, image, pullPolicy, holder string, progress io.Writer) (layers []string, pulled bool, err error)
+	Base(ctx context.Context, image, pullPolicy, holder string, log *joblog.Log) (layers []string, pulled bool, err error)
 	Release(holder string)
 	NewScratch(ctx context.Context, id string, size int64) (dir string, err error)
 	DestroyScratch(ctx context.Context, id string) error
@@ -133,7 +134,7 @@ func (w *layersWorld) disk(layers Layers, image, holder string) string {
 
 func (w *layersWorld) base(layers Layers, image, holder string) []string {
 	w.Helper()
-	dirs, _, err := layers.Base(w.Context(), image, "if-not-present", holder, io.Discard)
+	dirs, _, err := layers.Base(w.Context(), image, "if-not-present", holder, nil)
 	require.NoError(w, err)
 	return dirs
 }

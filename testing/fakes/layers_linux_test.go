@@ -5,6 +5,7 @@ import (
 	"io"
 	"testing"
 
+	"github.com/airlock-ci/airlock/internal/joblog"
 	"github.com/airlock-ci/airlock/jobs"
 	"github.com/airlock-ci/airlock/testing/conformance"
 )
@@ -26,8 +27,8 @@ func TestLayersConform(t *testing.T) {
 // adapter makes Layers the suite's.
 type adapter struct{ *Layers }
 
-func (a adapter) Base(ctx context.Context, image, pullPolicy, holder string, progress io.Writer) ([]string, bool, error) {
-	base, err := a.Layers.Base(ctx, jobs.BaseRequest{Image: image, PullPolicy: pullPolicy, Holder: holder}, progress)
+func (a adapter) Base(ctx context.Context, image, pullPolicy, holder string, _ *joblog.Log) ([]string, bool, error) {
+	base, err := a.Layers.Base(ctx, jobs.BaseRequest{Image: image, PullPolicy: pullPolicy, Holder: holder}, io.Discard)
 	return base.Root.Layers, base.Pulled, err
 }
 
