@@ -2,12 +2,11 @@ package jobs
 
 import (
 	"context"
-	"io"
-	"strings"
 
 	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/gitlab"
 	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/internal/joblog"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/policy"
 )
@@ -26,8 +25,9 @@ func (s *Service) Sandbox(ctx context.Context, req *api.Sandbox, streams api.Str
 		return 0, err
 	}
 	defer sess.enter("run", 0)()
-	// The command's own output is all that a script expects of `airlock run`: only a pull is worth a word.
-	if err := s.build(ctx, sess, facts, Record{}, &pullNotes{w: streams.Stderr}); err != nil {
+	// The command's own output is all that a script expects of `airlock run`: a wait and a warning are worth a word.
+	log := joblog.New(streams.Stderr).Only(joblog.Progress | joblog.Warnings)
+	if err := s.build(ctx, sess, facts, Record{}, log); err != nil {
 		return 0, err
 	}
 	defer func() {
@@ -61,14 +61,4 @@ func (s *Service) Shell(ctx context.Context, req *api.Shell, streams api.Streams
 		Stdin: streams.Stdin, Stdout: streams.Stdout, Stderr: streams.Stderr,
 	}, streams)
 	return int32(exit.Code), err
-}
-
-// pullNotes lets only the notes of a pull through.
-type pullNotes struct{ w io.Writer }
-
-func (p *pullNotes) Write(b []byte) (int, error) {
-	if strings.HasPrefix(string(b), "Pull") {
-		return p.w.Write(b)
-	}
-	return len(b), nil
 }

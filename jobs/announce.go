@@ -2,34 +2,34 @@ package jobs
 
 import (
 	"fmt"
-	"io"
 	"strings"
 	"time"
 
 	"github.com/airlock-ci/airlock/gitlab"
 	"github.com/airlock-ci/airlock/internal/bytesize"
+	"github.com/airlock-ci/airlock/internal/joblog"
 	"github.com/airlock-ci/airlock/isolation"
 )
 
-// announce tells the job's author, in plain lines, what they got: level and why, image and digest, from cache
-// or pulled, limits, and how long each step took.
-func (s *Service) announce(sess *session, log io.Writer) {
+// announce tells the job's author what they got: level and why, image and digest, from cache or pulled, limits, and how
+// long each step took.
+func (s *Service) announce(sess *session, log *joblog.Log) {
 	d := sess.decision
-	fmt.Fprintf(log, "Airlock %s: %s, because %s\n", s.version, describeLevel(d.Level, sess.runtime.Name()), d.Reason)
+	log.Note("Airlock %s: %s, because %s", s.version, describeLevel(d.Level, sess.runtime.Name()), d.Reason)
 	source := "from cache"
 	if sess.base.Pulled {
 		source = "pulled, " + bytesize.Format(sess.base.Bytes)
 	}
-	fmt.Fprintf(log, "Image %s, %s (%s)\n", sess.base.Image, sess.base.Digest, source)
+	log.Note("Image %s, %s (%s)", sess.base.Image, sess.base.Digest, source)
 	for _, warning := range sess.base.Warnings {
-		fmt.Fprintf(log, "WARNING: %s\n", warning)
+		log.Warning("%s", warning)
 	}
-	fmt.Fprintf(log, "Limits: %s; network %s\n", describeLimits(d.Limits, d.Timeout), d.Network)
+	log.Note("Limits: %s; network %s", describeLimits(d.Limits, d.Timeout), d.Network)
 	var steps []string
 	for _, step := range sess.steps {
 		steps = append(steps, fmt.Sprintf("%s %s", step.Name, round(time.Duration(step.Nanoseconds))))
 	}
-	fmt.Fprintf(log, "Sandbox %s ready in %s (%s)\n", sess.id, round(time.Since(sess.created)), strings.Join(steps, ", "))
+	log.Note("Sandbox %s ready in %s (%s)", sess.id, round(time.Since(sess.created)), strings.Join(steps, ", "))
 	event := sess.log.Info().Str("isolation", d.Level.String()).Str("rule", d.Rule).Str("policy", d.Policy).Str("reason", d.Reason).
 		Str("image", sess.base.Image).Str("digest", sess.base.Digest).Bool("pulled", sess.base.Pulled)
 	for _, step := range sess.steps {
@@ -40,15 +40,15 @@ func (s *Service) announce(sess *session, log io.Writer) {
 
 // warnUnsupported says what GitLab would let an author expect: it hands jobs with services: and the like to every runner.
 // It quotes no entrypoint: variables are expanded in it.
-func warnUnsupported(log io.Writer, job *gitlab.JobResponse) {
+func warnUnsupported(log *joblog.Log, job *gitlab.JobResponse) {
 	if len(job.Services) > 0 {
-		fmt.Fprintf(log, "WARNING: services are not started by this runner: %s\n", strings.Join(job.ServiceNames(), ", "))
+		log.Warning("services are not started by this runner: %s", strings.Join(job.ServiceNames(), ", "))
 	}
 	if job.Image.HasEntrypoint() {
-		fmt.Fprintln(log, "WARNING: image:entrypoint is not run by this runner: scripts are run by the image's bash or sh alone")
+		log.Warning("image:entrypoint is not run by this runner: scripts are run by the image's bash or sh alone")
 	}
 	if user := job.Image.DockerUser(); user != "" {
-		fmt.Fprintf(log, "WARNING: image:docker:user is ignored by this runner: the job runs as the image's own USER, not as %q\n", user)
+		log.Warning("image:docker:user is ignored by this runner: the job runs as the image's own USER, not as %q", user)
 	}
 }
 

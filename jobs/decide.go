@@ -3,12 +3,11 @@ package jobs
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"time"
 
 	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/internal/joblog"
 	"github.com/airlock-ci/airlock/policy"
 )
 
@@ -17,11 +16,11 @@ const identityTimeout = 15 * time.Second
 
 // decide asks the policy, keeps what it says, and finds the runtime of the level it chose. The decision is the
 // session's for good: a later policy does not change it.
-func (s *Service) decide(ctx context.Context, sess *session, settings Settings, facts policy.Facts, log io.Writer) error {
+func (s *Service) decide(ctx context.Context, sess *session, settings Settings, facts policy.Facts, log *joblog.Log) error {
 	s.identify(ctx, sess, settings, &facts)
 	decision, err := settings.Policy.Decide(ctx, facts)
 	for _, note := range decision.Notes {
-		fmt.Fprintf(log, "WARNING: %s\n", note)
+		log.Warning("%s", note)
 	}
 	event := sess.log.Info().Str("rule", decision.Rule).Str("policy", decision.Policy).Strs("notes", decision.Notes).Strs("doubts", decision.Doubts)
 	if err != nil {

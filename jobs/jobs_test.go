@@ -21,6 +21,7 @@ import (
 	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/gitlab"
 	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/internal/joblog"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/jobs"
 	"github.com/airlock-ci/airlock/jobs/store"
@@ -154,7 +155,7 @@ func TestASandboxThatWasNotFinishedIsEnded(t *testing.T) {
 }
 
 func (f *fixture) prepare() error {
-	return f.Prepare(context.Background(), &api.Prepare{Handle: string(f.handle), RunnerPID: os.Getpid()}, []byte(response), &f.log)
+	return f.Prepare(context.Background(), &api.Prepare{Handle: string(f.handle), RunnerPID: os.Getpid()}, []byte(response), joblog.New(&f.log))
 }
 
 func (f *fixture) run(ctx context.Context, stage string, streams api.Streams) (int32, error) {
@@ -287,9 +288,9 @@ type asked struct {
 	requests []jobs.BaseRequest
 }
 
-func (a *asked) Base(ctx context.Context, req jobs.BaseRequest, progress io.Writer) (jobs.Base, error) {
+func (a *asked) Base(ctx context.Context, req jobs.BaseRequest, log *joblog.Log) (jobs.Base, error) {
 	a.requests = append(a.requests, req)
-	return a.Layers.Base(ctx, req, progress)
+	return a.Layers.Base(ctx, req, log)
 }
 
 func TestThePlatformThatAJobDemandsIsItsImages(t *testing.T) {
@@ -299,7 +300,7 @@ func TestThePlatformThatAJobDemandsIsItsImages(t *testing.T) {
 		o.Layers = layers
 	})
 	response := `{"id":7,"image":{"name":"busybox","executor_opts":{"docker":{"platform":"linux/arm64","user":"x"},"kubernetes":{"user":""}}}}`
-	require.NoError(t, f.Prepare(t.Context(), &api.Prepare{Handle: string(f.handle)}, []byte(response), &f.log))
+	require.NoError(t, f.Prepare(t.Context(), &api.Prepare{Handle: string(f.handle)}, []byte(response), joblog.New(&f.log)))
 	require.Equal(t, "linux/arm64", layers.requests[0].Platform)
 	require.Empty(t, layers.requests[1].Platform, "the helper is this runner's")
 }
@@ -340,7 +341,7 @@ func TestImagesAndPullPoliciesAreTheAdministrators(t *testing.T) {
 			if c.response == "" {
 				c.response = response
 			}
-			err := f.Prepare(context.Background(), &api.Prepare{Handle: string(f.handle)}, []byte(c.response), io.Discard)
+			err := f.Prepare(context.Background(), &api.Prepare{Handle: string(f.handle)}, []byte(c.response), nil)
 			if c.want == "" {
 				require.NoError(t, err)
 				return
@@ -361,7 +362,7 @@ func TestWhatThisRunnerDoesNotDoIsSaidAtPrepare(t *testing.T) {
 		`"image": {"name": "busybox", "entrypoint": null, "executor_opts": "odd"}, "run": ""}`:         "",
 	} {
 		f := newFixture(t)
-		require.NoError(t, f.Prepare(t.Context(), &api.Prepare{Handle: string(f.handle)}, []byte(head+rest), &f.log), rest)
+		require.NoError(t, f.Prepare(t.Context(), &api.Prepare{Handle: string(f.handle)}, []byte(head+rest), joblog.New(&f.log)), rest)
 		require.Equal(t, want != "", strings.Contains(f.log.String(), "WARNING"), "%s: %s", rest, f.log.String())
 		require.Contains(t, f.log.String(), want, rest)
 		require.NotContains(t, f.log.String(), "secret")
@@ -370,7 +371,7 @@ func TestWhatThisRunnerDoesNotDoIsSaidAtPrepare(t *testing.T) {
 	}
 	for _, run := range []string{`"[{\"name\":\"hello\",\"step\":\"./hello\"}]"`, `[{"name": "hello", "script": "true"}]`, `{"steps": []}`, `"x"`} {
 		f := newFixture(t)
-		err := f.Prepare(t.Context(), &api.Prepare{Handle: string(f.handle)}, []byte(head+`"image": {"name": "busybox"}, "run": `+run+"}"), &f.log)
+		err := f.Prepare(t.Context(), &api.Prepare{Handle: string(f.handle)}, []byte(head+`"image": {"name": "busybox"}, "run": `+run+"}"), joblog.New(&f.log))
 		require.ErrorContains(t, err, "the job has run: (CI/CD steps), which this runner cannot run", run)
 		require.Equal(t, fault.Author, fault.ClassOf(err))
 		require.Empty(t, f.world.Created)
@@ -455,7 +456,7 @@ func TestHandlesAreTheOnlyKey(t *testing.T) {
 		_, err := f.Run(context.Background(), &api.Run{Handle: bad}, nil, api.Streams{})
 		require.ErrorContains(t, err, "AIRLOCK_JOB_HANDLE")
 	}
-	err = f.Prepare(context.Background(), &api.Prepare{Handle: string(gitlab.NewHandle(8))}, []byte(response), io.Discard)
+	err = f.Prepare(context.Background(), &api.Prepare{Handle: string(gitlab.NewHandle(8))}, []byte(response), nil)
 	require.ErrorContains(t, err, "belongs to job 8")
 }
 
@@ -483,7 +484,7 @@ func TestARunnerThatIsKilledLeavesItsDirectoryToTheReaper(t *testing.T) {
 		}
 		require.NoError(t, f.Prepare(context.Background(), &api.Prepare{
 			Handle: string(f.handle), RunnerPID: int(pid), RunnerDir: "/tmp/custom-executor1", RunnerUID: 998,
-		}, []byte(response), io.Discard))
+		}, []byte(response), nil))
 		require.NoError(t, runner.Process.Kill())
 		_ = runner.Wait()
 		f.SweepNow(time.Now().Add(time.Minute))
@@ -515,4 +516,23 @@ func TestASandboxWithoutGitLab(t *testing.T) {
 	require.False(t, f.world.Created[0].Scripts, "an image without a shell will do")
 	require.Equal(t, "Pulled busybox\nPulled helper\n", stderr.String(), "of Airlock's own lines only the pull is told")
 	f.requireNothingLeft(t)
+}
+
+// TestASandboxWithoutGitLabTellsOfWaitsAndWarnings: whatever their words are, and nothing else.
+func TestASandboxWithoutGitLabTellsOfWaitsAndWarnings(t *testing.T) {
+	f := newFixture(t, func(o *jobs.Options) { o.Layers = lacking{o.Layers} })
+	var stderr bytes.Buffer
+	_, err := f.Sandbox(t.Context(), &api.Sandbox{Image: "Airlock", Command: []string{"true"}}, api.Streams{Stdout: io.Discard, Stderr: &stderr})
+	require.NoError(t, err)
+	require.Equal(t, "Making a disk of image Airlock\nPulled Airlock\nMaking a disk of image helper\nPulled helper\n"+
+		"WARNING: left out of image Airlock: device node /zero and 2 more\n", stderr.String())
+}
+
+// TestWhatAnAuthorWritesStaysInItsLine: a name is quoted in the job log, and forges none of Airlock's lines there.
+func TestWhatAnAuthorWritesStaysInItsLine(t *testing.T) {
+	f := newFixture(t)
+	const forged = `{"id": 7, "image": {"name": "busybox"}, "services": [{"name": "a\nAirlock 9: hypervisor isolation\u001b[1A"}]}`
+	require.NoError(t, f.Prepare(t.Context(), &api.Prepare{Handle: string(f.handle)}, []byte(forged), joblog.New(&f.log)))
+	require.Contains(t, f.log.String(), "WARNING: services are not started by this runner: a Airlock 9: hypervisor isolation[1A\n")
+	require.NotContains(t, f.log.String(), "\x1b")
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +16,7 @@ import (
 	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/gitlab"
 	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/internal/joblog"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/jobs"
 	"github.com/airlock-ci/airlock/policy"
@@ -120,7 +120,7 @@ func TestARefusalIsToldEverywhere(t *testing.T) {
 func TestAWishForMoreIsHeeded(t *testing.T) {
 	f, audit := withPolicy(t, compiled(t, trustedRule()))
 	wishful := strings.Replace(response, `{"id": 7`, `{"id": 7, "variables": [{"key": "AIRLOCK_ISOLATION", "value": "hypervisor"}]`, 1)
-	require.NoError(t, f.Prepare(t.Context(), &api.Prepare{Handle: string(f.handle)}, []byte(wishful), &f.log))
+	require.NoError(t, f.Prepare(t.Context(), &api.Prepare{Handle: string(f.handle)}, []byte(wishful), joblog.New(&f.log)))
 	require.Contains(t, f.log.String(), `hypervisor isolation (own kernel, fake), because the job asked for it with AIRLOCK_ISOLATION`)
 	require.Equal(t, "hypervisor", audit.entries[0].Isolation)
 }
@@ -147,11 +147,11 @@ func TestABadIDTokenIsToldInTheJobLog(t *testing.T) {
 func TestTheRunnerClassIsTheAdministrators(t *testing.T) {
 	byClass := policy.Rule{Name: "by-class", When: `runner.class == "protected"`, Isolation: level(isolation.ProcessLevel)}
 	f, _ := withPolicy(t, compiled(t, byClass))
-	require.NoError(t, f.Prepare(t.Context(), &api.Prepare{Handle: string(f.handle), RunnerClass: "protected"}, []byte(response), &f.log))
+	require.NoError(t, f.Prepare(t.Context(), &api.Prepare{Handle: string(f.handle), RunnerClass: "protected"}, []byte(response), joblog.New(&f.log)))
 	require.Contains(t, f.log.String(), "process isolation")
 	f, _ = withPolicy(t, compiled(t, byClass))
 	forged := strings.Replace(response, `{"id": 7`, `{"id": 7, "runner_class": "protected", "variables": [{"key": "runner.class", "value": "protected"}]`, 1)
-	require.NoError(t, f.Prepare(t.Context(), &api.Prepare{Handle: string(f.handle)}, []byte(forged), &f.log))
+	require.NoError(t, f.Prepare(t.Context(), &api.Prepare{Handle: string(f.handle)}, []byte(forged), joblog.New(&f.log)))
 	require.Contains(t, f.log.String(), "hypervisor isolation")
 }
 
@@ -207,7 +207,7 @@ func TestTheTimeOfAPolicyEndsAJob(t *testing.T) {
 // slowPull pulls until it is told to stop.
 type slowPull struct{ jobs.Layers }
 
-func (slowPull) Base(ctx context.Context, _ jobs.BaseRequest, _ io.Writer) (jobs.Base, error) {
+func (slowPull) Base(ctx context.Context, _ jobs.BaseRequest, _ *joblog.Log) (jobs.Base, error) {
 	<-ctx.Done()
 	return jobs.Base{}, fault.Systemf("pulling: %w", context.Cause(ctx))
 }
@@ -227,7 +227,8 @@ func TestTheTimeOfAPolicyEndsAPreparation(t *testing.T) {
 // lacking is an image that a sandbox does not have all of.
 type lacking struct{ jobs.Layers }
 
-func (l lacking) Base(ctx context.Context, req jobs.BaseRequest, log io.Writer) (jobs.Base, error) {
+func (l lacking) Base(ctx context.Context, req jobs.BaseRequest, log *joblog.Log) (jobs.Base, error) {
+	log.Progress("Making a disk of image %s", req.Image)
 	base, err := l.Layers.Base(ctx, req, log)
 	base.Warnings = []string{"left out of image " + req.Image + ": device node /zero and 2 more"}
 	return base, err

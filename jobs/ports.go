@@ -2,10 +2,10 @@ package jobs
 
 import (
 	"context"
-	"io"
 	"time"
 
 	"github.com/airlock-ci/airlock/gitlab"
+	"github.com/airlock-ci/airlock/internal/joblog"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/policy"
 )
@@ -72,8 +72,8 @@ type AuditEntry struct {
 // Layers gives bases and scratches: package cache.
 type Layers interface {
 	// Base resolves, authorises, and if necessary pulls and unpacks an image, and leases it to holder until
-	// Release. It writes progress for the job log to progress.
-	Base(ctx context.Context, req BaseRequest, progress io.Writer) (Base, error)
+	// Release. It tells log what takes long.
+	Base(ctx context.Context, req BaseRequest, log *joblog.Log) (Base, error)
 	// Release ends every lease of a holder. It cannot fail: unknown holders have none.
 	Release(holder string)
 	// NewScratch makes the scratch of one sandbox.

@@ -3,7 +3,6 @@ package jobs
 import (
 	"context"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 
@@ -13,6 +12,7 @@ import (
 	"github.com/airlock-ci/airlock/gitlab"
 	"github.com/airlock-ci/airlock/internal/failpoint"
 	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/internal/joblog"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/policy"
 	"github.com/airlock-ci/airlock/policy/imagepattern"
@@ -21,7 +21,7 @@ import (
 // Prepare makes the sandbox of a job: record, decide, authorise the image, lease its base, make scratch and
 // network, start the sandbox. It tells the job's author in a few lines what was decided and how long it took.
 // When it fails nothing is left, and the error says whose fault it is.
-func (s *Service) Prepare(ctx context.Context, req *api.Prepare, response []byte, log io.Writer) error {
+func (s *Service) Prepare(ctx context.Context, req *api.Prepare, response []byte, log *joblog.Log) error {
 	handle, err := gitlab.ParseHandle(req.Handle)
 	if err != nil {
 		return fault.Systemf("prepare was called with a bad %s: %w", gitlab.HandleVariable, err)
@@ -51,7 +51,7 @@ func (s *Service) Prepare(ctx context.Context, req *api.Prepare, response []byte
 }
 
 // build takes a registered session from nothing to a ready sandbox, or back to nothing.
-func (s *Service) build(ctx context.Context, sess *session, facts policy.Facts, record Record, log io.Writer) (err error) {
+func (s *Service) build(ctx context.Context, sess *session, facts policy.Facts, record Record, log *joblog.Log) (err error) {
 	settings := *s.settings.Load()
 	sess.grace = settings.GracefulKillTimeout
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -100,7 +100,7 @@ func (s *Service) build(ctx context.Context, sess *session, facts policy.Facts, 
 }
 
 // lease finds out which image the job may use and leases its base, and the helper root's.
-func (s *Service) lease(ctx context.Context, sess *session, settings Settings, facts policy.Facts, spec *isolation.Spec, log io.Writer) error {
+func (s *Service) lease(ctx context.Context, sess *session, settings Settings, facts policy.Facts, spec *isolation.Spec, log *joblog.Log) error {
 	job := facts.Job
 	image, fromAdmin := job.Image.Name, facts.Administrator
 	if image == "" {

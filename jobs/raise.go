@@ -2,9 +2,9 @@ package jobs
 
 import (
 	"fmt"
-	"io"
 
 	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/internal/joblog"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/policy"
 )
@@ -15,12 +15,12 @@ import (
 // fit raises a job to the hypervisor level when its image does not fit the process level here, and tells its author
 // why. It reports whether it did: then the image has to be made ready for that level. It never goes the other way: an image
 // that does not fit the stronger level is the author's failure.
-func (s *Service) fit(sess *session, facts policy.Facts, image isolation.ImageConfig, log io.Writer) (raised bool, err error) {
+func (s *Service) fit(sess *session, facts policy.Facts, image isolation.ImageConfig, log *joblog.Log) (raised bool, err error) {
 	decision, err := s.raised(sess.decision, image)
 	if err != nil || decision.Level == sess.decision.Level {
 		return false, err
 	}
-	fmt.Fprintf(log, "Raised to %s isolation: %s\n", decision.Level, decision.Reason)
+	log.Note("Raised to %s isolation: %s", decision.Level, decision.Reason)
 	sess.log.Info().Stringer("from", sess.decision.Level).Stringer("to", decision.Level).Str("reason", decision.Reason).Msg("job raised")
 	sess.decision = decision
 	if err := s.record(sess, facts, decision, "raised"); err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/airlock-ci/airlock/api"
+	"github.com/airlock-ci/airlock/internal/joblog"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/jobs"
 	"github.com/airlock-ci/airlock/testing/fakes"
@@ -47,7 +48,7 @@ func TestAJobWhoseStagesReallyRun(t *testing.T) {
 		o.Layers, o.Runtimes = layers, []isolation.Runtime{world.ShellRuntime(isolation.ProcessLevel)}
 	})
 	response := fmt.Sprintf(`{"id": 7, "image": {"name": %q}}`, busybox(t))
-	require.NoError(t, f.Prepare(t.Context(), &api.Prepare{Handle: string(f.handle)}, []byte(response), &f.log))
+	require.NoError(t, f.Prepare(t.Context(), &api.Prepare{Handle: string(f.handle)}, []byte(response), joblog.New(&f.log)))
 	require.Contains(t, f.log.String(), "pulled, ")
 
 	stage := func(name, script string) (int32, string) {

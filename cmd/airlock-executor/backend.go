@@ -41,6 +41,11 @@ func (b *backend) Events(ctx context.Context, job string, follow bool, emit func
 	return b.events.Events(ctx, job, follow, emit)
 }
 
+// Prepare makes a job's sandbox. It writes the job log as text.
+func (b *backend) Prepare(ctx context.Context, req *api.Prepare, response []byte, log io.Writer) error {
+	return b.Service.Prepare(ctx, req, response, joblog.New(log))
+}
+
 // PullImage makes an image ready for every level that jobs can get.
 func (b *backend) PullImage(ctx context.Context, req *api.Pull, progress io.Writer) error {
 	log := joblog.New(progress)

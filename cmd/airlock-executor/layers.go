@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"io"
 
 	"github.com/airlock-ci/airlock/cache"
 	"github.com/airlock-ci/airlock/internal/joblog"
@@ -39,7 +38,7 @@ func variant(ctx context.Context, runtimes []sandboxRuntime, level isolation.Lev
 	return ""
 }
 
-func (l layers) Base(ctx context.Context, req jobs.BaseRequest, progress io.Writer) (jobs.Base, error) {
+func (l layers) Base(ctx context.Context, req jobs.BaseRequest, log *joblog.Log) (jobs.Base, error) {
 	credentials := make([]cache.Credentials, 0, len(req.Credentials))
 	for _, c := range req.Credentials {
 		if c.Type == "registry" {
@@ -50,7 +49,7 @@ func (l layers) Base(ctx context.Context, req jobs.BaseRequest, progress io.Writ
 		Image: req.Image, PullPolicy: req.PullPolicy, Holder: req.Holder,
 		Credentials: credentials, AllowLocal: req.Trusted, Form: form(req.Level),
 		Platform: req.Platform, Variant: variant(ctx, l.runtimes, req.Level),
-	}, joblog.New(progress))
+	}, log)
 	if err != nil {
 		return jobs.Base{}, err
 	}

@@ -8,11 +8,10 @@ package fakes
 
 import (
 	"context"
-	"fmt"
-	"io"
 	"slices"
 	"sync"
 
+	"github.com/airlock-ci/airlock/internal/joblog"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/jobs"
 )
@@ -82,11 +81,11 @@ func (w *World) give(operation string, set map[string]bool, id string) error {
 }
 
 // Base implements jobs.Layers.
-func (w *World) Base(_ context.Context, req jobs.BaseRequest, progress io.Writer) (jobs.Base, error) {
+func (w *World) Base(_ context.Context, req jobs.BaseRequest, log *joblog.Log) (jobs.Base, error) {
 	if err := w.take("base", w.leases, req.Holder); err != nil {
 		return jobs.Base{}, err
 	}
-	fmt.Fprintf(progress, "Pulled %s\n", req.Image)
+	log.Progress("Pulled %s", req.Image)
 	root := isolation.Root{Layers: []string{"/fake/layers/" + req.Image}}
 	if req.Level == isolation.HypervisorLevel {
 		root = isolation.Root{Disk: "/fake/disks/" + req.Image}

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/airlock-ci/airlock/internal/fault"
+	"github.com/airlock-ci/airlock/internal/joblog"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/jobs"
 )
@@ -78,7 +79,7 @@ func (l *Layers) path(elements ...string) string {
 }
 
 // Base implements jobs.Layers.
-func (l *Layers) Base(ctx context.Context, req jobs.BaseRequest, progress io.Writer) (jobs.Base, error) {
+func (l *Layers) Base(ctx context.Context, req jobs.BaseRequest, log *joblog.Log) (jobs.Base, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	image, found := l.image(req.Image)
@@ -93,7 +94,7 @@ func (l *Layers) Base(ctx context.Context, req jobs.BaseRequest, progress io.Wri
 			return base, fault.Authorf("pulling %s: %w", req.Image, err)
 		}
 		if base.Pulled = base.Bytes > 0; base.Pulled {
-			fmt.Fprintf(progress, "Pulled %s\n", req.Image)
+			log.Progress("Pulled %s", req.Image)
 		}
 	}
 	l.leases[req.Holder] = append(l.leases[req.Holder], req.Image)

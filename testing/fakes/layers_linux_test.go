@@ -2,7 +2,6 @@ package fakes
 
 import (
 	"context"
-	"io"
 	"testing"
 
 	"github.com/airlock-ci/airlock/internal/joblog"
@@ -27,8 +26,8 @@ func TestLayersConform(t *testing.T) {
 // adapter makes Layers the suite's.
 type adapter struct{ *Layers }
 
-func (a adapter) Base(ctx context.Context, image, pullPolicy, holder string, _ *joblog.Log) ([]string, bool, error) {
-	base, err := a.Layers.Base(ctx, jobs.BaseRequest{Image: image, PullPolicy: pullPolicy, Holder: holder}, io.Discard)
+func (a adapter) Base(ctx context.Context, image, pullPolicy, holder string, log *joblog.Log) ([]string, bool, error) {
+	base, err := a.Layers.Base(ctx, jobs.BaseRequest{Image: image, PullPolicy: pullPolicy, Holder: holder}, log)
 	return base.Root.Layers, base.Pulled, err
 }
 
