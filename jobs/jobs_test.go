@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -43,7 +44,10 @@ type fixture struct {
 
 func newFixture(t *testing.T, change ...func(*jobs.Options)) *fixture {
 	t.Helper()
-	t.Cleanup(func() { goleak.VerifyNone(t) })
+	t.Cleanup(func() {
+		// A test in a bubble is run by two goroutines more.
+		goleak.VerifyNone(t, goleak.IgnoreAnyFunction("internal/synctest.Run"), goleak.IgnoreAnyFunction("testing/synctest.testingSynctestTest"))
+	})
 	f := &fixture{world: fakes.NewWorld(), journal: store.NewMemory(), handle: gitlab.NewHandle(7)}
 	options := jobs.Options{
 		Settings: jobs.Settings{
@@ -526,6 +530,38 @@ func TestASandboxWithoutGitLabTellsOfWaitsAndWarnings(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "Making a disk of image Airlock\nPulled Airlock\nMaking a disk of image helper\nPulled helper\n"+
 		"WARNING: left out of image Airlock: device node /zero and 2 more\n", stderr.String())
+}
+
+// slowDisks takes its time for every scratch.
+type slowDisks struct {
+	jobs.Layers
+	takes time.Duration
+}
+
+func (l slowDisks) NewScratch(ctx context.Context, req jobs.ScratchRequest) (jobs.Scratch, error) {
+	time.Sleep(l.takes)
+	return l.Layers.NewScratch(ctx, req)
+}
+
+// TestALongWaitForADiskIsTold: at both levels, to a job's author and to who runs a command by hand; a short one is not.
+func TestALongWaitForADiskIsTold(t *testing.T) {
+	for _, level := range []isolation.Level{isolation.ProcessLevel, isolation.HypervisorLevel} {
+		for takes, lines := range map[time.Duration]int{time.Second: 0, 7 * time.Second: 2} {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFixture(t, func(o *jobs.Options) {
+					o.Settings.Policy = policy.Fixed{Level: level, Network: "nat", CacheScope: "project"}
+					o.Layers, o.Runtimes = slowDisks{o.Layers, takes}, []isolation.Runtime{o.Layers.(*fakes.World).Runtime(level)}
+				})
+				require.NoError(t, f.Prepare(t.Context(), &api.Prepare{Handle: string(f.handle)}, []byte(response), joblog.New(&f.log)))
+				require.Equal(t, lines, strings.Count(f.log.String(), "Making the sandbox's disk\n"), f.log.String())
+				require.NoError(t, f.cleanup())
+				var stderr bytes.Buffer
+				_, err := f.Sandbox(t.Context(), &api.Sandbox{Image: "busybox", Command: []string{"true"}}, api.Streams{Stdout: io.Discard, Stderr: &stderr})
+				require.NoError(t, err)
+				require.Equal(t, lines, strings.Count(stderr.String(), "Making the sandbox's disk\n"), stderr.String())
+			})
+		}
+	}
 }
 
 // TestWhatAnAuthorWritesStaysInItsLine: a name is quoted in the job log, and forges none of Airlock's lines there.

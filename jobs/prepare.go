@@ -89,7 +89,7 @@ func (s *Service) build(ctx context.Context, sess *session, facts policy.Facts, 
 	if err := sess.step("image", func() error { return s.lease(ctx, sess, settings, facts, &spec, log) }); err != nil {
 		return err
 	}
-	if err := s.provision(ctx, sess, facts.Job, &spec); err != nil {
+	if err := s.provision(ctx, sess, facts.Job, &spec, log); err != nil {
 		return err
 	}
 	if err := sess.step("sandbox", func() error { return s.start(ctx, sess, spec) }); err != nil {
@@ -162,7 +162,7 @@ func (s *Service) lease(ctx context.Context, sess *session, settings Settings, f
 }
 
 // provision makes scratch and network side by side: neither needs the other, and the job waits for both.
-func (s *Service) provision(ctx context.Context, sess *session, job *gitlab.JobResponse, spec *isolation.Spec) error {
+func (s *Service) provision(ctx context.Context, sess *session, job *gitlab.JobResponse, spec *isolation.Spec, log *joblog.Log) error {
 	for _, effect := range []Effect{EffectScratch, EffectNetwork} {
 		if err := s.intend(ctx, sess, effect); err != nil {
 			return err
@@ -171,17 +171,7 @@ func (s *Service) provision(ctx context.Context, sess *session, job *gitlab.JobR
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		return sess.step("scratch", func() error {
-			scratch, err := s.layers.NewScratch(ctx, ScratchRequest{ID: sess.id, Size: sess.decision.Limits.Scratch, Level: sess.decision.Level})
-			if err != nil {
-				return fmt.Errorf("making the scratch: %w", err)
-			}
-			spec.ScratchDir, spec.ScratchDisk = scratch.Dir, scratch.Disk
-			if scope := cacheScope(sess.decision, job); scope != "" {
-				if spec.CacheDir, err = s.layers.CacheVolume(ctx, scope); err != nil {
-					return fmt.Errorf("opening the project's cache: %w", err)
-				}
-			}
-			return failpoint.Hit("prepare/scratch-made")
+			return log.While("Making the sandbox's disk", func() error { return s.makeScratch(ctx, sess, job, spec) })
 		})
 	})
 	group.Go(func() error {
@@ -195,6 +185,21 @@ func (s *Service) provision(ctx context.Context, sess *session, job *gitlab.JobR
 		})
 	})
 	return group.Wait()
+}
+
+// makeScratch makes what the sandbox may write to, and opens the cache that it may share.
+func (s *Service) makeScratch(ctx context.Context, sess *session, job *gitlab.JobResponse, spec *isolation.Spec) error {
+	scratch, err := s.layers.NewScratch(ctx, ScratchRequest{ID: sess.id, Size: sess.decision.Limits.Scratch, Level: sess.decision.Level})
+	if err != nil {
+		return fmt.Errorf("making the scratch: %w", err)
+	}
+	spec.ScratchDir, spec.ScratchDisk = scratch.Dir, scratch.Disk
+	if scope := cacheScope(sess.decision, job); scope != "" {
+		if spec.CacheDir, err = s.layers.CacheVolume(ctx, scope); err != nil {
+			return fmt.Errorf("opening the project's cache: %w", err)
+		}
+	}
+	return failpoint.Hit("prepare/scratch-made")
 }
 
 // start makes the sandbox itself.
