@@ -248,8 +248,8 @@ func TestTheLogSaysOnceWhatTheImageLacks(t *testing.T) {
 	require.Equal(t, 1, strings.Count(f.log.String(), "WARNING: left out of image busybox: device node /zero and 2 more\n"), f.log.String())
 }
 
-// TestARaisedLevelIsRecorded: the image is made ready for the level that the job gets, and the audit log has both.
-func TestARaisedLevelIsRecorded(t *testing.T) {
+// TestAnEscalationIsRecorded: the image is made ready for the level that the job gets, and the audit log has both.
+func TestAnEscalationIsRecorded(t *testing.T) {
 	f, audit := withPolicy(t, compiled(t, trustedRule()), func(o *jobs.Options) {
 		for i, r := range o.Runtimes {
 			if r.Level() == isolation.ProcessLevel {

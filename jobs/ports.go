@@ -37,7 +37,7 @@ type Audit interface {
 type AuditEntry struct {
 	Time    time.Time `json:"time"`
 	Sandbox string    `json:"sandbox"`
-	// Outcome is "granted", "rejected", or "raised": the level of an earlier entry was raised.
+	// Outcome is "granted", "rejected", or "raised": the job was escalated from the level of an earlier entry.
 	Outcome string `json:"outcome"`
 	// Isolation is empty when the job was rejected.
 	Isolation string `json:"isolation,omitempty"`

@@ -137,11 +137,11 @@ func (s *Service) lease(ctx context.Context, sess *session, settings Settings, f
 	if sess.base, err = s.layers.Base(ctx, request, log); err != nil {
 		return err
 	}
-	raised, err := s.fit(sess, facts, sess.base.Root.Config, log)
+	escalated, err := s.fit(sess, facts, sess.base.Root.Config, log)
 	if err != nil {
 		return err
 	}
-	if raised {
+	if escalated {
 		request.Level = sess.decision.Level
 		if sess.base, err = s.layers.Base(ctx, request, log); err != nil {
 			return err

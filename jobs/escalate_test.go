@@ -19,8 +19,8 @@ type picky struct {
 
 func (p picky) Fits(isolation.ImageConfig) (bool, string) { return p.reason == "", p.reason }
 
-// TestImagesThatDoNotFit covers who is raised: a job whose image does not share the host's kernel, to the stronger level
-// and never to the weaker one.
+// TestImagesThatDoNotFit covers who is escalated: a job whose image does not share the host's kernel, to the stronger
+// level and never to the weaker one.
 func TestImagesThatDoNotFit(t *testing.T) {
 	const old, tooNew = "the image's build is old", "the image's build is too new"
 	process, hypervisor := isolation.ProcessLevel, isolation.HypervisorLevel
@@ -33,7 +33,7 @@ func TestImagesThatDoNotFit(t *testing.T) {
 	}{
 		"fits":                     {process, map[isolation.Level]string{process: "", hypervisor: ""}, process, ""},
 		"fits the stronger":        {hypervisor, map[isolation.Level]string{process: "", hypervisor: ""}, hypervisor, ""},
-		"raised":                   {process, map[isolation.Level]string{process: old, hypervisor: ""}, hypervisor, "Raised to hypervisor isolation: " + old},
+		"escalated":                {process, map[isolation.Level]string{process: old, hypervisor: ""}, hypervisor, "Raised to hypervisor isolation: " + old},
 		"fits neither":             {process, map[isolation.Level]string{process: tooNew, hypervisor: tooNew}, 0, tooNew},
 		"no stronger level here":   {process, map[isolation.Level]string{process: old}, 0, "no runtime for hypervisor isolation"},
 		"never lowered":            {hypervisor, map[isolation.Level]string{process: "", hypervisor: tooNew}, 0, tooNew},

@@ -9,29 +9,32 @@ import (
 	"github.com/airlock-ci/airlock/policy"
 )
 
-// Which image a job has is known only after the policy has decided, and an image may be such that it cannot run at the
-// decided level on this host: on Windows, one that was made for another build cannot share the host's kernel.
+// A job's image is known only after the policy has decided, and it may not run at the decided level on this host: on
+// Windows, an image that was made for another build cannot share the host's kernel.
 
-// fit raises a job to the hypervisor level when its image does not fit the process level here, and tells its author
+// outcomeEscalated is what the audit log calls an escalation. The value is published.
+const outcomeEscalated = "raised"
+
+// fit escalates a job to the hypervisor level when its image does not fit the process level here, and tells its author
 // why. It reports whether it did: then the image has to be made ready for that level. It never goes the other way: an image
 // that does not fit the stronger level is the author's failure.
-func (s *Service) fit(sess *session, facts policy.Facts, image isolation.ImageConfig, log *joblog.Log) (raised bool, err error) {
-	decision, err := s.raised(sess.decision, image)
+func (s *Service) fit(sess *session, facts policy.Facts, image isolation.ImageConfig, log *joblog.Log) (escalated bool, err error) {
+	decision, err := s.escalate(sess.decision, image)
 	if err != nil || decision.Level == sess.decision.Level {
 		return false, err
 	}
 	log.Note("Raised to %s isolation: %s", decision.Level, decision.Reason)
-	sess.log.Info().Stringer("from", sess.decision.Level).Stringer("to", decision.Level).Str("reason", decision.Reason).Msg("job raised")
+	sess.log.Info().Stringer("from", sess.decision.Level).Stringer("to", decision.Level).Str("reason", decision.Reason).Msg("job escalated")
 	sess.decision = decision
-	if err := s.record(sess, facts, decision, "raised"); err != nil {
+	if err := s.record(sess, facts, decision, outcomeEscalated); err != nil {
 		return false, err
 	}
 	sess.runtime, err = s.runtime(decision.Level)
 	return true, err
 }
 
-// raised returns the decision for an image: the same, or at a stronger level.
-func (s *Service) raised(decision policy.Decision, image isolation.ImageConfig) (policy.Decision, error) {
+// escalate returns the decision for an image: the same, or at a stronger level.
+func (s *Service) escalate(decision policy.Decision, image isolation.ImageConfig) (policy.Decision, error) {
 	fits, reason := s.fits(decision.Level, image)
 	if fits {
 		return decision, nil
@@ -51,7 +54,7 @@ func (s *Service) raised(decision policy.Decision, image isolation.ImageConfig) 
 	return decision, nil
 }
 
-// fits asks a level's runtime, if that knows of images that it cannot run.
+// fits reports whether a level's runtime can run an image, and if not, why. A runtime that knows of no such images runs all.
 func (s *Service) fits(level isolation.Level, image isolation.ImageConfig) (bool, string) {
 	fitter, ok := s.runtimes[level].(isolation.Fitter)
 	if !ok {
