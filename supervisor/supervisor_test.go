@@ -115,7 +115,7 @@ func TestStoppingTheExecutorEndsCallsWithAResult(t *testing.T) {
 
 func TestAnExecutorThatNobodyRecordedIsEnded(t *testing.T) {
 	r := newRig(t)
-	s := r.start(failpoint.Variable + "=host/executor-started=kill")
+	s := r.start(failpoint.Variable + "=supervisor/executor-started=kill")
 	require.Error(t, s.wait())
 	holder, err := identity.Holder(paths{r.opts.RunDir}.executorLock())
 	require.NoError(t, err)
