@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/airlock-ci/airlock/internal/cleanup"
 	"github.com/airlock-ci/airlock/internal/failpoint"
 	"github.com/airlock-ci/airlock/internal/fault"
 	"github.com/airlock-ci/airlock/isolation"
@@ -21,7 +22,7 @@ const (
 
 // Create makes a sandbox: its scratch, at the process level mounted, its compute system, and the first process in it,
 // whose end proves that there can be others.
-func (r *Runtime) Create(ctx context.Context, spec isolation.Spec) (isolation.Sandbox, error) {
+func (r *Runtime) Create(ctx context.Context, spec isolation.Spec) (sandbox isolation.Sandbox, err error) {
 	if err := r.checkSpec(spec); err != nil {
 		return nil, err
 	}
@@ -29,16 +30,17 @@ func (r *Runtime) Create(ctx context.Context, spec isolation.Spec) (isolation.Sa
 		return nil, err
 	}
 	defer r.host.locks.Lock(spec.ID)()
+	undo := cleanup.New(ctx)
+	defer undo.Run(&err)
 	if err := r.host.claim(spec.ID, record{Level: r.level, ScratchDir: spec.ScratchDir}); err != nil {
 		return nil, fault.Systemf("making sandbox %s: %w", spec.ID, err)
 	}
+	undo.Push(func() error { return r.host.remove(spec.ID) })
 	made, err := r.make(ctx, spec)
 	if err != nil {
-		if undo := r.host.remove(spec.ID); undo != nil {
-			r.host.log.Error().Str("sandbox", spec.ID).Err(undo).Msg("a sandbox that could not be made was not removed either")
-		}
 		return nil, fmt.Errorf("making sandbox %s: %w", spec.ID, err)
 	}
+	undo.Release()
 	return made, nil
 }
 
@@ -60,6 +62,8 @@ func (r *Runtime) make(ctx context.Context, spec isolation.Spec) (*sandbox, erro
 // scratch is left to the caller.
 func (r *Runtime) attempt(ctx context.Context, spec isolation.Spec, name string) (made *sandbox, err error) {
 	h, layer := r.host, filepath.Join(spec.ScratchDir, name)
+	undo := cleanup.New(ctx)
+	defer undo.Run(&err)
 	volume, err := r.prepareScratch(ctx, spec, layer)
 	if err != nil {
 		return nil, err
@@ -75,14 +79,7 @@ func (r *Runtime) attempt(ctx context.Context, spec isolation.Spec, name string)
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err == nil {
-			return
-		}
-		if undo := h.end(name, container); undo != nil {
-			h.log.Error().Str("system", name).Err(undo).Msg("a container that failed did not end")
-		}
-	}()
+	undo.Push(func() error { return h.end(name, container) })
 	if err := failpoint.Hit("sandbox/created"); err != nil {
 		return nil, err
 	}
@@ -99,6 +96,7 @@ func (r *Runtime) attempt(ctx context.Context, spec isolation.Spec, name string)
 	if err := made.setUp(ctx, spec); err != nil {
 		return nil, err
 	}
+	undo.Release()
 	return made, nil
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/airlock-ci/airlock/internal/cleanup"
 	"github.com/airlock-ci/airlock/internal/failpoint"
 	"github.com/airlock-ci/airlock/internal/fault"
 	"github.com/airlock-ci/airlock/isolation"
@@ -31,7 +32,7 @@ const (
 
 // Create makes a sandbox: a machine restored from the template of its shape, or booted while there is none, which
 // its agent makes this sandbox.
-func (r *Runtime) Create(ctx context.Context, spec isolation.Spec) (isolation.Sandbox, error) {
+func (r *Runtime) Create(ctx context.Context, spec isolation.Spec) (made isolation.Sandbox, err error) {
 	if err := checkSpec(spec); err != nil {
 		return nil, err
 	}
@@ -39,19 +40,20 @@ func (r *Runtime) Create(ctx context.Context, spec isolation.Spec) (isolation.Sa
 		return nil, fault.Systemf("making sandbox %s: %w", spec.ID, err)
 	}
 	defer r.locks.Lock(spec.ID)()
+	undo := cleanup.New(ctx)
+	defer undo.Run(&err)
 	if err := os.Mkdir(filepath.Join(r.machines, spec.ID), 0o700); err != nil {
 		if errors.Is(err, fs.ErrExist) {
 			err = fmt.Errorf("there is a sandbox of that id already: %w", err)
 		}
 		return nil, fault.Systemf("making sandbox %s: %w", spec.ID, err)
 	}
+	undo.PushContext(func(ctx context.Context) error { return r.remove(ctx, spec.ID) })
 	s, err := r.build(ctx, spec)
 	if err != nil {
-		if undo := r.remove(ctx, spec.ID); undo != nil {
-			r.logger.Error().Str("sandbox", spec.ID).Err(undo).Msg("a sandbox that could not be made was not removed either")
-		}
 		return nil, fmt.Errorf("making sandbox %s: %w", spec.ID, err)
 	}
+	undo.Release()
 	return s, nil
 }
 
@@ -69,7 +71,7 @@ func checkSpec(spec isolation.Spec) error {
 }
 
 // build does the work of Create; its caller removes what it leaves when it fails.
-func (r *Runtime) build(ctx context.Context, spec isolation.Spec) (*sandbox, error) {
+func (r *Runtime) build(ctx context.Context, spec isolation.Spec) (made *sandbox, err error) {
 	shape := shapeOf(spec.Limits, spec.Network)
 	if err := r.cgroups.Make(spec.ID, shape.hostLimits()); err != nil {
 		return nil, fault.Systemf("limiting the machine: %w", err)
@@ -89,18 +91,20 @@ func (r *Runtime) build(ctx context.Context, spec isolation.Spec) (*sandbox, err
 	if err := r.startGuest(ctx, s, spec, shape, setup); err != nil {
 		return nil, err
 	}
+	undo := cleanup.New(ctx)
+	defer undo.Run(&err)
+	undo.Push(func() error { s.vm.kill(); return nil })
 	if err := failpoint.Hit("sandbox/launched"); err != nil {
-		s.vm.kill()
 		return nil, err
 	}
 	answered := time.Since(began)
 	if s.agent, err = s.vm.connect(ctx, spec); err != nil {
-		return nil, err
+		return nil, s.vm.explain(ctx, err)
 	}
 	if err := r.cgroups.LimitCPUs(spec.ID, spec.Limits.CPUs); err != nil {
-		s.vm.kill()
 		return nil, fault.Systemf("limiting the machine: %w", err)
 	}
+	undo.Release()
 	r.logger.Debug().Str("sandbox", spec.ID).Bool("cloned", s.cloned).Bool("waited", s.waited).Dur("answered_ms", answered).Dur("ready_ms", time.Since(began)).Msg("machine started")
 	go s.watch()
 	return s, nil
@@ -110,16 +114,10 @@ func (r *Runtime) build(ctx context.Context, spec isolation.Spec) (*sandbox, err
 func (v *vm) connect(ctx context.Context, spec isolation.Spec) (*agent.Client, error) {
 	waiting, cancel := context.WithTimeoutCause(ctx, setupTimeout, fault.Systemf("the guest did not finish its setup within %s", setupTimeout))
 	defer cancel()
-	err := agent.AwaitSetup(waiting, v.agent)
-	if err == nil {
-		var client *agent.Client
-		if client, err = agent.Connect(ctx, v.agent, agent.SetupOf(spec)); err == nil {
-			return client, nil
-		}
+	if err := agent.AwaitSetup(waiting, v.agent); err != nil {
+		return nil, err
 	}
-	err = v.explain(ctx, err)
-	v.kill()
-	return nil, err
+	return agent.Connect(ctx, v.agent, agent.SetupOf(spec))
 }
 
 // startGuest starts the sandbox's machine and makes its guest this sandbox: one that waits, else a clone of the template,
@@ -162,26 +160,17 @@ func (r *Runtime) bootGuest(ctx context.Context, s *sandbox, spec isolation.Spec
 		return err
 	}
 	s.take(v)
-	if err = r.cgroups.Add(spec.ID, s.vm.command.Process.Pid); err == nil {
-		_, err = s.vm.monitor.run(capabilitiesCommand)
-	}
-	if err == nil {
-		err = agent.AwaitGuest(ctx, s.vm.agent)
-	}
-	return s.vm.tell(ctx, setup, err)
+	return v.run(ctx,
+		func() error { return r.cgroups.Add(spec.ID, v.command.Process.Pid) },
+		func() error { _, err := v.monitor.run(capabilitiesCommand); return err },
+		func() error { return agent.AwaitGuest(ctx, v.agent) },
+		func() error { return v.tell(ctx, setup) })
 }
 
-// tell tells the guest what it is to become, unless something failed before.
-func (v *vm) tell(ctx context.Context, setup agent.GuestSetup, err error) error {
-	if err == nil {
-		setup.Now = time.Now().UnixNano()
-		err = agent.TellGuest(ctx, v.agent, setup)
-	}
-	if err != nil {
-		err = v.explain(ctx, err)
-		v.kill()
-	}
-	return err
+// tell tells the guest what it is to become.
+func (v *vm) tell(ctx context.Context, setup agent.GuestSetup) error {
+	setup.Now = time.Now().UnixNano()
+	return agent.TellGuest(ctx, v.agent, setup)
 }
 
 // explain puts the reason of a machine's end before an error that is only its consequence.

@@ -157,13 +157,11 @@ func (r *Runtime) raise(ctx context.Context, s shape) (*vm, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = v.wake(incoming)
-	if err == nil && warms {
-		err = r.warmUp(ctx, v)
+	steps := []func() error{func() error { return v.wake(incoming) }}
+	if warms {
+		steps = append(steps, func() error { return r.warmUp(ctx, v) })
 	}
-	if err != nil {
-		err = v.explain(ctx, err)
-		v.kill()
+	if err := v.run(ctx, steps...); err != nil {
 		return nil, err
 	}
 	return v, nil
@@ -205,11 +203,10 @@ func (r *Runtime) adoptGuest(ctx context.Context, s *sandbox, spec isolation.Spe
 	ctx, cancel := context.WithTimeoutCause(ctx, adoptTimeout, fault.Systemf("the waiting machine did not answer within %s", adoptTimeout))
 	defer cancel()
 	s.take(v)
-	err := r.cgroups.Add(spec.ID, v.command.Process.Pid)
-	if err == nil {
-		err = r.plug(v, spec)
-	}
-	if err := v.tell(ctx, setup, err); err != nil {
+	if err := v.run(ctx,
+		func() error { return r.cgroups.Add(spec.ID, v.command.Process.Pid) },
+		func() error { return r.plug(v, spec) },
+		func() error { return v.tell(ctx, setup) }); err != nil {
 		return true, &restoreError{err}
 	}
 	return true, nil

@@ -35,10 +35,10 @@ func (r *Runtime) restoreGuest(ctx context.Context, s *sandbox, spec isolation.S
 		return &restoreError{err}
 	}
 	s.take(v)
-	if err = r.cgroups.Add(spec.ID, s.vm.command.Process.Pid); err == nil {
-		err = s.vm.wake(incoming)
-	}
-	if err := s.vm.tell(ctx, setup, err); err != nil {
+	if err := v.run(ctx,
+		func() error { return r.cgroups.Add(spec.ID, v.command.Process.Pid) },
+		func() error { return v.wake(incoming) },
+		func() error { return v.tell(ctx, setup) }); err != nil {
 		return &restoreError{err}
 	}
 	return nil

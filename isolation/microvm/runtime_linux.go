@@ -2,6 +2,7 @@ package microvm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -187,17 +188,21 @@ func (r *Runtime) remove(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), removalTimeout,
 		fmt.Errorf("it took longer than %s", removalTimeout))
 	defer cancel()
-	err := r.cgroups.KillAll(ctx, id)
-	if err == nil {
-		err = r.cgroups.Remove(ctx, id)
-	}
-	if err == nil { // the mark goes last
-		err = os.RemoveAll(filepath.Join(r.machines, id))
-	}
-	if err != nil {
+	if err := r.clear(ctx, id); err != nil {
 		return fault.Systemf("destroying sandbox %s: %w", id, err)
 	}
 	return nil
+}
+
+// clear removes what marks a sandbox on the host, after what holds it.
+func (r *Runtime) clear(ctx context.Context, id string) error {
+	if err := r.cgroups.KillAll(ctx, id); err != nil {
+		return err
+	}
+	if err := r.cgroups.Remove(ctx, id); err != nil {
+		return err
+	}
+	return os.RemoveAll(filepath.Join(r.machines, id)) // the mark goes last
 }
 
 // Close gives back what New and the first sandboxes made in this process and on the host. Sandboxes that still live
@@ -206,7 +211,7 @@ func (r *Runtime) Close() error {
 	r.pool.close()
 	r.templates.close()
 	if r.disks != nil { // the pool is closed: nobody makes them now
-		r.disks.close()
+		_ = errors.Join(r.disks.image.Close(), r.disks.scratch.Close())
 	}
 	r.mutex.Lock()
 	if r.jail != nil {

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/airlock-ci/airlock/internal/cleanup"
 	"github.com/airlock-ci/airlock/internal/fault"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/isolation/agent"
@@ -34,7 +35,7 @@ type template struct {
 	memory, state *os.File
 }
 
-func (t *template) close() { _ = errors.Join(t.memory.Close(), t.state.Close()) }
+func (t *template) close() error { return errors.Join(t.memory.Close(), t.state.Close()) }
 
 // templates are those of one Runtime. The zero value but for dir is ready.
 type templates struct {
@@ -170,27 +171,31 @@ func (t *templates) close() {
 	t.mutex.Lock()
 	defer t.mutex.Unlock()
 	for _, ready := range t.ready {
-		ready.close()
+		_ = ready.close() // the kernel closes it, whatever it says
 	}
 	for _, bad := range t.bad {
-		bad.close()
+		_ = bad.close()
 	}
 	t.ready, t.bad = nil, nil
 }
 
 // newTemplate returns a template without content.
-func (r *Runtime) newTemplate(s shape) (*template, error) {
+func (r *Runtime) newTemplate(s shape) (made *template, err error) {
 	name, err := r.templateName(s)
 	if err != nil {
 		return nil, err
 	}
 	t := &template{shape: s, dir: filepath.Join(r.templates.dir, name)}
+	undo := cleanup.New(context.Background())
+	defer undo.Run(&err)
 	if t.memory, err = newMemory(s.memory); err != nil {
 		return nil, err
 	}
+	undo.Push(t.memory.Close)
 	if t.state, err = newMemory(0); err != nil {
-		return nil, errors.Join(err, t.memory.Close())
+		return nil, err
 	}
+	undo.Release()
 	return t, nil
 }
 
@@ -201,25 +206,27 @@ func (r *Runtime) loadTemplate(s shape) (*template, error) {
 		return nil, err
 	}
 	if err := errors.Join(t.load(), seal(t.memory), seal(t.state)); err != nil {
-		t.close()
-		return nil, err
+		return nil, errors.Join(err, t.close())
 	}
 	return t, nil
 }
 
 // bootTemplate boots the template of a shape, seconds.
-func (r *Runtime) bootTemplate(ctx context.Context, s shape) (*template, error) {
+func (r *Runtime) bootTemplate(ctx context.Context, s shape) (made *template, err error) {
 	t, err := r.newTemplate(s)
 	if err != nil {
 		return nil, err
 	}
-	if err = r.saveGuest(ctx, t); err == nil {
-		err = errors.Join(seal(t.memory), seal(t.state), r.templates.keep(t))
-	}
-	if err != nil {
-		t.close()
+	undo := cleanup.New(ctx)
+	defer undo.Run(&err)
+	undo.Push(t.close)
+	if err := r.saveGuest(ctx, t); err != nil {
 		return nil, err
 	}
+	if err := errors.Join(seal(t.memory), seal(t.state), r.templates.keep(t)); err != nil {
+		return nil, err
+	}
+	undo.Release()
 	return t, nil
 }
 
@@ -285,13 +292,7 @@ func (r *Runtime) saveGuest(ctx context.Context, t *template) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	_, err = v.monitor.run(ignoreShared,
-		command{Execute: "getfd", Arguments: map[string]any{"fdname": "state"}, file: int(t.state.Fd())},
-		command{Execute: "migrate", Arguments: map[string]any{"uri": "fd:state"}})
-	if err == nil {
-		err = v.awaitSaved(ctx)
-	}
-	if err != nil {
+	if err := v.save(ctx, t); err != nil {
 		return v.explain(ctx, fmt.Errorf("saving a template: %w", err))
 	}
 	return nil
@@ -305,6 +306,17 @@ func reopenForWriting(file *os.File) (*os.File, error) {
 var ignoreShared = command{Execute: "migrate-set-capabilities", Arguments: map[string]any{
 	"capabilities": []map[string]any{{"capability": "x-ignore-shared", "state": true}},
 }}
+
+// save lets QEMU write the state of the machine to the template.
+func (v *vm) save(ctx context.Context, t *template) error {
+	_, err := v.monitor.run(ignoreShared,
+		command{Execute: "getfd", Arguments: map[string]any{"fdname": "state"}, file: int(t.state.Fd())},
+		command{Execute: "migrate", Arguments: map[string]any{"uri": "fd:state"}})
+	if err != nil {
+		return err
+	}
+	return v.awaitSaved(ctx)
+}
 
 // awaitSaved polls until all state is written.
 func (v *vm) awaitSaved(ctx context.Context) error {

@@ -2,7 +2,6 @@ package microvm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash/fnv"
 	"net"
@@ -16,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/airlock-ci/airlock/internal/cleanup"
 	"github.com/airlock-ci/airlock/internal/fault"
 	"github.com/airlock-ci/airlock/isolation/agent"
 )
@@ -52,30 +52,36 @@ type vm struct {
 }
 
 // startVM starts a machine in the jail. The files are closed here, whatever happens.
-func startVM(j *jail, id string, m machine, files *descriptors) (*vm, error) {
+func startVM(j *jail, id string, m machine, files *descriptors) (started *vm, err error) {
 	defer files.close()
+	undo := cleanup.New(context.Background())
+	defer undo.Run(&err)
 	v := &vm{console: &tail{}, errors: &tail{}, exited: make(chan struct{})}
 	agentConn, agentEnd, err := agent.SocketPair()
 	if err != nil {
 		return nil, err
 	}
+	undo.Push(agentConn.Close)
 	m.agent = files.add(agentEnd)
 	monitorConn, monitorEnd, err := agent.SocketPair()
 	if err != nil {
-		return nil, errors.Join(err, agentConn.Close())
+		return nil, err
 	}
+	undo.Push(monitorConn.Close)
 	m.monitor = files.add(monitorEnd)
 	consoleConn, consoleEnd, err := agent.SocketPair()
 	if err != nil {
-		return nil, errors.Join(err, agentConn.Close(), monitorConn.Close())
+		return nil, err
 	}
+	undo.Push(consoleConn.Close)
 	m.console = files.add(consoleEnd)
 
 	v.command, err = j.start(userOf(id), m.arguments(), files.files, v.errors)
-	files.close() // or their ends would outlive it
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("starting QEMU: %w", err), agentConn.Close(), monitorConn.Close(), consoleConn.Close())
+		return nil, fmt.Errorf("starting QEMU: %w", err)
 	}
+	undo.Release()
+	files.close() // or their ends would outlive it
 	v.agent = agentConn
 	v.monitor = newQMP(monitorConn, v.noticed)
 	go v.console.readFrom(consoleConn)
@@ -105,6 +111,19 @@ func (v *vm) limit(writable int64) error {
 		err := unix.Prlimit(v.command.Process.Pid, resource, &unix.Rlimit{Cur: most, Max: most}, nil)
 		if err != nil && v.runs() { // what has ended is explained by whoever speaks to it next
 			return fault.Systemf("limiting QEMU: %w", err)
+		}
+	}
+	return nil
+}
+
+// run runs steps that need the machine, one after the other. When one fails it says why the machine ended, if that is why,
+// and ends it.
+func (v *vm) run(ctx context.Context, steps ...func() error) error {
+	for _, step := range steps {
+		if err := step(); err != nil {
+			err = v.explain(ctx, err)
+			v.kill()
+			return err
 		}
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 
 	"github.com/Microsoft/hcsshim/ext4/tar2ext4"
 
+	"github.com/airlock-ci/airlock/internal/cleanup"
 	"github.com/airlock-ci/airlock/internal/fault"
 	"github.com/airlock-ci/airlock/isolation"
 	"github.com/airlock-ci/airlock/isolation/agent"
@@ -29,8 +30,6 @@ const warmUpScratch = 16 << 20
 type warmUpDisks struct {
 	image, scratch *os.File
 }
-
-func (d *warmUpDisks) close() { _ = errors.Join(d.image.Close(), d.scratch.Close()) }
 
 func (r *Runtime) warmsUp() bool { return r.accelerator() == TCG && !r.options.NoWarmUp }
 
@@ -61,27 +60,30 @@ func (r *Runtime) attachWarmUp(ctx context.Context, m *machine, files *descripto
 }
 
 // warmUpDisks returns the disks, made at the first call.
-func (r *Runtime) warmUpDisks(ctx context.Context) (*warmUpDisks, error) {
+func (r *Runtime) warmUpDisks(ctx context.Context) (made *warmUpDisks, err error) {
 	r.warmUpMu.Lock()
 	defer r.warmUpMu.Unlock()
 	if r.disks != nil {
 		return r.disks, nil
 	}
+	undo := cleanup.New(ctx)
+	defer undo.Run(&err)
 	image, err := newMemory(0)
 	if err != nil {
 		return nil, err
 	}
+	undo.Push(image.Close)
 	scratch, err := newMemory(warmUpScratch)
 	if err != nil {
-		return nil, errors.Join(err, image.Close())
-	}
-	made := &warmUpDisks{image, scratch}
-	if err := errors.Join(writeWarmUpImage(image), seal(image), formatScratch(ctx, scratch)); err != nil {
-		made.close()
 		return nil, err
 	}
-	r.disks = made
-	return made, nil
+	undo.Push(scratch.Close)
+	if err := errors.Join(writeWarmUpImage(image), seal(image), formatScratch(ctx, scratch)); err != nil {
+		return nil, err
+	}
+	undo.Release()
+	r.disks = &warmUpDisks{image, scratch}
+	return r.disks, nil
 }
 
 // writeWarmUpImage writes an ext4 file system with what a shell script needs to be started.

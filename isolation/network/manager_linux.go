@@ -10,6 +10,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
+	"github.com/airlock-ci/airlock/internal/cleanup"
 	"github.com/airlock-ci/airlock/internal/fault"
 	"github.com/airlock-ci/airlock/isolation"
 )
@@ -78,7 +79,7 @@ func New(options Options) (*Manager, error) {
 //
 // Errors: class admin for an unknown mode, a missing name server or a host that lacks what NAT needs; class system
 // when the subnet is full.
-func (m *Manager) Attach(ctx context.Context, id, mode string, level isolation.Level) (isolation.Network, error) {
+func (m *Manager) Attach(ctx context.Context, id, mode string, level isolation.Level) (network isolation.Network, err error) {
 	switch {
 	case !isolation.ValidID(id):
 		return isolation.Network{}, fault.Systemf("attaching sandbox %q: not a sandbox id", id)
@@ -93,15 +94,14 @@ func (m *Manager) Attach(ctx context.Context, id, mode string, level isolation.L
 		return isolation.Network{}, err
 	}
 	defer a.release()
-	network, err := m.attach(ctx, a, mode, level)
-	if err == nil {
-		return network, nil
+	undo := cleanup.New(ctx)
+	defer undo.Run(&err)
+	undo.Push(func() error { return m.remove(a) }) // what stays is in the map: Attached names it, and Detach tries again
+	if network, err = m.attach(ctx, a, mode, level); err != nil {
+		return isolation.Network{}, err
 	}
-	if undo := m.remove(a); undo != nil {
-		// It stays in the map, so that Attached names it and Detach tries again.
-		return isolation.Network{}, errors.Join(err, undo)
-	}
-	return isolation.Network{}, err
+	undo.Release()
+	return network, nil
 }
 
 func (m *Manager) attach(ctx context.Context, a *attachment, mode string, level isolation.Level) (isolation.Network, error) {

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -8,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/airlock-ci/airlock/internal/cleanup"
 )
 
 // namespace is a fresh network namespace, held by an open file.
@@ -50,29 +53,28 @@ func newNamespace() (*namespace, error) {
 }
 
 // unshareNamespace moves the calling thread, which must be locked, into a new namespace.
-func unshareNamespace() (ns *namespace, err error) {
+func unshareNamespace() (made *namespace, err error) {
+	undo := cleanup.New(context.Background())
+	defer undo.Run(&err)
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return nil, fmt.Errorf("making a network namespace: %w", err)
 	}
-	ns = &namespace{}
+	ns := &namespace{}
 	if ns.file, err = os.Open("/proc/thread-self/ns/net"); err != nil {
 		return nil, fmt.Errorf("opening the new network namespace: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			_ = ns.file.Close()
-		}
-	}()
+	undo.Push(ns.file.Close)
 	if err := disableIPv6("default"); err != nil {
 		return nil, err
 	}
 	if ns.links, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return nil, fmt.Errorf("opening netlink in the new namespace: %w", err)
 	}
+	undo.Push(func() error { ns.links.Close(); return nil })
 	if err := ns.links.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1}}); err != nil { // lo is always 1
-		ns.links.Close()
 		return nil, fmt.Errorf("setting lo up: %w", err)
 	}
+	undo.Release()
 	return ns, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/airlock-ci/airlock/internal/cleanup"
 	"github.com/airlock-ci/airlock/isolation"
 )
 
@@ -44,19 +45,22 @@ func (m *Manager) plugTap(ctx context.Context, a *attachment, network *isolation
 
 // openTap makes a tap device that lives as long as its one queue is open somewhere: the returned file, and the
 // virtual machine's that inherits it. Nobody can open another queue.
-func openTap(name string) (*os.File, error) {
+func openTap(name string) (tap *os.File, err error) {
+	undo := cleanup.New(context.Background())
+	defer undo.Run(&err)
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("opening /dev/net/tun: %w", err)
 	}
+	undo.Push(func() error { return unix.Close(fd) })
 	request, err := unix.NewIfreq(name)
-	if err == nil {
-		request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_TUN_EXCL)
-		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, request)
-	}
 	if err != nil {
-		_ = unix.Close(fd)
 		return nil, err
 	}
+	request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_TUN_EXCL)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
+		return nil, err
+	}
+	undo.Release()
 	return os.NewFile(uintptr(fd), "tap "+name), nil
 }

@@ -14,6 +14,7 @@ import (
 
 	runc "github.com/containerd/go-runc"
 
+	"github.com/airlock-ci/airlock/internal/cleanup"
 	"github.com/airlock-ci/airlock/internal/failpoint"
 	"github.com/airlock-ci/airlock/internal/fault"
 	"github.com/airlock-ci/airlock/isolation"
@@ -31,7 +32,7 @@ const (
 )
 
 // Create makes a sandbox: its roots, its bundle, the container, and waits until the agent answers.
-func (r *Runtime) Create(ctx context.Context, spec isolation.Spec) (isolation.Sandbox, error) {
+func (r *Runtime) Create(ctx context.Context, spec isolation.Spec) (made isolation.Sandbox, err error) {
 	if err := checkSpec(spec); err != nil {
 		return nil, err
 	}
@@ -39,18 +40,18 @@ func (r *Runtime) Create(ctx context.Context, spec isolation.Spec) (isolation.Sa
 	expected := make(chan struct{})
 	go func() { defer close(expected); r.cgroups.ExpectMove() }()
 	defer func() { <-expected }()
+	undo := cleanup.New(ctx)
+	defer undo.Run(&err)
 	bundle, err := r.claim(spec)
 	if err != nil {
 		return nil, fault.Systemf("making sandbox %s: %w", spec.ID, err)
 	}
+	undo.PushContext(func(ctx context.Context) error { return r.remove(ctx, spec.ID) })
 	client, err := r.build(ctx, bundle, spec)
 	if err != nil {
-		err = r.explain(spec, err)
-		if undo := r.remove(ctx, spec.ID); undo != nil {
-			r.logger.Error().Str("sandbox", spec.ID).Err(undo).Msg("a sandbox that could not be made was not removed either")
-		}
-		return nil, fmt.Errorf("making sandbox %s: %w", spec.ID, err)
+		return nil, fmt.Errorf("making sandbox %s: %w", spec.ID, r.explain(spec, err))
 	}
+	undo.Release()
 	return newSandbox(r, spec, client), nil
 }
 
@@ -106,17 +107,20 @@ func (r *Runtime) build(ctx context.Context, bundle string, spec isolation.Spec)
 	if err := failpoint.Hit("sandbox/launched"); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	return agent.Connect(ctx, conn, agent.SetupOf(spec))
+	return agent.Connect(ctx, conn, agent.SetupOf(spec)) // it closes conn when it fails
 }
 
 // launch runs the OCI runtime once. What it starts inherits descriptor 3, one end of the returned connection, and
 // /dev/null three times, and nothing else of this process. A caller who gives up does not interrupt it: half a
 // container is harder to remove than a whole one, and it takes milliseconds.
-func (r *Runtime) launch(ctx context.Context, bundle, id string) (io.ReadWriteCloser, error) {
+func (r *Runtime) launch(ctx context.Context, bundle, id string) (conn io.ReadWriteCloser, err error) {
+	undo := cleanup.New(ctx)
+	defer undo.Run(&err)
 	ours, theirs, err := agent.SocketPair()
 	if err != nil {
 		return nil, err
 	}
+	undo.Push(ours.Close)
 	defer func() { _ = theirs.Close() }()
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), launchTimeout,
 		fmt.Errorf("%s took longer than %s", r.name, launchTimeout))
@@ -126,13 +130,13 @@ func (r *Runtime) launch(ctx context.Context, bundle, id string) (io.ReadWriteCl
 	command.Log = filepath.Join(bundle, runtimeLog)
 	_, err = command.Run(ctx, id, bundle, &runc.CreateOpts{Detach: true, ExtraFiles: []*os.File{theirs}})
 	if err != nil {
-		_ = ours.Close()
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
 		return nil, fmt.Errorf("%w: %s", err, readRuntimeLog(command.Log))
 	}
 	r.filter.keep(filepath.Join(r.stateDir, id))
+	undo.Release()
 	return ours, nil
 }
 
