@@ -79,13 +79,12 @@ type Limits struct {
 	Scratch int64
 }
 
-// Root is one root file system of a sandbox: a base, in the form that the level needs, and what its image's
+// Root is one root file system of a sandbox: a base, in the form that the runtime needs, and what its image's
 // configuration says.
 type Root struct {
-	// Layers are host directories with unpacked layers, upper-most first, as overlayfs wants them. Process level;
-	// on Windows both levels.
+	// Layers are host directories with unpacked layers, upper-most first, as overlayfs wants them (RootLayers).
 	Layers []string
-	// Disk is a read-only disk image with the same content. Hypervisor level.
+	// Disk is a read-only disk image with the same content (RootDisk).
 	Disk string
 	// Config is the image's configuration, as far as a sandbox needs it.
 	Config ImageConfig
@@ -125,11 +124,12 @@ type Spec struct {
 	// Helper is the root of the runner's own stages; read-only. Nil when none is configured: then those stages
 	// run in Image.
 	Helper *Root
-	// ScratchDir is a host directory for this job alone, its size already bounded (process level).
+	// ScratchDir is a host directory for this job alone, its size already bounded (form ScratchDirectory).
 	ScratchDir string
-	// ScratchDisk is a disk image for this job alone (hypervisor level).
+	// ScratchDisk is a disk image for this job alone (form ScratchDisk).
 	ScratchDisk string
-	// CacheDir is a host directory to appear at CacheDir in the sandbox; empty means a directory of the scratch.
+	// CacheDir is a host directory to appear at CacheDir in the sandbox; empty means a directory of the scratch. Only a
+	// runtime with Needs.HostDirectories takes one.
 	CacheDir string
 	// Network is what the sandbox is attached to.
 	Network Network
@@ -139,20 +139,20 @@ type Spec struct {
 
 // Network is an attachment that package network made. The zero value is no network but loopback.
 type Network struct {
-	// NetNS is a path that leads to the sandbox's network namespace (process level).
+	// NetNS is a path that leads to the sandbox's network namespace (NetworkNamespace).
 	NetNS string
-	// MAC, Address (in CIDR notation), Gateway and MTU (bytes) are those of the sandbox's interface. At the
-	// hypervisor level the guest has to be told them; frames with any other source address are dropped.
+	// MAC, Address (in CIDR notation), Gateway and MTU (bytes) are those of the sandbox's interface. A guest behind a
+	// tap has to be told them; frames with any other source address are dropped.
 	MAC, Address, Gateway string
 	MTU                   int
 	// Tap is the name of the tap device behind the guest's interface, and TapFile its only queue, without
-	// virtio-net headers (IFF_TAP | IFF_NO_PI); both empty when there is no network (hypervisor level). The
+	// virtio-net headers (IFF_TAP | IFF_NO_PI); both empty when there is no network (NetworkTap). The
 	// device cannot be opened by its name, nor TapFile by a path: hand TapFile itself to the virtual
 	// machine's process (exec.Cmd.ExtraFiles; QEMU: -netdev tap,fd=N). It stays the network's, which
 	// closes it; the device goes with its last holder, whoever crashes.
 	Tap     string
 	TapFile *os.File
-	// Endpoints are the ids of the sandbox's endpoints in the Host Networking Service (Windows, both levels). Name
+	// Endpoints are the ids of the sandbox's endpoints in the Host Networking Service (NetworkEndpoint). Name
 	// servers come with them there.
 	Endpoints []string
 	// Nameservers, Search and Options make the sandbox's resolv.conf; all empty writes an empty one. Windows takes Search.
@@ -175,6 +175,8 @@ type Runtime interface {
 	Name() string
 	// Level is the level that every sandbox of this runtime has.
 	Level() Level
+	// Needs says in which form Create takes what Spec holds.
+	Needs() Needs
 	// Create makes a sandbox and returns when its agent answers. When it fails, nothing is left.
 	// The context bounds the creation only, not the sandbox's life.
 	Create(ctx context.Context, spec Spec) (Sandbox, error)
@@ -190,6 +192,12 @@ type Runtime interface {
 // "because". A job whose image does not fit may be raised to a stronger level, and is never moved to a weaker one.
 type Fitter interface {
 	Fits(image ImageConfig) (fits bool, reason string)
+}
+
+// Emulator is the power of a Runtime whose sandboxes may have another processor than the host. ProcessorVariant returns
+// which variant of an image runs on it ("v1" to "v4" of amd64); empty is the host's own. It may start a machine to find out.
+type Emulator interface {
+	ProcessorVariant(ctx context.Context) (string, error)
 }
 
 // Sandbox is one running sandbox.

@@ -38,7 +38,7 @@ func (s *Service) decide(ctx context.Context, sess *session, settings Settings, 
 	if decision.Timeout > 0 {
 		sess.limitTime(s, decision.Timeout)
 	}
-	sess.runtime, err = s.runtime(decision.Level)
+	sess.runtime, err = s.Runtime(decision.Level)
 	return err
 }
 

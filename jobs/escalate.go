@@ -29,7 +29,7 @@ func (s *Service) fit(sess *session, facts policy.Facts, image isolation.ImageCo
 	if err := s.record(sess, facts, decision, outcomeEscalated); err != nil {
 		return false, err
 	}
-	sess.runtime, err = s.runtime(decision.Level)
+	sess.runtime, err = s.Runtime(decision.Level)
 	return true, err
 }
 
@@ -43,7 +43,7 @@ func (s *Service) escalate(decision policy.Decision, image isolation.ImageConfig
 	if decision.Level != isolation.ProcessLevel {
 		return decision, fault.WithRemedy(fault.Authorf("the image cannot run here: %s", reason), remedy)
 	}
-	if _, err := s.runtime(isolation.HypervisorLevel); err != nil {
+	if _, err := s.Runtime(isolation.HypervisorLevel); err != nil {
 		return decision, fault.WithRemedy(fault.Authorf("the image cannot run at level %s here, as %s, and %w", decision.Level, reason, err), remedy)
 	}
 	if fits, stronger := s.fits(isolation.HypervisorLevel, image); !fits {

@@ -69,3 +69,4 @@ type levelled struct {
 }
 
 func (l levelled) Level() isolation.Level { return l.level }
+func (l levelled) Name() string           { return l.Runtime.Name() + "-" + l.level.String() }

@@ -63,7 +63,9 @@ func newFixture(t *testing.T, change ...func(*jobs.Options)) *fixture {
 	for _, c := range change {
 		c(&options)
 	}
-	f.Service = jobs.New(options)
+	var err error
+	f.Service, err = jobs.New(options)
+	require.NoError(t, err)
 	t.Cleanup(func() {
 		require.NoError(t, f.Close(context.Background()))
 		f.requireNothingLeft(t)
@@ -258,6 +260,62 @@ func TestAMissingRuntimeIsNeverReplacedByAWeakerOne(t *testing.T) {
 	err = f.prepare()
 	require.ErrorContains(t, err, "not run at a weaker level: no QEMU here")
 	require.Equal(t, fault.System, fault.ClassOf(err), "another runner may have what this one lacks")
+}
+
+// needy is a runtime with a name and needs of its own.
+type needy struct {
+	isolation.Runtime
+	name  string
+	needs isolation.Needs
+}
+
+func (n needy) Name() string           { return n.name }
+func (n needy) Needs() isolation.Needs { return n.needs }
+
+// TestRuntimesThatNobodyCanChooseAreRefused: a decision names a level, so the second runtime of one would be chosen by the
+// order of a list.
+func TestRuntimesThatNobodyCanChooseAreRefused(t *testing.T) {
+	world := fakes.NewWorld()
+	process, hypervisor := world.Runtime(isolation.ProcessLevel), world.Runtime(isolation.HypervisorLevel)
+	named := func(r isolation.Runtime, name string) isolation.Runtime { return needy{r, name, r.Needs()} }
+	for want, runtimes := range map[string][]isolation.Runtime{
+		`one and other both make sandboxes at level process`: {named(process, "one"), hypervisor, named(process, "other")},
+		`two runtimes are called "same"`:                     {named(process, "same"), named(hypervisor, "same")},
+		"the runtime mute does not say what it needs":        {needy{process, "mute", isolation.Needs{Root: isolation.RootLayers}}},
+	} {
+		_, err := jobs.New(jobs.Options{Layers: world, Networks: world, Journal: store.NewMemory(), Runtimes: runtimes})
+		require.ErrorContains(t, err, want)
+		require.Equal(t, fault.Admin, fault.ClassOf(err))
+	}
+	_, err := jobs.New(jobs.Options{Layers: world, Networks: world, Journal: store.NewMemory(), Runtimes: []isolation.Runtime{process, hypervisor}})
+	require.NoError(t, err)
+}
+
+// TestJobsAreMadeOfWhatTheirRuntimeNeeds: what the level is called says nothing about it.
+func TestJobsAreMadeOfWhatTheirRuntimeNeeds(t *testing.T) {
+	disks := isolation.Needs{Root: isolation.RootDisk, Scratch: isolation.ScratchDisk, Network: isolation.NetworkTap}
+	f := newFixture(t, func(o *jobs.Options) {
+		o.Networks = &forms{Networks: o.Networks, t: t, want: isolation.NetworkTap}
+		o.Runtimes = []isolation.Runtime{needy{o.Runtimes[0], "disks", disks}}
+	})
+	require.NoError(t, f.prepare())
+	made := f.world.Created[0]
+	require.NotEmpty(t, made.Image.Disk)
+	require.NotEmpty(t, made.Helper.Disk)
+	require.NotEmpty(t, made.ScratchDisk)
+	require.Empty(t, made.CacheDir, "a runtime that takes no directory of the host")
+}
+
+// forms checks in which form a network is asked for.
+type forms struct {
+	jobs.Networks
+	t    *testing.T
+	want isolation.NetworkForm
+}
+
+func (f *forms) Attach(ctx context.Context, id, mode string, form isolation.NetworkForm) (isolation.Network, error) {
+	require.Equal(f.t, f.want, form)
+	return f.Networks.Attach(ctx, id, mode, form)
 }
 
 // A guest gets disks, and no directory of the host whatever the configuration says about caches.

@@ -121,7 +121,7 @@ func TestAWishForMoreIsHeeded(t *testing.T) {
 	f, audit := withPolicy(t, compiled(t, trustedRule()))
 	wishful := strings.Replace(response, `{"id": 7`, `{"id": 7, "variables": [{"key": "AIRLOCK_ISOLATION", "value": "hypervisor"}]`, 1)
 	require.NoError(t, f.Prepare(t.Context(), &api.Prepare{Handle: string(f.handle)}, []byte(wishful), joblog.New(&f.log)))
-	require.Contains(t, f.log.String(), `hypervisor isolation (own kernel, fake), because the job asked for it with AIRLOCK_ISOLATION`)
+	require.Contains(t, f.log.String(), `hypervisor isolation (own kernel, fake-machine), because the job asked for it with AIRLOCK_ISOLATION`)
 	require.Equal(t, "hypervisor", audit.entries[0].Isolation)
 }
 
@@ -258,7 +258,7 @@ func TestAnEscalationIsRecorded(t *testing.T) {
 		}
 	})
 	require.NoError(t, f.prepare())
-	require.Contains(t, f.log.String(), "hypervisor isolation (own kernel, fake), because the image's build is old")
+	require.Contains(t, f.log.String(), "hypervisor isolation (own kernel, fake-machine), because the image's build is old")
 	created := f.world.Created[0]
 	require.NotEmpty(t, created.Image.Disk)
 	require.NotEmpty(t, created.ScratchDisk)

@@ -93,7 +93,9 @@ type BaseRequest struct {
 	Image      string
 	PullPolicy string // "always", "if-not-present" or "never"
 	Holder     string // the sandbox id
-	Level      isolation.Level
+	// Form is what the sandbox's runtime takes a base as, and Variant the processor of its sandboxes ("v1"); empty: the host's.
+	Form    isolation.RootForm
+	Variant string
 	// Credentials are the job's registry credentials; they are used for this request and not kept.
 	Credentials []gitlab.Credentials
 	// Platform is what the job demands ("linux/arm64", "arm64/v8"); empty: the sandbox's.
@@ -115,12 +117,12 @@ type Base struct {
 
 // ScratchRequest asks for a scratch.
 type ScratchRequest struct {
-	ID    string
-	Size  int64 // bytes
-	Level isolation.Level
+	ID   string
+	Size int64 // bytes
+	Form isolation.ScratchForm
 }
 
-// Scratch is a job's writable layer: a mounted directory (process level) or a disk image.
+// Scratch is a job's writable layer: a mounted directory or a disk image, as was asked for.
 type Scratch struct {
 	Dir, Disk string
 }
@@ -128,7 +130,7 @@ type Scratch struct {
 // Networks attaches sandboxes: package isolation/network.
 type Networks interface {
 	// Attach makes the sandbox's network and returns what its runtime needs. When it fails, nothing is left.
-	Attach(ctx context.Context, id, mode string, level isolation.Level) (isolation.Network, error)
+	Attach(ctx context.Context, id, mode string, form isolation.NetworkForm) (isolation.Network, error)
 	// Detach removes it; it succeeds when there is none.
 	Detach(ctx context.Context, id string) error
 	// Attached lists the sandbox ids that have something attached, those of earlier processes included.

@@ -131,10 +131,10 @@ func (s *Service) lease(ctx context.Context, sess *session, settings Settings, f
 		return err
 	}
 	request := BaseRequest{
-		Image: image, PullPolicy: pullPolicy, Holder: sess.id, Level: sess.decision.Level,
+		Image: image, PullPolicy: pullPolicy, Holder: sess.id,
 		Credentials: job.Credentials, Trusted: fromAdmin, Platform: job.Image.Platform(),
 	}
-	if sess.base, err = s.layers.Base(ctx, request, log); err != nil {
+	if sess.base, err = s.base(ctx, sess, request, log); err != nil {
 		return err
 	}
 	escalated, err := s.fit(sess, facts, sess.base.Root.Config, log)
@@ -142,8 +142,7 @@ func (s *Service) lease(ctx context.Context, sess *session, settings Settings, f
 		return err
 	}
 	if escalated {
-		request.Level = sess.decision.Level
-		if sess.base, err = s.layers.Base(ctx, request, log); err != nil {
+		if sess.base, err = s.base(ctx, sess, request, log); err != nil {
 			return err
 		}
 	}
@@ -151,14 +150,37 @@ func (s *Service) lease(ctx context.Context, sess *session, settings Settings, f
 	if settings.HelperImage == "" {
 		return nil
 	}
-	helper, err := s.layers.Base(ctx, BaseRequest{
-		Image: settings.HelperImage, PullPolicy: "if-not-present", Holder: sess.id, Level: sess.decision.Level, Trusted: true,
+	helper, err := s.base(ctx, sess, BaseRequest{
+		Image: settings.HelperImage, PullPolicy: "if-not-present", Holder: sess.id, Trusted: true,
 	}, log)
 	if err != nil {
 		return fault.Systemf("the helper image of this runner: %w", err)
 	}
 	spec.Helper, sess.helper = &helper.Root, true
 	return nil
+}
+
+// base leases a base in the form, and for the processor, of the session's runtime.
+func (s *Service) base(ctx context.Context, sess *session, request BaseRequest, log *joblog.Log) (Base, error) {
+	request.Form, request.Variant = sess.runtime.Needs().Root, Variant(ctx, sess.runtime)
+	return s.layers.Base(ctx, request, log)
+}
+
+// leastVariant is what every processor runs: of several variants of an image the one for any.
+const leastVariant = "v1"
+
+// Variant returns the processor variant that images for a runtime are chosen by; empty is the host's own. A runtime that
+// cannot tell now says so again, as an error, when a sandbox is to be made.
+func Variant(ctx context.Context, runtime isolation.Runtime) string {
+	emulator, ok := runtime.(isolation.Emulator)
+	if !ok {
+		return ""
+	}
+	variant, err := emulator.ProcessorVariant(ctx)
+	if err != nil {
+		return leastVariant
+	}
+	return variant
 }
 
 // provision makes scratch and network side by side: neither needs the other, and the job waits for both.
@@ -168,6 +190,7 @@ func (s *Service) provision(ctx context.Context, sess *session, job *gitlab.JobR
 			return err
 		}
 	}
+	needs := sess.runtime.Needs()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		return sess.step("scratch", func() error {
@@ -176,7 +199,7 @@ func (s *Service) provision(ctx context.Context, sess *session, job *gitlab.JobR
 	})
 	group.Go(func() error {
 		return sess.step("network", func() error {
-			network, err := s.networks.Attach(ctx, sess.id, sess.decision.Network, sess.decision.Level)
+			network, err := s.networks.Attach(ctx, sess.id, sess.decision.Network, needs.Network)
 			if err != nil {
 				return fmt.Errorf("attaching the network: %w", err)
 			}
@@ -189,12 +212,13 @@ func (s *Service) provision(ctx context.Context, sess *session, job *gitlab.JobR
 
 // makeScratch makes what the sandbox may write to, and opens the cache that it may share.
 func (s *Service) makeScratch(ctx context.Context, sess *session, job *gitlab.JobResponse, spec *isolation.Spec) error {
-	scratch, err := s.layers.NewScratch(ctx, ScratchRequest{ID: sess.id, Size: sess.decision.Limits.Scratch, Level: sess.decision.Level})
+	needs := sess.runtime.Needs()
+	scratch, err := s.layers.NewScratch(ctx, ScratchRequest{ID: sess.id, Size: sess.decision.Limits.Scratch, Form: needs.Scratch})
 	if err != nil {
 		return fmt.Errorf("making the scratch: %w", err)
 	}
 	spec.ScratchDir, spec.ScratchDisk = scratch.Dir, scratch.Disk
-	if scope := cacheScope(sess.decision, job); scope != "" {
+	if scope := cacheScope(sess.decision, job); scope != "" && needs.HostDirectories {
 		if spec.CacheDir, err = s.layers.CacheVolume(ctx, scope); err != nil {
 			return fmt.Errorf("opening the project's cache: %w", err)
 		}
@@ -258,10 +282,10 @@ func choosePullPolicy(allowed, requested []string) (string, error) {
 }
 
 // cacheScope names what may share a cache with the job: jobs of the same project, as GitLab attests it, and of
-// the same protection. An unprotected job can then never write what a protected one will read. No directory of the
-// host is shared with a guest, so at the hypervisor level every job has a cache of its own.
+// the same protection. An unprotected job can then never write what a protected one will read. A runtime that takes no
+// directory of the host, as a guest does not, gives every job a cache of its own.
 func cacheScope(decision policy.Decision, job *gitlab.JobResponse) string {
-	if decision.Level == isolation.HypervisorLevel || decision.CacheScope != "project" || job.JobInfo.ProjectID == nil || job.GitInfo.Protected == nil {
+	if decision.CacheScope != "project" || job.JobInfo.ProjectID == nil || job.GitInfo.Protected == nil {
 		return ""
 	}
 	protection := "unprotected"

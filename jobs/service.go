@@ -69,19 +69,40 @@ type Service struct {
 	closing  bool
 }
 
-// New returns a Service without jobs.
-func New(o Options) *Service {
+// New returns a Service without jobs. It refuses runtimes between which nothing could choose.
+func New(o Options) (*Service, error) {
+	runtimes, err := byLevel(o.Runtimes)
+	if err != nil {
+		return nil, err
+	}
 	s := &Service{
 		layers: o.Layers, networks: o.Networks, journal: o.Journal, log: o.Logger,
 		version: o.Version, instance: o.Instance,
-		runtimes: map[isolation.Level]isolation.Runtime{}, missing: o.Unavailable,
+		runtimes: runtimes, missing: o.Unavailable,
 		sessions: map[string]*session{}, decided: map[decisionKey]int64{}, audit: o.Audit,
 	}
-	for _, r := range o.Runtimes {
-		s.runtimes[r.Level()] = r
-	}
 	s.Apply(o.Settings)
-	return s
+	return s, nil
+}
+
+// byLevel returns the runtimes by their levels. A decision names a level and nothing more, so a second runtime of one could
+// not be chosen by anybody; and the reaper, logs and job logs tell runtimes apart by name.
+func byLevel(all []isolation.Runtime) (map[isolation.Level]isolation.Runtime, error) {
+	chosen, named := map[isolation.Level]isolation.Runtime{}, map[string]bool{}
+	for _, r := range all {
+		needs := r.Needs()
+		switch other := chosen[r.Level()]; {
+		case named[r.Name()]:
+			return nil, fault.Adminf("two runtimes are called %q", r.Name())
+		case other != nil:
+			return nil, fault.WithRemedy(fault.Adminf("%s and %s both make sandboxes at level %s, and a decision names a level alone",
+				other.Name(), r.Name(), r.Level()), "offer one of them")
+		case needs.Root == 0 || needs.Scratch == 0 || needs.Network == 0:
+			return nil, fault.Adminf("the runtime %s does not say what it needs", r.Name())
+		}
+		chosen[r.Level()], named[r.Name()] = r, true
+	}
+	return chosen, nil
 }
 
 // Apply puts new settings in force for jobs that are prepared from now on.
@@ -99,8 +120,8 @@ func (s *Service) Live() map[string]bool {
 	return live
 }
 
-// runtime returns the runtime of exactly that level: a missing one is never replaced by a weaker.
-func (s *Service) runtime(level isolation.Level) (isolation.Runtime, error) {
+// Runtime returns the runtime of exactly that level: a missing one is never replaced by a weaker.
+func (s *Service) Runtime(level isolation.Level) (isolation.Runtime, error) {
 	if r, ok := s.runtimes[level]; ok {
 		return r, nil
 	}

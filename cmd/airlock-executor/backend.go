@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"strings"
 	"sync/atomic"
@@ -46,19 +47,28 @@ func (b *backend) Prepare(ctx context.Context, req *api.Prepare, response []byte
 	return b.Service.Prepare(ctx, req, response, joblog.New(log))
 }
 
-// PullImage makes an image ready for every level that jobs can get.
+// PullImage makes an image ready for every level that jobs can get and this host can run.
 func (b *backend) PullImage(ctx context.Context, req *api.Pull, progress io.Writer) error {
 	log := joblog.New(progress)
 	var base cache.Base
-	for _, level := range *b.levels.Load() {
-		var err error
+	var missing []error
+	levels := *b.levels.Load()
+	for _, level := range levels {
+		runtime, err := b.Runtime(level)
+		if err != nil {
+			missing = append(missing, err)
+			continue
+		}
 		base, err = b.parts.cache.Pull(ctx, cache.Request{
-			Image: req.Image, PullPolicy: cache.PullAlways, AllowLocal: true, Form: form(level),
-			Variant: variant(ctx, b.parts.list, level),
+			Image: req.Image, PullPolicy: cache.PullAlways, AllowLocal: true, Form: baseForm(runtime.Needs().Root),
+			Variant: jobs.Variant(ctx, runtime),
 		}, log)
 		if err != nil {
 			return err
 		}
+	}
+	if len(missing) == len(levels) {
+		return errors.Join(missing...)
 	}
 	warn(log, base)
 	return nil

@@ -10,32 +10,22 @@ import (
 )
 
 // layers makes a cache what jobs expect. Cache and isolation know nothing of each other; here they meet.
-type layers struct {
-	*cache.Cache
-	runtimes []sandboxRuntime
-}
+type layers struct{ *cache.Cache }
 
-// processor is the power of a runtime to tell the variant of the processor in its sandboxes, where that is not the host's.
-type processor interface {
-	ProcessorVariant(ctx context.Context) (string, error)
-}
-
-// leastProcessor is what every processor is: of several images one for any.
-const leastProcessor = "v1"
-
-// variant is what images for a level are chosen by: empty for the host's own processor. A runtime that cannot tell says so
-// again, as an error, when a sandbox is to be made.
-func variant(ctx context.Context, runtimes []sandboxRuntime, level isolation.Level) string {
-	for _, r := range runtimes {
-		if p, ok := r.(processor); ok && r.Level() == level {
-			found, err := p.ProcessorVariant(ctx)
-			if err != nil {
-				return leastProcessor
-			}
-			return found
-		}
+// baseForm and scratchForm translate what a runtime needs to what a cache makes. A form that nobody names is layers or a
+// directory, which a runtime that needs a disk refuses.
+func baseForm(form isolation.RootForm) cache.Form {
+	if form == isolation.RootDisk {
+		return cache.FormDisk
 	}
-	return ""
+	return cache.FormLayers
+}
+
+func scratchForm(form isolation.ScratchForm) cache.Form {
+	if form == isolation.ScratchDisk {
+		return cache.FormDisk
+	}
+	return cache.FormLayers
 }
 
 func (l layers) Base(ctx context.Context, req jobs.BaseRequest, log *joblog.Log) (jobs.Base, error) {
@@ -47,8 +37,8 @@ func (l layers) Base(ctx context.Context, req jobs.BaseRequest, log *joblog.Log)
 	}
 	base, err := l.Cache.Base(ctx, cache.Request{
 		Image: req.Image, PullPolicy: req.PullPolicy, Holder: req.Holder,
-		Credentials: credentials, AllowLocal: req.Trusted, Form: form(req.Level),
-		Platform: req.Platform, Variant: variant(ctx, l.runtimes, req.Level),
+		Credentials: credentials, AllowLocal: req.Trusted, Form: baseForm(req.Form),
+		Platform: req.Platform, Variant: req.Variant,
 	}, log)
 	if err != nil {
 		return jobs.Base{}, err
@@ -59,7 +49,7 @@ func (l layers) Base(ctx context.Context, req jobs.BaseRequest, log *joblog.Log)
 			Env: base.Config.Env, User: base.Config.User, WorkingDir: base.Config.WorkingDir, OSVersion: base.Config.OSVersion,
 		},
 	}
-	if form(req.Level) == cache.FormDisk {
+	if req.Form == isolation.RootDisk {
 		root.Layers, root.Disk = nil, base.Disk
 	}
 	return jobs.Base{Image: base.Image, Digest: base.Digest, Pulled: base.Pulled, Bytes: base.Bytes, Root: root, Warnings: base.Warnings}, nil
@@ -70,6 +60,6 @@ func (l layers) ScratchUsed(ctx context.Context, id string) (int64, error) {
 }
 
 func (l layers) NewScratch(ctx context.Context, req jobs.ScratchRequest) (jobs.Scratch, error) {
-	scratch, err := l.Cache.NewScratch(ctx, cache.ScratchRequest{ID: req.ID, Size: req.Size, Form: form(req.Level)})
+	scratch, err := l.Cache.NewScratch(ctx, cache.ScratchRequest{ID: req.ID, Size: req.Size, Form: scratchForm(req.Form)})
 	return jobs.Scratch{Dir: scratch.Dir, Disk: scratch.Disk}, err
 }

@@ -90,7 +90,11 @@ func run(arguments []string, stderr io.Writer) error {
 		return err
 	}
 	instance := rand.Text()
-	service := parts.service(settings, logger, instance)
+	service, err := parts.service(settings, logger, instance)
+	if err != nil {
+		logger.Error().Err(err).Msg("the executor cannot start")
+		return errors.Join(err, parts.close(context.Background()))
+	}
 	logPolicy(logger, cfg)
 	backend := &backend{
 		Service: service, parts: parts, events: events, configPath: args.Config, log: logger,

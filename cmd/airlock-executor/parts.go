@@ -117,9 +117,9 @@ func assemble(cfg *config.Config, logger zerolog.Logger) (p *parts, err error) {
 	return p, nil
 }
 
-func (p *parts) service(settings jobs.Settings, logger zerolog.Logger, instance string) *jobs.Service {
+func (p *parts) service(settings jobs.Settings, logger zerolog.Logger, instance string) (*jobs.Service, error) {
 	return jobs.New(jobs.Options{
-		Settings: settings, Layers: layers{p.cache, p.list}, Networks: p.networks,
+		Settings: settings, Layers: layers{p.cache}, Networks: p.networks,
 		Runtimes: p.list, Unavailable: p.unavailable, Journal: p.journal, Audit: p.audit,
 		Logger: logger, Version: version, Instance: instance,
 	})

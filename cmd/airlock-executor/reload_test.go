@@ -37,10 +37,11 @@ func TestAReloadIsWholeOrNothing(t *testing.T) {
 	prepared := 0
 	b := &backend{configPath: path, log: zerolog.New(&log), prepare: func(*config.Config) { prepared++ }}
 	b.setLevels(cfg)
-	b.Service = jobs.New(jobs.Options{
+	b.Service, err = jobs.New(jobs.Options{
 		Settings: first, Layers: world, Networks: world, Journal: store.NewMemory(), Logger: zerolog.Nop(),
 		Runtimes: []isolation.Runtime{world.Runtime(isolation.ProcessLevel), world.Runtime(isolation.HypervisorLevel)},
 	})
+	require.NoError(t, err)
 	level := func() string {
 		t.Helper()
 		handle := gitlab.NewHandle(7)

@@ -35,6 +35,15 @@ func (r *Runtime) Name() string {
 // Level is the runtime's.
 func (r *Runtime) Level() isolation.Level { return r.level }
 
+// Needs says that the Host Compute Service takes directories and endpoints at both levels; only a virtual machine may not
+// write to a directory of the host.
+func (r *Runtime) Needs() isolation.Needs {
+	return isolation.Needs{
+		Root: isolation.RootLayers, Scratch: isolation.ScratchDirectory, Network: isolation.NetworkEndpoint,
+		HostDirectories: r.level == isolation.ProcessLevel,
+	}
+}
+
 // Fits says whether an image can run at this level on this host.
 func (r *Runtime) Fits(image isolation.ImageConfig) (fits bool, reason string) {
 	return Fits(r.level, r.host.opts.Host, image.OSVersion)
@@ -98,7 +107,7 @@ func (r *Runtime) checkSpec(spec isolation.Spec) error {
 		return fault.Systemf("making sandbox %s: the scratch directory %q is not an absolute path", spec.ID, spec.ScratchDir)
 	case len(spec.Image.Layers) == 0:
 		return fault.Authorf("the image has no layers, so there is nothing in it to run")
-	case r.level == isolation.HypervisorLevel && spec.CacheDir != "":
+	case !r.Needs().HostDirectories && spec.CacheDir != "":
 		return fault.Systemf("making sandbox %s: no directory of the host may be written to from a virtual machine", spec.ID)
 	}
 	if fits, reason := r.Fits(spec.Image.Config); !fits {

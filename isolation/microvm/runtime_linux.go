@@ -168,6 +168,11 @@ func (r *Runtime) Name() string {
 // Level is isolation.HypervisorLevel.
 func (r *Runtime) Level() isolation.Level { return isolation.HypervisorLevel }
 
+// Needs says that a guest has disks and a tap, and no directory of the host.
+func (r *Runtime) Needs() isolation.Needs {
+	return isolation.Needs{Root: isolation.RootDisk, Scratch: isolation.ScratchDisk, Network: isolation.NetworkTap}
+}
+
 // List returns the ids of all sandboxes that left a mark on this host, sorted: a directory or a cgroup.
 func (r *Runtime) List(context.Context) ([]string, error) {
 	return r.cgroups.Sandboxes(r.machines)

@@ -97,16 +97,16 @@ func connectAndClose(address string, n int) (opened int) {
 const fewConnections = 60
 
 func TestSandboxCannotFillTheHostsConnections(t *testing.T) {
-	eachLevel(t, sandboxCannotFillTheHostsConnections)
+	eachForm(t, sandboxCannotFillTheHostsConnections)
 }
 
-func sandboxCannotFillTheHostsConnections(t *testing.T, level isolation.Level) {
+func sandboxCannotFillTheHostsConnections(t *testing.T, form isolation.NetworkForm) {
 	w := newWorld(t)
 	o := options(t)
 	o.MaxConnections = fewConnections
 	o.Allow = []string{lanServer + ":80", gateway + ":80"}
 	m := newManager(t, o)
-	other := attachAt(t, level, m, "al-0000000000ff")
+	other := attachAt(t, form, m, "al-0000000000ff")
 	const flood = 10 * fewConnections
 	for n, c := range []struct {
 		name string
@@ -135,7 +135,7 @@ func sandboxCannotFillTheHostsConnections(t *testing.T, level isolation.Level) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			a := attachAt(t, level, m, fmt.Sprintf("al-%012x", n))
+			a := attachAt(t, form, m, fmt.Sprintf("al-%012x", n))
 			var kept net.Conn
 			w.internet.in(t, func() { serveEcho(t, 7) })
 			inside(t, a.NetNS, func() {
@@ -163,14 +163,14 @@ func sandboxCannotFillTheHostsConnections(t *testing.T, level isolation.Level) {
 }
 
 // Whoever is refused must not fill the table with that, nor use up what is for real connections.
-func TestWhatIsRefusedIsNoConnection(t *testing.T) { eachLevel(t, whatIsRefusedIsNoConnection) }
+func TestWhatIsRefusedIsNoConnection(t *testing.T) { eachForm(t, whatIsRefusedIsNoConnection) }
 
-func whatIsRefusedIsNoConnection(t *testing.T, level isolation.Level) {
+func whatIsRefusedIsNoConnection(t *testing.T, form isolation.NetworkForm) {
 	newWorld(t)
 	o := options(t)
 	o.MaxConnections = fewConnections
 	m := newManager(t, o)
-	a, b := attachAt(t, level, m, "al-00000000000a"), attachAt(t, level, m, "al-00000000000b")
+	a, b := attachAt(t, form, m, "al-00000000000a"), attachAt(t, form, m, "al-00000000000b")
 	const flood = 10 * fewConnections
 	inside(t, a.NetNS, func() {
 		for _, address := range []string{gateway, hostWAN, lanServer, metadata, b.addr().String()} {
@@ -199,10 +199,10 @@ func whatIsRefusedIsNoConnection(t *testing.T, level isolation.Level) {
 
 // A new sandbox owes nothing for who had its address.
 func TestConnectionsAreCountedForOneSandbox(t *testing.T) {
-	eachLevel(t, connectionsAreCountedForOneSandbox)
+	eachForm(t, connectionsAreCountedForOneSandbox)
 }
 
-func connectionsAreCountedForOneSandbox(t *testing.T, level isolation.Level) {
+func connectionsAreCountedForOneSandbox(t *testing.T, form isolation.NetworkForm) {
 	newWorld(t)
 	o := options(t)
 	o.MaxConnections = fewConnections
@@ -210,7 +210,7 @@ func connectionsAreCountedForOneSandbox(t *testing.T, level isolation.Level) {
 	var last sandbox
 	for n := range 2 {
 		m.pool = newAddresses(m.subnet) // so that the next gets the same address
-		s := attachAt(t, level, m, fmt.Sprintf("al-%012x", n))
+		s := attachAt(t, form, m, fmt.Sprintf("al-%012x", n))
 		require.True(t, n == 0 || s.Address == last.Address)
 		inside(t, s.NetNS, func() {
 			require.Equal(t, fewConnections, connectAndClose(internet+":80", fewConnections))

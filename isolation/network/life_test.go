@@ -61,11 +61,11 @@ func TestNothingLeaks(t *testing.T) {
 		if i%5 == 0 {
 			mode = ModeNone
 		}
-		level := isolation.ProcessLevel
+		form := isolation.NetworkNamespace
 		if i%2 == 0 {
-			level = isolation.HypervisorLevel
+			form = isolation.NetworkTap
 		}
-		_, err := m.Attach(t.Context(), id, mode, level)
+		_, err := m.Attach(t.Context(), id, mode, form)
 		require.NoError(t, err)
 		require.NoError(t, m.Detach(t.Context(), id))
 	}
@@ -82,15 +82,15 @@ func TestNothingLeaks(t *testing.T) {
 	require.Len(t, m.pool.taken, 0)
 }
 
-func TestRemoveLeavesNothing(t *testing.T) { eachLevel(t, removeLeavesNothing) }
+func TestRemoveLeavesNothing(t *testing.T) { eachForm(t, removeLeavesNothing) }
 
-func removeLeavesNothing(t *testing.T, level isolation.Level) {
+func removeLeavesNothing(t *testing.T, form isolation.NetworkForm) {
 	m, err := New(options(t))
 	require.NoError(t, err)
 	before := takeLedger(t, m)
 	require.NoError(t, m.Prepare(t.Context()))
 	put := func() {
-		_, err := m.Attach(t.Context(), "al-000000000001", ModeNAT, level)
+		_, err := m.Attach(t.Context(), "al-000000000001", ModeNAT, form)
 		require.NoError(t, err)
 	}
 	put()
@@ -111,14 +111,14 @@ func removeLeavesNothing(t *testing.T, level isolation.Level) {
 }
 
 func TestDetachIsIdempotentAndWorksForOthers(t *testing.T) {
-	eachLevel(t, detachIsIdempotentAndWorksForOthers)
+	eachForm(t, detachIsIdempotentAndWorksForOthers)
 }
 
-func detachIsIdempotentAndWorksForOthers(t *testing.T, level isolation.Level) {
+func detachIsIdempotentAndWorksForOthers(t *testing.T, form isolation.NetworkForm) {
 	m := newManager(t, options(t))
 	other := newManager(t, options(t)) // takes bridge and rules over, with what is attached
 	require.NoError(t, m.Detach(t.Context(), "al-never"))
-	s := attachAt(t, level, m, "al-000000000001")
+	s := attachAt(t, form, m, "al-000000000001")
 	ids, err := other.Attached(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []string{s.id}, ids)
@@ -136,12 +136,12 @@ func detachIsIdempotentAndWorksForOthers(t *testing.T, level isolation.Level) {
 	require.Empty(t, ids)
 }
 
-func TestAttachTwiceIsRefused(t *testing.T) { eachLevel(t, attachTwiceIsRefused) }
+func TestAttachTwiceIsRefused(t *testing.T) { eachForm(t, attachTwiceIsRefused) }
 
-func attachTwiceIsRefused(t *testing.T, level isolation.Level) {
+func attachTwiceIsRefused(t *testing.T, form isolation.NetworkForm) {
 	m := newManager(t, options(t))
-	s := attachAt(t, level, m, "al-000000000001")
-	_, err := m.Attach(t.Context(), s.id, ModeNAT, level)
+	s := attachAt(t, form, m, "al-000000000001")
+	_, err := m.Attach(t.Context(), s.id, ModeNAT, form)
 	require.ErrorContains(t, err, "already")
 	require.Equal(t, fault.System, fault.ClassOf(err))
 	require.NotNil(t, linkOf(t, s.id), "the first is untouched")
@@ -166,11 +166,11 @@ func TestConcurrentSandboxesGetAddressesOfTheirOwn(t *testing.T) {
 	for i := range n {
 		all.Go(func() {
 			id := fmt.Sprintf("al-%012x", i)
-			level := isolation.ProcessLevel
+			form := isolation.NetworkNamespace
 			if i%2 == 0 {
-				level = isolation.HypervisorLevel
+				form = isolation.NetworkTap
 			}
-			network, err := m.Attach(context.Background(), id, ModeNAT, level)
+			network, err := m.Attach(context.Background(), id, ModeNAT, form)
 			if err == nil {
 				sandboxes[i] = sandbox{network, id}
 			}
@@ -209,7 +209,7 @@ func TestFullSubnetIsSaid(t *testing.T) {
 		attach(t, m, fmt.Sprintf("al-%012x", i))
 	}
 	before := takeLedger(t, m)
-	_, err := m.Attach(t.Context(), "al-more", ModeNAT, isolation.ProcessLevel)
+	_, err := m.Attach(t.Context(), "al-more", ModeNAT, isolation.NetworkNamespace)
 	require.ErrorContains(t, err, "all 13 addresses of 172.29.0.0/28 are in use")
 	require.Equal(t, fault.System, fault.ClassOf(err))
 	requireNothingMore(t, before, m)
@@ -217,12 +217,12 @@ func TestFullSubnetIsSaid(t *testing.T) {
 	attach(t, m, "al-more")
 }
 
-func TestRulesAreMadeAgain(t *testing.T) { eachLevel(t, rulesAreMadeAgain) }
+func TestRulesAreMadeAgain(t *testing.T) { eachForm(t, rulesAreMadeAgain) }
 
-func rulesAreMadeAgain(t *testing.T, level isolation.Level) {
+func rulesAreMadeAgain(t *testing.T, form isolation.NetworkForm) {
 	newWorld(t)
 	m := newManager(t, options(t))
-	s := attachAt(t, level, m, "al-000000000001")
+	s := attachAt(t, form, m, "al-000000000001")
 	before := rules(t)
 	require.NoError(t, m.prepare())
 	require.Equal(t, before, rules(t), "the same rules, not twice")
@@ -230,14 +230,14 @@ func rulesAreMadeAgain(t *testing.T, level isolation.Level) {
 	second := newManager(t, options(t))
 	require.Equal(t, before, rules(t))
 	require.True(t, s.reaches(t, "tcp", internet+":80"), "a successor keeps who is attached")
-	other := attachAt(t, level, second, "al-000000000002")
+	other := attachAt(t, form, second, "al-000000000002")
 	require.NotEqual(t, s.Address, other.Address)
 
 	tx, err := transaction()
 	require.NoError(t, err)
 	tx.FlushRuleset() // an administrator restarts nftables.service
 	require.NoError(t, tx.Flush())
-	third := attachAt(t, level, second, "al-000000000003")
+	third := attachAt(t, form, second, "al-000000000003")
 	for _, each := range []sandbox{s, other, third} {
 		require.True(t, each.reaches(t, "tcp", internet+":80"))
 		require.True(t, each.refused(t, "tcp", gateway+":80"))
@@ -292,11 +292,11 @@ func childID(i int) string { return fmt.Sprintf("al-child%d", i) }
 func childMain() {
 	m, err := New(Options{Bridge: "test0", Subnet: testSubnet, MaxConnections: 4096, DNS: []string{lanDNS}, Logger: zerolog.Nop()})
 	for i := 0; i < 3 && err == nil; i++ {
-		level := isolation.ProcessLevel
+		form := isolation.NetworkNamespace
 		if i == 1 {
-			level = isolation.HypervisorLevel
+			form = isolation.NetworkTap
 		}
-		_, err = m.Attach(context.Background(), childID(i), ModeNAT, level)
+		_, err = m.Attach(context.Background(), childID(i), ModeNAT, form)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -311,7 +311,7 @@ func TestHostWithoutNameServers(t *testing.T) {
 	o.DNS = nil
 	m := newManager(t, o)
 	servers := hostResolver(resolverFiles(), os.ReadFile).servers
-	network, err := m.Attach(t.Context(), "al-000000000001", ModeNAT, isolation.ProcessLevel)
+	network, err := m.Attach(t.Context(), "al-000000000001", ModeNAT, isolation.NetworkNamespace)
 	if len(servers) > 0 {
 		require.NoError(t, err)
 		require.Len(t, network.Nameservers, len(servers))
@@ -330,18 +330,18 @@ func TestRefusedAttaches(t *testing.T) {
 		ctx    context.Context
 		id     string
 		mode   string
-		level  isolation.Level
+		form   isolation.NetworkForm
 		class  fault.Class
 		expect string
 	}{
-		"no level":  {t.Context(), "al-1", ModeNAT, 0, fault.System, "not a level"},
-		"mode":      {t.Context(), "al-1", "host", isolation.ProcessLevel, fault.Admin, `network "host" is unknown`},
-		"id":        {t.Context(), "al 1", ModeNAT, isolation.ProcessLevel, fault.System, "not a sandbox id"},
-		"cancelled": {cancelled, "al-1", ModeNAT, isolation.ProcessLevel, fault.System, "the job was cancelled"},
+		"no form":   {t.Context(), "al-1", ModeNAT, 0, fault.System, "not a form"},
+		"mode":      {t.Context(), "al-1", "host", isolation.NetworkNamespace, fault.Admin, `network "host" is unknown`},
+		"id":        {t.Context(), "al 1", ModeNAT, isolation.NetworkNamespace, fault.System, "not a sandbox id"},
+		"cancelled": {cancelled, "al-1", ModeNAT, isolation.NetworkNamespace, fault.System, "the job was cancelled"},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			_, err := m.Attach(c.ctx, c.id, c.mode, c.level)
+			_, err := m.Attach(c.ctx, c.id, c.mode, c.form)
 			require.ErrorContains(t, err, c.expect)
 			require.Equal(t, c.class, fault.ClassOf(err))
 		})
@@ -350,15 +350,15 @@ func TestRefusedAttaches(t *testing.T) {
 }
 
 // A start beside what an earlier process left: its addresses are not given out twice.
-func TestAddressesOfOthersAreNotTaken(t *testing.T) { eachLevel(t, addressesOfOthersAreNotTaken) }
+func TestAddressesOfOthersAreNotTaken(t *testing.T) { eachForm(t, addressesOfOthersAreNotTaken) }
 
-func addressesOfOthersAreNotTaken(t *testing.T, level isolation.Level) {
+func addressesOfOthersAreNotTaken(t *testing.T, form isolation.NetworkForm) {
 	first := newManager(t, options(t))
-	left := attachAt(t, level, first, "al-000000000001")
+	left := attachAt(t, form, first, "al-000000000001")
 	second := newManager(t, options(t))
 	for i := range 3 {
 		for range 2 { // also after the reaper has looked
-			s := attachAt(t, level, second, fmt.Sprintf("al-00000000001%d", i))
+			s := attachAt(t, form, second, fmt.Sprintf("al-00000000001%d", i))
 			require.NotEqual(t, left.Address, s.Address)
 			require.NoError(t, second.Detach(t.Context(), s.id))
 			_, err := second.Attached(t.Context())
@@ -366,7 +366,7 @@ func addressesOfOthersAreNotTaken(t *testing.T, level isolation.Level) {
 			second.pool.last = second.gateway
 		}
 	}
-	_, err := second.Attach(t.Context(), left.id, ModeNAT, level)
+	_, err := second.Attach(t.Context(), left.id, ModeNAT, form)
 	require.ErrorContains(t, err, "already")
 }
 
@@ -439,15 +439,15 @@ func TestForwardBlockersAreNamed(t *testing.T) {
 }
 
 func TestNarrowUplinkMakesNarrowSandboxes(t *testing.T) {
-	eachLevel(t, narrowUplinkMakesNarrowSandboxes)
+	eachForm(t, narrowUplinkMakesNarrowSandboxes)
 }
 
-func narrowUplinkMakesNarrowSandboxes(t *testing.T, level isolation.Level) {
+func narrowUplinkMakesNarrowSandboxes(t *testing.T, form isolation.NetworkForm) {
 	newWorld(t)
 	wan, err := netlink.LinkByName("wan0")
 	require.NoError(t, err)
 	require.NoError(t, netlink.LinkSetMTU(wan, 1380))
-	s := attachAt(t, level, newManager(t, options(t)), "al-000000000001")
+	s := attachAt(t, form, newManager(t, options(t)), "al-000000000001")
 	inside(t, s.NetNS, func() {
 		eth0, err := net.InterfaceByName("eth0")
 		require.NoError(t, err)
@@ -457,17 +457,17 @@ func narrowUplinkMakesNarrowSandboxes(t *testing.T, level isolation.Level) {
 
 func BenchmarkAttachDetach(b *testing.B) {
 	for name, how := range map[string]struct {
-		mode  string
-		level isolation.Level
+		mode string
+		form isolation.NetworkForm
 	}{
-		"nat": {ModeNAT, isolation.ProcessLevel}, "none": {ModeNone, isolation.ProcessLevel}, "tap": {ModeNAT, isolation.HypervisorLevel},
+		"nat": {ModeNAT, isolation.NetworkNamespace}, "none": {ModeNone, isolation.NetworkNamespace}, "tap": {ModeNAT, isolation.NetworkTap},
 	} {
 		b.Run(name, func(b *testing.B) {
 			m := newManager(b, Options{Bridge: "test0", Subnet: testSubnet, DNS: []string{lanDNS}, Logger: zerolog.Nop()})
 			var attaching, detaching time.Duration
 			for b.Loop() {
 				start := time.Now()
-				_, err := m.Attach(b.Context(), "al-bench", how.mode, how.level)
+				_, err := m.Attach(b.Context(), "al-bench", how.mode, how.form)
 				require.NoError(b, err)
 				middle := time.Now()
 				require.NoError(b, m.Detach(b.Context(), "al-bench"))

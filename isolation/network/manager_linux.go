@@ -42,8 +42,8 @@ type attachment struct {
 	id    string
 	lock  chan struct{} // holds one token while Attach or Detach works on it
 	gone  bool          // Detach has finished: the map no longer has it
-	netns *os.File      // process level
-	tap   *os.File      // hypervisor level
+	netns *os.File      // form NetworkNamespace
+	tap   *os.File      // form NetworkTap
 	addr  netip.Addr    // invalid in mode none
 }
 
@@ -71,20 +71,19 @@ func New(options Options) (*Manager, error) {
 	return m, nil
 }
 
-// Attach makes a sandbox's network: mode "nat" or "none". At the process level that is a namespace, which lives until
-// Detach or the end of this process and of all processes in it; at the hypervisor level it is a tap device,
-// which lives until Detach or until this process and the virtual machine's have ended, and in mode none nothing
-// at all. When Attach fails, nothing is left. The context is looked at before each step; a step takes a few
+// Attach makes a sandbox's network: mode "nat" or "none". A namespace lives until Detach or the end of this process and of
+// all processes in it. A tap device lives until Detach or until this process and the virtual machine's have ended; in mode
+// none there is no device at all. When Attach fails, nothing is left. The context is looked at before each step; a step takes a few
 // milliseconds.
 //
 // Errors: class admin for an unknown mode, a missing name server or a host that lacks what NAT needs; class system
 // when the subnet is full.
-func (m *Manager) Attach(ctx context.Context, id, mode string, level isolation.Level) (network isolation.Network, err error) {
+func (m *Manager) Attach(ctx context.Context, id, mode string, form isolation.NetworkForm) (network isolation.Network, err error) {
 	switch {
 	case !isolation.ValidID(id):
 		return isolation.Network{}, fault.Systemf("attaching sandbox %q: not a sandbox id", id)
-	case level != isolation.ProcessLevel && level != isolation.HypervisorLevel:
-		return isolation.Network{}, fault.Systemf("attaching sandbox %s: %s is not a level", id, level)
+	case form != isolation.NetworkNamespace && form != isolation.NetworkTap:
+		return isolation.Network{}, fault.Systemf("attaching sandbox %s: %s is not a form of network on Linux", id, form)
 	case mode != ModeNAT && mode != ModeNone:
 		return isolation.Network{}, fault.Adminf("network %q is unknown: use %q or %q", mode, ModeNAT, ModeNone)
 	}
@@ -97,21 +96,21 @@ func (m *Manager) Attach(ctx context.Context, id, mode string, level isolation.L
 	undo := cleanup.New(ctx)
 	defer undo.Run(&err)
 	undo.Push(func() error { return m.remove(a) }) // what stays is in the map: Attached names it, and Detach tries again
-	if network, err = m.attach(ctx, a, mode, level); err != nil {
+	if network, err = m.attach(ctx, a, mode, form); err != nil {
 		return isolation.Network{}, err
 	}
 	undo.Release()
 	return network, nil
 }
 
-func (m *Manager) attach(ctx context.Context, a *attachment, mode string, level isolation.Level) (isolation.Network, error) {
+func (m *Manager) attach(ctx context.Context, a *attachment, mode string, form isolation.NetworkForm) (isolation.Network, error) {
 	if err := ctx.Err(); err != nil {
 		return isolation.Network{}, fault.Systemf("attaching sandbox %s: %w", a.id, context.Cause(ctx))
 	}
 	if mode == ModeNAT {
-		return m.attachNAT(ctx, a, level)
+		return m.attachNAT(ctx, a, form)
 	}
-	if level == isolation.HypervisorLevel {
+	if form == isolation.NetworkTap {
 		return isolation.Network{Hosts: m.hosts}, nil
 	}
 	ns, err := newNamespace()
@@ -125,7 +124,7 @@ func (m *Manager) attach(ctx context.Context, a *attachment, mode string, level 
 
 // attachNAT puts a sandbox on the bridge. The order matters: the rules know the port's name before the port
 // exists, and the port is up only when it is isolated.
-func (m *Manager) attachNAT(ctx context.Context, a *attachment, level isolation.Level) (isolation.Network, error) {
+func (m *Manager) attachNAT(ctx context.Context, a *attachment, form isolation.NetworkForm) (isolation.Network, error) {
 	dns, err := m.nameservers()
 	if err != nil {
 		return isolation.Network{}, err
@@ -153,7 +152,7 @@ func (m *Manager) attachNAT(ctx context.Context, a *attachment, level isolation.
 	for _, server := range dns.servers {
 		network.Nameservers = append(network.Nameservers, server.String())
 	}
-	if level == isolation.HypervisorLevel {
+	if form == isolation.NetworkTap {
 		err = m.plugTap(ctx, a, &network)
 	} else {
 		err = m.plugVeth(ctx, a, &network)

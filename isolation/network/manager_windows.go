@@ -38,7 +38,10 @@ func New(options Options) (*Manager, error) {
 func (m *Manager) Prepare(ctx context.Context) error { return m.networks.Prepare(ctx) }
 
 // Attach makes a sandbox's endpoint in mode "nat", and nothing in mode "none".
-func (m *Manager) Attach(ctx context.Context, id, mode string, _ isolation.Level) (isolation.Network, error) {
+func (m *Manager) Attach(ctx context.Context, id, mode string, form isolation.NetworkForm) (isolation.Network, error) {
+	if form != isolation.NetworkEndpoint {
+		return isolation.Network{}, fault.Systemf("attaching sandbox %s: %s is not a form of network on Windows", id, form)
+	}
 	network := isolation.Network{Hosts: m.hosts}
 	switch mode {
 	case ModeNone:

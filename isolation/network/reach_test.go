@@ -22,12 +22,12 @@ import (
 )
 
 func TestSandboxReachesTheInternetBehindTheHost(t *testing.T) {
-	eachLevel(t, sandboxReachesTheInternetBehindTheHost)
+	eachForm(t, sandboxReachesTheInternetBehindTheHost)
 }
 
-func sandboxReachesTheInternetBehindTheHost(t *testing.T, level isolation.Level) {
+func sandboxReachesTheInternetBehindTheHost(t *testing.T, form isolation.NetworkForm) {
 	newWorld(t)
-	s := attachAt(t, level, newManager(t, options(t)), "al-000000000001")
+	s := attachAt(t, form, newManager(t, options(t)), "al-000000000001")
 	inside(t, s.NetNS, func() {
 		seen, err := ask("tcp", internet+":80")
 		require.NoError(t, err)
@@ -63,13 +63,13 @@ func answersPing(t *testing.T, address string) bool {
 }
 
 // The first packet after Attach must pass: a lost one costs a job a second.
-func TestNetworkIsReadyAtOnce(t *testing.T) { eachLevel(t, networkIsReadyAtOnce) }
+func TestNetworkIsReadyAtOnce(t *testing.T) { eachForm(t, networkIsReadyAtOnce) }
 
-func networkIsReadyAtOnce(t *testing.T, level isolation.Level) {
+func networkIsReadyAtOnce(t *testing.T, form isolation.NetworkForm) {
 	newWorld(t)
 	m := newManager(t, options(t))
 	for i := range 20 {
-		s := attachAt(t, level, m, fmt.Sprintf("al-%012x", i))
+		s := attachAt(t, form, m, fmt.Sprintf("al-%012x", i))
 		inside(t, s.NetNS, func() {
 			conn, err := net.Dial("tcp4", internet+":80")
 			require.NoError(t, err)
@@ -99,12 +99,12 @@ func forbidden() map[string]string {
 	}
 }
 
-func TestSandboxReachesNothingPrivate(t *testing.T) { eachLevel(t, sandboxReachesNothingPrivate) }
+func TestSandboxReachesNothingPrivate(t *testing.T) { eachForm(t, sandboxReachesNothingPrivate) }
 
-func sandboxReachesNothingPrivate(t *testing.T, level isolation.Level) {
+func sandboxReachesNothingPrivate(t *testing.T, form isolation.NetworkForm) {
 	newWorld(t)
 	m := newManager(t, options(t))
-	s := attachAt(t, level, m, "al-000000000001")
+	s := attachAt(t, form, m, "al-000000000001")
 	t.Run("refused at once", func(t *testing.T) {
 		inside(t, s.NetNS, func() {
 			for _, address := range []string{gateway + ":80", lanServer + ":80", metadata + ":80"} {
@@ -144,16 +144,16 @@ func sandboxReachesNothingPrivate(t *testing.T, level isolation.Level) {
 	})
 }
 
-func TestNameServersAnswerOnPort53Only(t *testing.T) { eachLevel(t, nameServersAnswerOnPort53Only) }
+func TestNameServersAnswerOnPort53Only(t *testing.T) { eachForm(t, nameServersAnswerOnPort53Only) }
 
-func nameServersAnswerOnPort53Only(t *testing.T, level isolation.Level) {
+func nameServersAnswerOnPort53Only(t *testing.T, form isolation.NetworkForm) {
 	newWorld(t)
 	serve(t, 53)
 	o := options(t)
 	o.DNS = []string{lanDNS, gateway}
 	o.DNSSearch = []string{"example.org"}
 	o.ExtraHosts = []string{"registry:10.77.0.2"}
-	s := attachAt(t, level, newManager(t, o), "al-000000000001")
+	s := attachAt(t, form, newManager(t, o), "al-000000000001")
 	for _, server := range o.DNS {
 		require.True(t, s.reaches(t, "udp", server+":53"), server)
 		require.True(t, s.reaches(t, "tcp", server+":53"), server)
@@ -198,14 +198,14 @@ func TestAllowOpensExactlyWhatItNames(t *testing.T) {
 	}
 }
 
-func TestSandboxesCannotMeet(t *testing.T) { eachLevel(t, sandboxesCannotMeet) }
+func TestSandboxesCannotMeet(t *testing.T) { eachForm(t, sandboxesCannotMeet) }
 
-func sandboxesCannotMeet(t *testing.T, level isolation.Level) {
+func sandboxesCannotMeet(t *testing.T, form isolation.NetworkForm) {
 	w := newWorld(t)
 	o := options(t)
 	o.Allow = []string{"172.16.0.0/12"} // not even then
 	m := newManager(t, o)
-	a, b := attachAt(t, level, m, "al-00000000000a"), attachAt(t, level, m, "al-00000000000b")
+	a, b := attachAt(t, form, m, "al-00000000000a"), attachAt(t, form, m, "al-00000000000b")
 	inside(t, b.NetNS, func() { serve(t, 80) })
 	require.True(t, b.reaches(t, "tcp", b.addr().String()+":80"))
 	require.True(t, a.refused(t, "tcp", b.addr().String()+":80"))
@@ -270,12 +270,12 @@ func (s sandbox) sees(t *testing.T, do func()) [][]byte {
 	}
 }
 
-func TestForgedSourcesAreDropped(t *testing.T) { eachLevel(t, forgedSourcesAreDropped) }
+func TestForgedSourcesAreDropped(t *testing.T) { eachForm(t, forgedSourcesAreDropped) }
 
-func forgedSourcesAreDropped(t *testing.T, level isolation.Level) {
+func forgedSourcesAreDropped(t *testing.T, form isolation.NetworkForm) {
 	w := newWorld(t)
 	m := newManager(t, options(t))
-	a, b := attachAt(t, level, m, "al-00000000000a"), attachAt(t, level, m, "al-00000000000b")
+	a, b := attachAt(t, form, m, "al-00000000000a"), attachAt(t, form, m, "al-00000000000b")
 	macA, macB, gatewayMAC := macOf(a.addr()), macOf(b.addr()), macOf(netip.MustParseAddr(gateway))
 	ipA, ipB := a.addr().String(), b.addr().String()
 	tagged := append([]byte{0, 5, 8, 0}, datagram(ipA, internet, 9, "tagged")...)
@@ -316,10 +316,10 @@ func forgedSourcesAreDropped(t *testing.T, level isolation.Level) {
 }
 
 // The host's own stack never sees what a sandbox may not send.
-func TestOnlyIPv4ComesIn(t *testing.T) { eachLevel(t, onlyIPv4ComesIn) }
+func TestOnlyIPv4ComesIn(t *testing.T) { eachForm(t, onlyIPv4ComesIn) }
 
-func onlyIPv4ComesIn(t *testing.T, level isolation.Level) {
-	s := attachAt(t, level, newManager(t, options(t)), "al-000000000001")
+func onlyIPv4ComesIn(t *testing.T, form isolation.NetworkForm) {
+	s := attachAt(t, form, newManager(t, options(t)), "al-000000000001")
 	fd, _ := packetSocket(t, "test0")
 	defer unix.Close(fd)
 	require.NoError(t, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: silence.Microseconds()}))
@@ -370,13 +370,13 @@ func hostNeighbour(t *testing.T, ip string) string {
 }
 
 // A server may keep sending to a connection whose sandbox is gone. The next sandbox with that address must not get it.
-func TestConnectionsEndWithTheirSandbox(t *testing.T) { eachLevel(t, connectionsEndWithTheirSandbox) }
+func TestConnectionsEndWithTheirSandbox(t *testing.T) { eachForm(t, connectionsEndWithTheirSandbox) }
 
-func connectionsEndWithTheirSandbox(t *testing.T, level isolation.Level) {
+func connectionsEndWithTheirSandbox(t *testing.T, form isolation.NetworkForm) {
 	w := newWorld(t)
 	o := options(t)
 	m := newManager(t, o)
-	s := attachAt(t, level, m, "al-000000000001")
+	s := attachAt(t, form, m, "al-000000000001")
 	var server net.PacketConn
 	var seenAs net.Addr
 	w.internet.in(t, func() {
@@ -411,14 +411,14 @@ func connectionsEndWithTheirSandbox(t *testing.T, level isolation.Level) {
 	_ = first.Close()
 	require.NoError(t, m.Detach(t.Context(), s.id))
 	m.pool = newAddresses(m.subnet) // so that the next gets the same address
-	next := attachAt(t, level, m, "al-000000000002")
+	next := attachAt(t, form, m, "al-000000000002")
 	require.Equal(t, s.Address, next.Address)
 	require.False(t, hears(listen(next)))
 }
 
 func TestModeNoneHasNothingButLoopback(t *testing.T) {
 	m := newManager(t, options(t))
-	network, err := m.Attach(t.Context(), "al-000000000001", ModeNone, isolation.ProcessLevel)
+	network, err := m.Attach(t.Context(), "al-000000000001", ModeNone, isolation.NetworkNamespace)
 	require.NoError(t, err)
 	require.Equal(t, isolation.Network{NetNS: network.NetNS}, network)
 	inside(t, network.NetNS, func() {
@@ -437,11 +437,11 @@ func TestModeNoneHasNothingButLoopback(t *testing.T) {
 	require.Equal(t, []string{"al-000000000001"}, ids)
 }
 
-func TestHostHasNoIPv6TowardsSandboxes(t *testing.T) { eachLevel(t, hostHasNoIPv6TowardsSandboxes) }
+func TestHostHasNoIPv6TowardsSandboxes(t *testing.T) { eachForm(t, hostHasNoIPv6TowardsSandboxes) }
 
-func hostHasNoIPv6TowardsSandboxes(t *testing.T, level isolation.Level) {
+func hostHasNoIPv6TowardsSandboxes(t *testing.T, form isolation.NetworkForm) {
 	m := newManager(t, options(t))
-	s := attachAt(t, level, m, "al-000000000001")
+	s := attachAt(t, form, m, "al-000000000001")
 	for _, name := range []string{"test0", portName("test0", s.id)} {
 		link, err := netlink.LinkByName(name)
 		require.NoError(t, err)
@@ -451,11 +451,11 @@ func hostHasNoIPv6TowardsSandboxes(t *testing.T, level isolation.Level) {
 	}
 }
 
-func TestSandboxInterface(t *testing.T) { eachLevel(t, sandboxInterface) }
+func TestSandboxInterface(t *testing.T) { eachForm(t, sandboxInterface) }
 
-func sandboxInterface(t *testing.T, level isolation.Level) {
+func sandboxInterface(t *testing.T, form isolation.NetworkForm) {
 	m := newManager(t, options(t))
-	s := attachAt(t, level, m, "al-000000000001")
+	s := attachAt(t, form, m, "al-000000000001")
 	require.Equal(t, gateway, s.Gateway)
 	require.True(t, netip.MustParsePrefix(testSubnet).Contains(s.addr()))
 	inside(t, s.NetNS, func() {

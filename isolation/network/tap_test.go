@@ -17,7 +17,7 @@ import (
 // machine that still lives.
 func TestTapHasOneUser(t *testing.T) {
 	m := newManager(t, options(t))
-	network, err := m.Attach(t.Context(), "al-000000000001", ModeNAT, isolation.HypervisorLevel)
+	network, err := m.Attach(t.Context(), "al-000000000001", ModeNAT, isolation.NetworkTap)
 	require.NoError(t, err)
 	require.Equal(t, portName("test0", "al-000000000001"), network.Tap)
 	require.Empty(t, network.NetNS)
@@ -39,7 +39,7 @@ func TestTapHasOneUser(t *testing.T) {
 // A machine that outlives the executor keeps its device, and a successor finds and removes it.
 func TestTapOfAnOrphanedMachine(t *testing.T) {
 	m := newManager(t, options(t))
-	network, err := m.Attach(t.Context(), "al-000000000001", ModeNAT, isolation.HypervisorLevel)
+	network, err := m.Attach(t.Context(), "al-000000000001", ModeNAT, isolation.NetworkTap)
 	require.NoError(t, err)
 	machine := exec.Command("sleep", "60")
 	machine.ExtraFiles = append(machine.ExtraFiles, network.TapFile)
@@ -60,12 +60,12 @@ func TestGuestWithoutNetwork(t *testing.T) {
 	m := newManager(t, options(t))
 	links, err := netlink.LinkList()
 	require.NoError(t, err)
-	network, err := m.Attach(t.Context(), "al-000000000001", ModeNone, isolation.HypervisorLevel)
+	network, err := m.Attach(t.Context(), "al-000000000001", ModeNone, isolation.NetworkTap)
 	require.NoError(t, err)
 	require.Equal(t, isolation.Network{}, network)
 	after, err := netlink.LinkList()
 	require.NoError(t, err)
 	require.Len(t, after, len(links))
-	_, err = m.Attach(t.Context(), "al-000000000001", ModeNone, isolation.HypervisorLevel)
+	_, err = m.Attach(t.Context(), "al-000000000001", ModeNone, isolation.NetworkTap)
 	require.ErrorContains(t, err, "already")
 }

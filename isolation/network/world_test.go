@@ -229,24 +229,24 @@ func newManager(t testing.TB, o Options) *Manager {
 
 func attach(t *testing.T, m *Manager, id string) sandbox {
 	t.Helper()
-	return attachAt(t, isolation.ProcessLevel, m, id)
+	return attachAt(t, isolation.NetworkNamespace, m, id)
 }
 
-// attachAt attaches a sandbox of a level. The NetNS of one of the hypervisor level plays its guest.
-func attachAt(t *testing.T, level isolation.Level, m *Manager, id string) sandbox {
+// attachAt attaches a sandbox in a form. The NetNS of one with a tap plays its guest.
+func attachAt(t *testing.T, form isolation.NetworkForm, m *Manager, id string) sandbox {
 	t.Helper()
-	network, err := m.Attach(t.Context(), id, ModeNAT, level)
+	network, err := m.Attach(t.Context(), id, ModeNAT, form)
 	require.NoError(t, err)
-	if level == isolation.HypervisorLevel {
+	if form == isolation.NetworkTap {
 		network.NetNS = playGuest(t, network)
 	}
 	return sandbox{network, id}
 }
 
-// eachLevel runs a test of what must hold at both levels alike.
-func eachLevel(t *testing.T, test func(t *testing.T, level isolation.Level)) {
-	for _, level := range []isolation.Level{isolation.ProcessLevel, isolation.HypervisorLevel} {
-		t.Run(level.String(), func(t *testing.T) { test(t, level) })
+// eachForm runs a test of what must hold for both forms alike.
+func eachForm(t *testing.T, test func(t *testing.T, form isolation.NetworkForm)) {
+	for _, form := range []isolation.NetworkForm{isolation.NetworkNamespace, isolation.NetworkTap} {
+		t.Run(form.String(), func(t *testing.T) { test(t, form) })
 	}
 }
 

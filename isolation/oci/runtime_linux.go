@@ -150,6 +150,13 @@ func (r *Runtime) Name() string { return r.name }
 // Level is isolation.ProcessLevel.
 func (r *Runtime) Level() isolation.Level { return isolation.ProcessLevel }
 
+// Needs says that a container is made of directories, in a network namespace that is there.
+func (r *Runtime) Needs() isolation.Needs {
+	return isolation.Needs{
+		Root: isolation.RootLayers, Scratch: isolation.ScratchDirectory, Network: isolation.NetworkNamespace, HostDirectories: true,
+	}
+}
+
 // List returns the ids of all sandboxes that left a mark on this host, sorted: a bundle, the OCI runtime's state
 // or a cgroup.
 func (r *Runtime) List(context.Context) ([]string, error) {

@@ -87,7 +87,7 @@ func (w *World) Base(_ context.Context, req jobs.BaseRequest, log *joblog.Log) (
 	}
 	log.Progress("Pulled %s", req.Image)
 	root := isolation.Root{Layers: []string{"/fake/layers/" + req.Image}}
-	if req.Level == isolation.HypervisorLevel {
+	if req.Form == isolation.RootDisk {
 		root = isolation.Root{Disk: "/fake/disks/" + req.Image}
 	}
 	return jobs.Base{Image: req.Image, Digest: "sha256:fake", Root: root, Pulled: true, Bytes: 1536}, nil
@@ -99,7 +99,7 @@ func (w *World) Release(holder string) { _ = w.give("", w.leases, holder) }
 // NewScratch implements jobs.Layers.
 func (w *World) NewScratch(_ context.Context, req jobs.ScratchRequest) (jobs.Scratch, error) {
 	scratch := jobs.Scratch{Dir: "/fake/" + req.ID}
-	if req.Level == isolation.HypervisorLevel {
+	if req.Form == isolation.ScratchDisk {
 		scratch = jobs.Scratch{Disk: "/fake/" + req.ID + ".img"}
 	}
 	return scratch, w.take("scratch", w.scratches, req.ID)
@@ -122,7 +122,7 @@ func (w *World) CacheVolume(_ context.Context, scope string) (string, error) {
 }
 
 // Attach implements jobs.Networks.
-func (w *World) Attach(_ context.Context, id, _ string, _ isolation.Level) (isolation.Network, error) {
+func (w *World) Attach(_ context.Context, id, _ string, _ isolation.NetworkForm) (isolation.Network, error) {
 	return isolation.Network{Address: "192.0.2.1"}, w.take("network", w.networks, id)
 }
 

@@ -38,8 +38,24 @@ type runtime struct {
 	engine
 }
 
-func (r *runtime) Name() string           { return r.name() }
+// Name differs by level: a host has no two runtimes of one name.
+func (r *runtime) Name() string {
+	if r.level == isolation.HypervisorLevel {
+		return r.name() + "-machine"
+	}
+	return r.name()
+}
+
 func (r *runtime) Level() isolation.Level { return r.level }
+
+func (r *runtime) Needs() isolation.Needs {
+	if r.level == isolation.HypervisorLevel {
+		return isolation.Needs{Root: isolation.RootDisk, Scratch: isolation.ScratchDisk, Network: isolation.NetworkTap}
+	}
+	return isolation.Needs{
+		Root: isolation.RootLayers, Scratch: isolation.ScratchDirectory, Network: isolation.NetworkNamespace, HostDirectories: true,
+	}
+}
 
 func (r *runtime) Create(ctx context.Context, spec isolation.Spec) (isolation.Sandbox, error) {
 	if ctx.Err() != nil {
