@@ -170,6 +170,29 @@ var (
 )
 
 // Runtime makes sandboxes of one level on one operating system. Its methods may be called concurrently.
+//
+// The life of one job, in the order of the calls:
+//
+//	needs := runtime.Needs()
+//	spec := Spec{ID: id}                              // id is in a journal by now
+//	spec.Image.Layers = ...                           // as needs.Root says; the helper root likewise
+//	spec.ScratchDir = ...                             // as needs.Scratch says, made for this job
+//	spec.Network = ...                                // as needs.Network says, attached for this job
+//	sandbox, err := runtime.Create(ctx, spec)         // when it fails, nothing is left
+//	process, err := sandbox.Start(ctx, ProcessSpec{Script: script, Stdout: log, Stderr: log})
+//	exit, err := process.Wait()                       // its output is written, its descendants have ended
+//	...                                               // more stages, one after the other
+//	err = sandbox.Destroy(ctx)                        // the processes first, then all that Create made
+//
+// What the caller made, it takes back after Destroy: network, scratch, base. When Destroy fails it keeps them, and calls
+// Destroy again later: something may still use them.
+//
+// After a crash of the caller no Sandbox is left, but what Create made may be. The next process finds it by name alone:
+//
+//	ids, err := runtime.List(ctx)                     // every sandbox with this runtime's marks
+//	err = runtime.Destroy(ctx, id)                    // those that no journal gives to a living job
+//
+// ExampleRuntime runs these calls.
 type Runtime interface {
 	// Name is the runtime's name for logs and for the job's author: "crun", "qemu-kvm".
 	Name() string
