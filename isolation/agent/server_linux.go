@@ -25,7 +25,7 @@ type server struct {
 	null      *os.File
 	oom       oomScore
 	usage     *usageFiles // nil but in a guest
-	permitted uint64      // capabilities, a bit for each
+	permitted uint64      // capabilities that it can pass on to other users, a bit for each
 
 	// mu makes forking, reaping and killing exclude each other, so that a status never belongs to an older
 	// process with the same id and no process escapes between its fork and its entry here.
@@ -106,6 +106,10 @@ func newServer() (*server, error) {
 	}
 	if s.permitted, err = permitted(); err != nil {
 		return nil, err
+	}
+	// gVisor has no ambient capabilities, Linux since 4.3.
+	if _, err := unix.PrctlRetInt(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_IS_SET, 0, 0, 0); err != nil {
+		s.permitted = 0
 	}
 	s.oom = openOOMScore()
 	reserveThreads()

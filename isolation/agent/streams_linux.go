@@ -64,10 +64,13 @@ func (s *server) openStreams(req startRequest, a account) (streams *childStreams
 func pipe() (r, w *os.File, err error) { return os.Pipe() }
 
 // give lets the process open its streams by name: /dev/stdout is a link to the pipe, which is opened anew. A process that
-// root starts as another user (su, setpriv) can, too: who reaches the link at all has the pipe already.
+// root starts as another user (su, setpriv) can, too: who reaches the link at all has the pipe already. In gVisor a pipe has
+// no owner to change, and says EPERM.
 func give(stream *os.File, a account) error {
-	if err := errors.Join(stream.Chown(a.uid, a.gid), stream.Chmod(0o666)); err != nil {
-		return fmt.Errorf("giving a stream to user %d: %w", a.uid, err)
+	for _, err := range []error{stream.Chown(a.uid, a.gid), stream.Chmod(0o666)} {
+		if err != nil && !errors.Is(err, unix.EPERM) {
+			return fmt.Errorf("giving a stream to user %d: %w", a.uid, err)
+		}
 	}
 	return nil
 }
@@ -83,18 +86,35 @@ func (c *childStreams) openTerminal(req startRequest, a account) error {
 	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
 		return fmt.Errorf("unlocking a terminal: %w", err)
 	}
-	// Asked for by descriptor, the other side is found whatever is mounted on /dev/pts.
-	peer, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
-	if errno != 0 {
-		return fmt.Errorf("opening a terminal: %w", errno)
+	peer, err := openPeer(fd)
+	if err != nil {
+		return fmt.Errorf("opening a terminal: %w", err)
 	}
-	file := os.NewFile(peer, "terminal")
+	file := os.NewFile(uintptr(peer), "terminal")
 	c.opened = []*os.File{file}
-	c.child = []uintptr{peer, peer, peer}
+	c.child = []uintptr{uintptr(peer), uintptr(peer), uintptr(peer)}
 	if err := file.Chown(a.uid, -1); err != nil {
 		return fmt.Errorf("giving a terminal to user %d: %w", a.uid, err)
 	}
 	return c.resize(req.Rows, req.Columns)
+}
+
+// openPeer opens the other side of a pseudo terminal.
+func openPeer(fd int) (int, error) {
+	const flags = unix.O_RDWR | unix.O_NOCTTY | unix.O_CLOEXEC
+	// Asked for by descriptor, the other side is found whatever is mounted on /dev/pts.
+	peer, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER, flags)
+	if errno != unix.ENOTTY {
+		if errno != 0 {
+			return -1, errno
+		}
+		return int(peer), nil
+	}
+	number, err := unix.IoctlGetInt(fd, unix.TIOCGPTN) // gVisor can be asked for its name alone
+	if err != nil {
+		return -1, err
+	}
+	return unix.Open(fmt.Sprintf("/dev/pts/%d", number), flags, 0)
 }
 
 func (c *childStreams) resize(rows, columns uint16) error {

@@ -46,19 +46,6 @@ func OpenAccounts(rootfs int, path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// OpenIn opens a path of the root file system whose directory is rootfs, as a process that is chrooted there would: no link
-// leads out of it. Concurrent renames make openat2(2) give up with EAGAIN; it is tried again.
-func OpenIn(rootfs int, path string, flags int, resolve uint64) (int, error) {
-	how := &unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC), Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | resolve}
-	for range 100 {
-		fd, err := unix.Openat2(rootfs, path, how)
-		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
-			return fd, err
-		}
-	}
-	return -1, unix.EAGAIN
-}
-
 // danglingAccounts tells a link that leads nowhere from a file that is missing: where it leads later, once more is mounted,
 // nobody has checked.
 func danglingAccounts(rootfs int, path string) error {
