@@ -15,7 +15,7 @@ PROGRAMS := airlock airlock-agent airlock-driver airlock-executor
 # needs beside it; what the tests need beside both; what `make generate` needs.
 PROCESS_PACKAGES    := crun e2fsprogs ca-certificates busybox-static git git-lfs
 HYPERVISOR_PACKAGES := qemu-system-x86
-TEST_PACKAGES       := nftables iproute2 debootstrap procps runc systemd wine64 gcc-mingw-w64-x86-64
+TEST_PACKAGES       := nftables iproute2 debootstrap procps runc runsc systemd wine64 gcc-mingw-w64-x86-64
 GENERATE_PACKAGES   := protobuf-compiler
 KERNEL  := $(or $(AIRLOCK_KERNEL_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/airlock/kernel)
 

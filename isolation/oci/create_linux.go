@@ -12,8 +12,6 @@ import (
 	"path/filepath"
 	"time"
 
-	runc "github.com/containerd/go-runc"
-
 	"github.com/airlock-ci/airlock/internal/cleanup"
 	"github.com/airlock-ci/airlock/internal/failpoint"
 	"github.com/airlock-ci/airlock/internal/fault"
@@ -100,7 +98,7 @@ func (r *Runtime) build(ctx context.Context, bundle string, spec isolation.Spec)
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	conn, err := r.launch(ctx, bundle, spec.ID)
+	conn, err := r.launch(ctx, bundle, spec)
 	if err != nil {
 		return nil, err
 	}
@@ -110,10 +108,10 @@ func (r *Runtime) build(ctx context.Context, bundle string, spec isolation.Spec)
 	return agent.Connect(ctx, conn, agent.SetupOf(spec)) // it closes conn when it fails
 }
 
-// launch runs the OCI runtime once. What it starts inherits descriptor 3, one end of the returned connection, and
-// /dev/null three times, and nothing else of this process. A caller who gives up does not interrupt it: half a
+// launch runs the OCI runtime once. What it starts inherits one end of the returned connection, as descriptor 3 or its
+// standard input, /dev/null for the other standard streams, and nothing else of this process. A caller who gives up does not interrupt it: half a
 // container is harder to remove than a whole one, and it takes milliseconds.
-func (r *Runtime) launch(ctx context.Context, bundle, id string) (conn io.ReadWriteCloser, err error) {
+func (r *Runtime) launch(ctx context.Context, bundle string, spec isolation.Spec) (conn io.ReadWriteCloser, err error) {
 	undo := cleanup.New(ctx)
 	defer undo.Run(&err)
 	ours, theirs, err := agent.SocketPair()
@@ -123,19 +121,16 @@ func (r *Runtime) launch(ctx context.Context, bundle, id string) (conn io.ReadWr
 	undo.Push(ours.Close)
 	defer func() { _ = theirs.Close() }()
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), launchTimeout,
-		fmt.Errorf("%s took longer than %s", r.name, launchTimeout))
+		fmt.Errorf("%s took longer than %s", r.program.name, launchTimeout))
 	defer cancel()
-
-	command := *r.command
-	command.Log = filepath.Join(bundle, runtimeLog)
-	_, err = command.Run(ctx, id, bundle, &runc.CreateOpts{Detach: true, ExtraFiles: []*os.File{theirs}})
-	if err != nil {
+	log := filepath.Join(bundle, runtimeLog)
+	if err := r.program.run(ctx, r.stateDir, bundle, log, spec, theirs); err != nil {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		return nil, fmt.Errorf("%w: %s", err, readRuntimeLog(command.Log))
+		return nil, r.program.explain(fmt.Errorf("%w: %s", err, readRuntimeLog(log)))
 	}
-	r.filter.keep(filepath.Join(r.stateDir, id))
+	r.filter.keep(filepath.Join(r.stateDir, spec.ID))
 	undo.Release()
 	return ours, nil
 }

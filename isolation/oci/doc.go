@@ -1,5 +1,5 @@
-// Package oci is the process level on Linux: every sandbox is a container of crun or runc, in namespaces of its
-// own, below one cgroup, with an overlay of the image's layers as its root and the agent as process 1.
+// Package oci is the process level on Linux: every sandbox is a container of crun, runc or gVisor's runsc, in namespaces of
+// its own, below one cgroup, with an overlay of the image's layers as its root and the agent as process 1.
 //
 // It owns the containers, their overlay and helper mounts, their cgroups and their state below
 // Options.RunDir; the scratch, the layers and the network namespace belong to the caller. It never signals a

@@ -21,5 +21,8 @@ func (r *Runtime) mounts(spec isolation.Spec) []specs.Mount {
 	for _, m := range layout.Mounts(sources) {
 		all = append(all, specs.Mount{Destination: m.Destination, Type: m.Type, Source: m.Source, Options: m.Options})
 	}
+	if r.program.gvisor {
+		all = append(all, gvisorMounts(spec)...)
+	}
 	return all
 }

@@ -4,12 +4,9 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"time"
 
-	runc "github.com/containerd/go-runc"
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
@@ -22,7 +19,7 @@ import (
 
 // Options is what a Runtime needs to know about its host.
 type Options struct {
-	// Runtime is "crun", "runc" or the absolute path of one of them. Empty: crun, else runc.
+	// Runtime is "crun", "runc", "runsc" (gVisor) or the absolute path of one of them. Empty: crun, else runc.
 	Runtime string
 	// AgentPath is the host path of the airlock-agent binary, linked statically.
 	AgentPath string
@@ -36,8 +33,7 @@ type Options struct {
 
 // Runtime makes sandboxes of the process level: an isolation.Runtime.
 type Runtime struct {
-	name      string
-	command   *runc.Runc
+	program   program
 	agentPath string
 	stateDir  string // the OCI runtime's own state, a directory per sandbox
 	bundleDir string // our bundles, a directory per sandbox
@@ -61,7 +57,7 @@ func New(options Options) (*Runtime, error) {
 	if err := checkHost(options); err != nil {
 		return nil, err
 	}
-	path, err := findRuntime(options.Runtime)
+	program, err := findProgram(options.Runtime)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +70,7 @@ func New(options Options) (*Runtime, error) {
 		return nil, err
 	}
 	r := &Runtime{
-		name:      filepath.Base(path),
+		program:   program,
 		agentPath: options.AgentPath,
 		stateDir:  filepath.Join(options.RunDir, "state"),
 		bundleDir: filepath.Join(options.RunDir, "bundles"),
@@ -84,7 +80,6 @@ func New(options Options) (*Runtime, error) {
 		profile:   profile,
 		logger:    options.Logger,
 	}
-	r.command = &runc.Runc{Command: path, Root: r.stateDir, LogFormat: runc.JSON, Setpgid: true}
 	for _, dir := range []string{r.stateDir, r.bundleDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fault.Adminf("making the run directory: %w", err)
@@ -128,24 +123,8 @@ func kernelVersion() (major, minor int) {
 	return major, minor
 }
 
-// findRuntime returns the absolute path of the OCI runtime.
-func findRuntime(name string) (string, error) {
-	candidates := []string{name}
-	if name == "" {
-		candidates = []string{"crun", "runc"} // crun makes a container about six times faster
-	}
-	for _, candidate := range candidates {
-		if path, err := exec.LookPath(candidate); err == nil && filepath.IsAbs(path) {
-			return path, nil
-		}
-	}
-	return "", fault.WithRemedy(
-		fault.Adminf("no OCI runtime: %s is not an executable: %w", strings.Join(candidates, " or "), isolation.ErrUnsupported),
-		"install the package crun, or set runtime to the absolute path of crun or runc")
-}
-
-// Name is "crun" or "runc": the base name of the program.
-func (r *Runtime) Name() string { return r.name }
+// Name is "crun", "runc" or "runsc": the base name of the program.
+func (r *Runtime) Name() string { return r.program.name }
 
 // Level is isolation.ProcessLevel.
 func (r *Runtime) Level() isolation.Level { return isolation.ProcessLevel }

@@ -23,7 +23,7 @@ func (r *Runtime) ociSpec(spec isolation.Spec) *specs.Spec {
 		Linux: &specs.Linux{
 			Namespaces:        namespaces(spec.Network.NetNS),
 			CgroupsPath:       r.cgroups.Path(spec.ID),
-			Resources:         resources(r.cgroups, spec.Limits),
+			Resources:         resources(r.cgroups, r.program.hostLimits(spec.Limits)),
 			Seccomp:           r.profile.seccomp,
 			Sysctl:            layout.Sysctls,
 			MaskedPaths:       layout.MaskedPaths,
@@ -39,7 +39,7 @@ func (r *Runtime) process() *specs.Process {
 	// capability they lack.
 	oomScoreAdj := 100
 	return &specs.Process{
-		Args: []string{isolation.AgentPath},
+		Args: append([]string{isolation.AgentPath}, r.program.agentArguments...),
 		Cwd:  "/",
 		// Without HOME crun looks for it in the image's passwd file.
 		Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/"},
