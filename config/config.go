@@ -55,7 +55,8 @@ type Config struct {
 	Group string
 	// Sockets are those of runner classes, beside the service's own.
 	Sockets []Socket
-	// Runtime is the OCI runtime: "crun" or "runc", by name or absolute path; default: crun, else runc.
+	// Runtime is the OCI runtime of the process level: "crun", "runc" or "runsc" (gVisor), by name or absolute path;
+	// default: crun, else runc.
 	Runtime string
 	// CgroupParent is the cgroup below which every sandbox has its own; default "airlock".
 	CgroupParent string

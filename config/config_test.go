@@ -260,7 +260,7 @@ func TestProblems(t *testing.T) {
 		{"crooked path", "run_dir = '/run/../etc'\n", []string{`1:11: run_dir: "/run/../etc" is not a plain path; write "/etc"`}},
 		{"root directory", "run_dir = '/'\n", []string{`1:11: run_dir: "/" is the root directory`}},
 		{"group", "group = 'a b'\n", []string{`1:9: group: "a b" is not a group's name`}},
-		{"runtime", "runtime = 'docker'\n", []string{`1:11: runtime: "docker" is not a runtime; use "crun", "runc"`}},
+		{"runtime", "runtime = 'docker'\n", []string{`1:11: runtime: "docker" is not a runtime; use "crun", "runc", "runsc" (gVisor)`}},
 		{"cgroup", "cgroup_parent = '../x'\n", []string{`1:17: cgroup_parent: "../x" is not a cgroup below the root`}},
 		{"cgroup with slash", "cgroup_parent = '/airlock'\n", []string{`1:17: cgroup_parent: "/airlock" is not a cgroup below the root`}},
 		{"duration", "reap_interval = '5 minutes'\n", []string{`1:17: reap_interval: "5 minutes" is not a duration; write a number with a unit, as in "90s"`}},

@@ -128,8 +128,8 @@ func isGroup(s string) (string, string) {
 }
 
 func isRuntime(s string) (string, string) {
-	if s != "" && s != "crun" && s != "runc" && !filepath.IsAbs(s) {
-		return "is not a runtime", `use "crun", "runc", or the absolute path of one`
+	if s != "" && s != "crun" && s != "runc" && s != "runsc" && !filepath.IsAbs(s) {
+		return "is not a runtime", `use "crun", "runc", "runsc" (gVisor), or the absolute path of one`
 	}
 	return "", ""
 }

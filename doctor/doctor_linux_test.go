@@ -138,6 +138,35 @@ func TestARuntimeThatIsMissingOrBroken(t *testing.T) {
 	script("crun", "echo no library >&2; exit 127")
 	require.Contains(t, examine("").Detail, "does not run: exit status 127: no library")
 	require.Equal(t, OK, examine("runc").Status, "the configured one counts")
+
+	require.Contains(t, examine("runsc").Remedy, "apt install runsc")
+	script("runsc", "echo runsc version release-20250203.0; echo spec: 1.1.0-rc.1")
+	require.Equal(t, Finding{Check: "runtime", Status: OK, Detail: dir + "/runsc, runsc version release-20250203.0 (gVisor)"}, examine("runsc"),
+		"gVisor has a seccomp filter of its own, and no word of it in its version")
+	require.Equal(t, OK, examine(dir+"/runsc").Status)
+}
+
+// TestAGVisorThatIsTooOldForTheKernel: it takes every network namespace for the host's.
+func TestAGVisorThatIsTooOldForTheKernel(t *testing.T) {
+	for _, c := range []struct {
+		version, release string
+		status           Status
+	}{
+		{"runsc version 0.0~20221219.0", "6.18.44", Fail},
+		{"runsc version 0.0~20221219.0", "6.11.0-rc1+", Fail},
+		{"runsc version release-20240729.0", "7.0.1", Fail},
+		{"runsc version 0.0~20221219.0", "6.1.0-56-amd64", OK},
+		{"runsc version 0.0~20221219.0", "5.15.0", OK},
+		{"runsc version release-20240807.0", "6.18.44", OK},
+		{"runsc version VERSION_MISSING", "6.18.44", OK},
+	} {
+		r := &report{}
+		checkGVisor(r, "/usr/bin/runsc", c.version, c.release)
+		require.Equal(t, c.status, r.findings[0].Status, "%+v", c)
+		require.Equal(t, c.status == Fail, r.findings[0].Remedy != "")
+		require.Contains(t, r.findings[0].Detail, c.version)
+		require.Equal(t, "gVisor", r.findings[1].Check, "what it cannot do is said in any case")
+	}
 }
 
 func TestTheOtherPrograms(t *testing.T) {

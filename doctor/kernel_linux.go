@@ -110,7 +110,10 @@ func checkCgroups(r *report) {
 
 // checkRuntime looks for the OCI runtime of the configuration, by default crun, else runc.
 func checkRuntime(ctx context.Context, r *report, configured string) {
-	const remedy = "install crun (apt install crun), or name another with runtime in the configuration"
+	remedy := "install crun (apt install crun), or name another with runtime in the configuration"
+	if filepath.Base(configured) == "runsc" {
+		remedy = "install gVisor (apt install runsc), or name another with runtime in the configuration"
+	}
 	candidates := []string{"crun", "runc"}
 	if configured != "" {
 		candidates = []string{configured}
@@ -125,6 +128,9 @@ func checkRuntime(ctx context.Context, r *report, configured string) {
 		switch {
 		case err != nil:
 			r.fail("runtime", remedy, "%s does not run: %v", path, err)
+		case filepath.Base(path) == "runsc":
+			release, _ := kernelRelease() // checkKernel says why not
+			checkGVisor(r, path, version, release)
 		case !strings.Contains(strings.ToLower(out), "seccomp"):
 			r.fail("runtime", "install a build of it with seccomp", "%s (%s) was built without seccomp", path, version)
 		default:
