@@ -152,3 +152,42 @@ var capabilityNames = strings.Fields(`
 	CAP_SYS_RESOURCE CAP_SYS_TIME CAP_SYS_TTY_CONFIG CAP_MKNOD CAP_LEASE CAP_AUDIT_WRITE CAP_AUDIT_CONTROL CAP_SETFCAP
 	CAP_MAC_OVERRIDE CAP_MAC_ADMIN CAP_SYSLOG CAP_WAKE_ALARM CAP_BLOCK_SUSPEND CAP_AUDIT_READ CAP_PERFMON CAP_BPF
 	CAP_CHECKPOINT_RESTORE`)
+
+// ofGVisor are probes that get somewhere in gVisor, and where that is: never the host.
+var ofGVisor = map[string]string{
+	"sysctl of the network":    "its own network stack's",
+	"kernel log":               "its own, which tells nothing",
+	"device nodes":             "its own; /dev/fuse is one that it makes itself",
+	"helper's device nodes":    "its own, see the deviation of the helper stages",
+	"new user namespace":       "its own",
+	"new mount namespace":      "its own",
+	"environment of process 1": "the agent's, which is empty but for PATH and HOME",
+	"descriptors of process 1": "their names: the connection of the agent cannot be opened by one",
+	"io_uring":                 "its own",
+	"raw socket":               "its own network stack's",
+	"packet socket":            "its own network stack's",
+	"helper's proc":            "its own: it knows no subset=pid",
+}
+
+// TestEscapeProbesOfGVisor runs every probe as root in a job of gVisor. What works there that works nowhere else is named.
+func TestEscapeProbesOfGVisor(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "probes")
+	require.NoError(t, runtimetest.Build(program, "github.com/airlock-ci/airlock/testing/probes/cmd/probes"))
+	path, abstract, address := runtimetest.HostTargets(t)
+	bench := newBench(t, "runsc")
+	spec := bench.spec(t)
+	copyFile(t, program, filepath.Join(spec.ScratchDir, "builds", "probes"))
+	results := probeSandbox(t, bench.newRuntime(t), spec, isolation.ProcessSpec{
+		Args: []string{"/builds/probes", "-socket", "/host" + path, "-abstract", abstract, "-address", address},
+	})
+	require.Len(t, results, probes.Count())
+	for _, r := range results {
+		t.Logf("%-32s %s", r.Name, r.Detail)
+		_, named := ofGVisor[r.Name]
+		require.Equal(t, !named, r.Blocked, "%s: %s", r.Name, r.Detail)
+	}
+
+	sandbox := bench.box(t, bench.spec(t))
+	require.Equal(t, "shut\n", shell(t, sandbox, "(exec 9<>/proc/1/fd/0) 2>/dev/null && echo open || echo shut"), "the agent's connection")
+	require.Equal(t, "HOME=/\n", shell(t, sandbox, "tr '\\0' '\\n' < /proc/1/environ | grep -v ^PATH="))
+}
