@@ -37,7 +37,7 @@ LEDGER        := /testing/(e2e|leakcheck)$$
 LONGEST       := /isolation/microvm$$
 # What `make test-windows` runs: the simulator's own tests, and those of the packages that run on it.
 WINDOWS_TESTS := ./testing/hcssim
-SIMULATED     := ./isolation/hcs ./cache ./testing/windows
+SIMULATED     := ./isolation/hcs ./cache ./cache/layer ./testing/windows
 FUZZ_TIME     ?= 20s
 ROUNDS        ?= 30
 PKG           ?= ./...

@@ -5,6 +5,9 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/airlock-ci/airlock/cache/image"
+	"github.com/airlock-ci/airlock/cache/records"
+	"github.com/airlock-ci/airlock/cache/registry"
 	"github.com/airlock-ci/airlock/internal/fault"
 	"github.com/airlock-ci/airlock/internal/joblog"
 )
@@ -69,13 +72,13 @@ type Base struct {
 // It tells log about a pull, and about making a disk if that takes long. A failed Base leaves no lease. Errors are the
 // author's (no such image, access denied, a broken or foreign image) or the system's (network, disk).
 func (c *Cache) Base(ctx context.Context, req Request, log *joblog.Log) (Base, error) {
-	ref, err := c.parseReference(req.Image, req.AllowLocal)
+	ref, err := image.Parse(req.Image, req.AllowLocal, c.network.Lists)
 	if err != nil {
 		return Base{}, err
 	}
 	ctx, cancel := c.boundPull(ctx, ref)
 	defer cancel()
-	platform, err := req.platform()
+	platform, err := image.PlatformFor(req.Image, req.Platform, req.Variant)
 	if err != nil {
 		return Base{}, err
 	}
@@ -83,24 +86,24 @@ func (c *Cache) Base(ctx context.Context, req Request, log *joblog.Log) (Base, e
 	if err != nil {
 		return base, err
 	}
-	image := c.store.image(base.Digest)
+	record := c.store.Image(base.Digest)
 	switch {
-	case image == nil: // another hand took its layers, and somebody noticed
-		err = fault.Systemf("image %s left the cache while it was in use", ref.asked)
-	case !runsOn(image.platform(platform), platform): // it came for another level
-		err = wrongPlatform(ref, []string{image.platform(platform).String()}, platform)
+	case record == nil: // another hand took its layers, and somebody noticed
+		err = fault.Systemf("image %s left the cache while it was in use", ref.Asked)
+	case !image.RunsOn(record.Platform(platform), platform): // it came for another level
+		err = image.WrongPlatform(ref, []string{record.Platform(platform).String()}, platform)
 	case req.Form == FormDisk:
-		base.Disk, err = c.disk(ctx, ref.asked, image, log)
+		base.Disk, err = c.disk(ctx, ref.Asked, record, log)
 	}
 	if err != nil {
-		c.store.unlease(base.Digest, req.Holder)
+		c.store.Unlease(base.Digest, req.Holder)
 		return Base{}, err
 	}
 	return base, nil
 }
 
 // unpacked leases the unpacked layers of an image.
-func (c *Cache) unpacked(ctx context.Context, ref reference, platform v1.Platform, req Request, log *joblog.Log) (Base, error) {
+func (c *Cache) unpacked(ctx context.Context, ref image.Reference, platform v1.Platform, req Request, log *joblog.Log) (Base, error) {
 	switch req.PullPolicy {
 	case PullAlways:
 	case PullIfNotPresent, PullNever:
@@ -116,8 +119,8 @@ func (c *Cache) unpacked(ctx context.Context, ref reference, platform v1.Platfor
 }
 
 // present gives the base of an image that is in the cache, if the job may have it.
-func (c *Cache) present(ctx context.Context, ref reference, platform v1.Platform, req Request) (base Base, found bool, err error) {
-	image, record, err := c.store.find(ref.name, platform.Variant, req.Holder)
+func (c *Cache) present(ctx context.Context, ref image.Reference, platform v1.Platform, req Request) (base Base, found bool, err error) {
+	image, record, err := c.store.Find(ref.Name, platform.Variant, req.Holder)
 	if err != nil {
 		return Base{}, false, err
 	}
@@ -126,37 +129,37 @@ func (c *Cache) present(ctx context.Context, ref reference, platform v1.Platform
 		if err == nil {
 			return c.base(ref, image), true, nil
 		}
-		c.store.unlease(image.Digest, req.Holder)
-		if !isGone(err) || req.PullPolicy == PullNever {
-			return Base{}, false, registryFault(ctx, ref, err)
+		c.store.Unlease(image.Digest, req.Holder)
+		if !registry.IsGone(err) || req.PullPolicy == PullNever {
+			return Base{}, false, registry.Fault(ctx, ref, err)
 		}
 		// The registry has no such manifest any more; its name may lead to another one.
 		return Base{}, false, nil
 	}
 	if req.PullPolicy == PullNever {
 		return Base{}, false, fault.WithRemedy(
-			fault.Authorf("image %s is not in this runner's cache, and the pull policy is never", ref.asked),
+			fault.Authorf("image %s is not in this runner's cache, and the pull policy is never", ref.Asked),
 			"use another pull policy, or ask the administrator to run airlock image pull")
 	}
 	return Base{}, false, nil
 }
 
 // authorise asks a private image's registry whether these credentials open it.
-func (c *Cache) authorise(ctx context.Context, ref reference, image *imageRecord, record *refRecord, creds []Credentials) error {
+func (c *Cache) authorise(ctx context.Context, ref image.Reference, image *records.Image, record *records.Ref, creds []Credentials) error {
 	if private, known := image.Repos[record.Repo]; known && !private {
 		return nil
 	}
-	if ref.remote == nil {
-		return fault.Systemf("image %s is recorded as private but has no registry", ref.asked)
+	if ref.Remote == nil {
+		return fault.Systemf("image %s is recorded as private but has no registry", ref.Asked)
 	}
-	return c.dial(ref, authenticator(ref.remote.Context().RegistryStr(), creds)).head(ctx, image.Digest)
+	return c.network.Dial(ref, creds).Head(ctx, image.Digest)
 }
 
-func (c *Cache) base(ref reference, image *imageRecord) Base {
-	stack := image.stack()
+func (c *Cache) base(ref image.Reference, image *records.Image) Base {
+	stack := image.Stack()
 	layers := make([]string, len(stack))
 	for i, id := range stack {
-		layers[i] = layerRoot(c.opts.Dir, id)
+		layers[i] = c.layers.Root(id)
 	}
-	return Base{Image: ref.asked, Digest: image.Digest, Layers: layers, Config: image.Config, Warnings: image.warnings(ref.asked)}
+	return Base{Image: ref.Asked, Digest: image.Digest, Layers: layers, Config: image.Config, Warnings: image.Warnings(ref.Asked)}
 }

@@ -11,6 +11,15 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/airlock-ci/airlock/cache/layer"
+	"github.com/airlock-ci/airlock/cache/records"
+	"github.com/airlock-ci/airlock/cache/registry"
+	"github.com/airlock-ci/airlock/cache/scratch"
+	"github.com/airlock-ci/airlock/cache/singleflight"
+	"github.com/airlock-ci/airlock/cache/space"
+	"github.com/airlock-ci/airlock/cache/trash"
+	"github.com/airlock-ci/airlock/internal/identity"
 )
 
 // Options say where a Cache lives and what bounds it.
@@ -66,7 +75,7 @@ func (o *Options) fillIn() {
 
 // limit is that of everything together.
 func (o *Options) limit() Use {
-	if !countsInodes {
+	if !space.CountsInodes {
 		return Use{Bytes: o.DiskLimit}
 	}
 	return Use{Bytes: o.DiskLimit, Inodes: o.InodeLimit}
@@ -74,20 +83,20 @@ func (o *Options) limit() Use {
 
 // Cache is one cache directory in use. Its methods may be called concurrently.
 type Cache struct {
-	platformState //nolint:unused // see layer_windows.go
-	opts          Options
-	log           zerolog.Logger
-	lock          *os.File
-	web           *web
+	opts      Options
+	log       zerolog.Logger
+	lock      *identity.Lock
+	network   *registry.Network
+	trash     *trash.Trash
+	layers    *layer.Layers
+	store     *records.Store
+	room      *space.Room
+	counters  space.Counters
+	scratches *scratch.Scratches
 
-	store     *store
-	room      *room
-	trash     trash
-	counters  counters
-	pulls     flights[*pull]
-	layers    flights[struct{}]
-	disks     flights[struct{}]
-	scratches *scratches
+	pulls     *singleflight.Group[*pull]    // by repository, digest and processor
+	transfers *singleflight.Group[struct{}] // of layers, by id
+	makings   *singleflight.Group[struct{}] // of disks, by name
 
 	// life ends with Close; work that outlives its caller lives in it and is counted by background.
 	life       context.Context
@@ -104,7 +113,7 @@ func New(opts Options) (*Cache, error) {
 	if err := prepareDirs(&opts); err != nil {
 		return nil, err
 	}
-	if err := checkFileSystem(opts.Dir); err != nil {
+	if err := layer.CheckFileSystem(opts.Dir); err != nil {
 		return nil, err
 	}
 	lock, err := lockDir(opts.Dir)
@@ -113,58 +122,72 @@ func New(opts Options) (*Cache, error) {
 	}
 	c := &Cache{opts: opts, log: opts.Logger, lock: lock}
 	c.life, c.endOfLife = context.WithCancelCause(context.Background())
-	c.pulls.init(c.life, &c.background)
-	c.layers.init(c.life, &c.background)
-	c.disks.init(c.life, &c.background)
-	c.web = newWeb(opts.InsecureRegistries, opts.StallTimeout, http.ProxyFromEnvironment)
+	c.pulls = singleflight.NewGroup[*pull](c.life, &c.background)
+	c.transfers = singleflight.NewGroup[struct{}](c.life, &c.background)
+	c.makings = singleflight.NewGroup[struct{}](c.life, &c.background)
+	c.network = registry.NewNetwork(opts.InsecureRegistries, opts.StallTimeout, http.ProxyFromEnvironment)
+	c.trash = trash.New(c.path("trash"), layer.Delete, &c.background, c.log)
+	c.layers = layer.New(layer.Options{Dir: c.path("layers/sha256"), Ingest: c.path("ingest"), Importer: opts.Importer, Trash: c.trash,
+		Background: &c.background, Log: c.log})
 	if err := c.open(); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
 }
 
-func (c *Cache) open() error {
-	for _, name := range []string{"ingest", "pool"} {
-		if err := c.discardContent(name); err != nil {
+// path is that of something in the cache directory.
+func (c *Cache) path(name string) string { return filepath.Join(c.opts.Dir, filepath.FromSlash(name)) }
+
+// halfMade are the directories of what is in the making, or ready to be taken.
+var halfMade = []string{"ingest", "pool"}
+
+func (c *Cache) open() (err error) {
+	for _, name := range halfMade {
+		if err := c.trash.DiscardContent(c.path(name)); err != nil {
 			return err
 		}
 	}
-	var err error
-	if c.room, err = newRoom(c); err != nil {
+	if c.store, err = records.Open(c.opts.Dir, files{c.layers, c}, &c.counters.Evicted, c.log); err != nil {
 		return err
 	}
-	if c.store, err = openStore(c.opts.Dir, c.log); err != nil {
+	c.store.DropStray(c.layers.All())
+	c.room, err = space.NewRoom(space.RoomOptions{Dir: c.opts.Dir, Limit: c.opts.limit(), MinFree: c.opts.MinFree, Images: c.store, Trash: c.trash,
+		NoRoom: &c.counters.NoRoom})
+	if err != nil {
 		return err
 	}
-	for _, id := range c.store.strayLayers() {
-		c.discardLayer(id)
-	}
-	for _, name := range c.store.strayDisks() {
-		c.discard(diskPath(c.opts.Dir, name))
-	}
-	if c.scratches, err = newScratches(c); err != nil {
+	c.scratches, err = scratch.New(scratch.Options{Dir: c.path("scratch"), MountDir: filepath.Join(c.opts.RunDir, "scratch"), Pool: c.path("pool"),
+		Kind: c.opts.Scratch, ReadySize: c.opts.ScratchSize, Trash: c.trash, Life: c.life, Background: &c.background, Log: c.log})
+	if err != nil {
 		return err
 	}
-	if unmeasured := c.store.unmeasured(); len(unmeasured) > 0 {
+	if unmeasured := c.store.Unmeasured(); len(unmeasured) > 0 {
 		c.background.Go(func() { c.measureLayers(unmeasured) })
 	}
-	return c.emptyTrash()
+	return c.trash.Empty()
 }
+
+// files are what the records stand for.
+type files struct {
+	*layer.Layers
+	cache *Cache
+}
+
+// DiscardDisk makes a disk vanish.
+func (f files) DiscardDisk(name string) { f.cache.trash.Discard(f.cache.diskPath(name)) }
 
 // Close waits until nothing of the cache runs any more and gives the directory free. Scratches stay mounted
 // and bases stay in use as long as their sandboxes do.
 func (c *Cache) Close() error {
 	c.endOfLife(errClosed)
 	c.background.Wait()
-	c.web.closeIdle()
-	for _, name := range []string{"ingest", "pool"} {
-		if err := os.RemoveAll(filepath.Join(c.opts.Dir, name)); err != nil {
+	c.network.CloseIdle()
+	for _, name := range halfMade {
+		if err := os.RemoveAll(c.path(name)); err != nil {
 			c.log.Warn().Err(err).Msg("the next start cleans up")
 		}
 	}
-	if err := c.lock.Close(); err != nil {
-		return fmt.Errorf("closing the cache: %w", err)
-	}
+	c.lock.Release()
 	return nil
 }
 

@@ -1,10 +1,22 @@
 // Package cache owns what sandboxes are made of: images become bases (read-only, unpacked, shared), bases
 // get scratches (writable, one job's, discarded). It resolves, pulls, verifies, unpacks, leases and collects
-// images; it makes and destroys scratches; it keeps the directories in which jobs cache files.
+// images; it makes and destroys scratches; it keeps the directories in which jobs cache files. It is what callers
+// use; the work is done in the packages below it, none of which imports it.
 //
 // It never starts a sandbox and knows nothing of isolation or jobs: an adapter in cmd/airlock-executor makes
 // it a jobs.Layers. It never stores or logs a credential, and it never gives a private image, or a layer that
 // only a private image brought, to a job whose own credentials do not open it at its registry.
+//
+// # How it reads
+//
+//	Base (base.go)      authorises an image that is here, or resolves and pulls it (pull.go), and leases it
+//	image               says what a name leads to, by way of registry or archive
+//	fetch.go            transfers what is missing, a few layers at a time; layer unpacks it, in a tree
+//	records             make an image count, and say what is needed, used and evicted
+//	disk.go             has disk merge the layers for a guest
+//	import.go           does the same for what an administrator sends
+//	scratch.go          scratch and volume
+//	space, trash        limit and delete, whoever works; singleflight does equal work once; untrusted reads from strangers
 //
 // # On disk
 //
@@ -28,15 +40,15 @@
 // # What is asked of registries
 //
 // No request goes to this host's loopback unless the administrator listed the registry, none to link-local addresses,
-// and none that a registry leads to is nearer to this host than the registry itself is (transport.go). Answers are
-// bounded in size, and no connection may be silent for long; what broke is asked for again, a blob from where it was
-// (blob.go, retry.go). Whatever an answer is wrong in is the author's failure and not tried again; nothing of it is quoted.
+// and none that a registry leads to is nearer to this host than the registry itself is (registry). Answers are
+// bounded in size, and no connection may be silent for long; what broke is asked for again, a blob from where it was.
+// Whatever an answer is wrong in is the author's failure and not tried again; nothing of it is quoted.
 //
 // # Room
 //
 // What a layer or a disk takes is measured when it is whole, in allocated blocks and inodes. Before anything is written
-// it is asked for twice: of the budget of its image (budget.go), which an image exceeds by its author's fault, and of the
-// room that all work under way shares (room.go). That evicts images which nobody uses, keeps what the limits of the
+// it is asked for twice: of the budget of its image, which an image exceeds by its author's fault, and of the
+// room that all work under way shares (space). That evicts images which nobody uses, keeps what the limits of the
 // cache say, and ends at the floor of the file system by the system's fault. Images that an administrator imported are
 // pinned: they are never evicted.
 //

@@ -174,61 +174,11 @@ func TestCancelledDisk(t *testing.T) {
 	require.Equal(t, 1, images[0].Leases)
 }
 
-func TestScratchDisks(t *testing.T) {
-	for _, kind := range []cache.ScratchKind{cache.ScratchLoop, cache.ScratchTmpfs, cache.ScratchDirectory} {
-		t.Run(string(kind), func(t *testing.T) {
-			dir := t.TempDir()
-			c := open(t, func(o *cache.Options) { o.Dir, o.Scratch = dir, kind })
-			for id, size := range map[string]int64{"al-small": 32 << 20, "al-large": 20 << 30, "al-unbound": 0} {
-				scratch, err := c.NewScratch(t.Context(), cache.ScratchRequest{ID: id, Size: size, Form: cache.FormDisk})
-				require.NoError(t, err)
-				require.Empty(t, scratch.Dir)
-				info, err := os.Stat(scratch.Disk)
-				require.NoError(t, err)
-				require.EqualValues(t, cache.DiskSize, info.Size())
-				if size == 0 {
-					size = cache.DiskSize
-				}
-				require.EqualValues(t, size, superblockSize(t, scratch.Disk))
-				used, err := c.ScratchUsage(t.Context(), id)
-				require.NoError(t, err)
-				require.Less(t, used, int64(16<<20))
-			}
-			ids, err := c.Scratches(t.Context())
-			require.NoError(t, err)
-			require.Equal(t, []string{"al-large", "al-small", "al-unbound"}, ids)
-			for _, id := range ids {
-				require.NoError(t, c.DestroyScratch(t.Context(), id))
-			}
-			ids, err = c.Scratches(t.Context())
-			require.NoError(t, err)
-			require.Empty(t, ids)
-			_, err = c.NewScratch(t.Context(), cache.ScratchRequest{ID: "al-1", Size: cache.DiskSize + 1, Form: cache.FormDisk})
-			require.Equal(t, fault.Admin, fault.ClassOf(err))
-		})
-	}
-}
-
-// superblockSize is the size of an ext4 file system: s_blocks_count_lo and s_log_block_size.
-func superblockSize(t *testing.T, disk string) int64 {
-	f, err := os.Open(disk)
-	require.NoError(t, err)
-	defer f.Close()
-	super := make([]byte, 1024)
-	_, err = f.ReadAt(super, 1024)
-	require.NoError(t, err)
-	little := func(at int) int64 {
-		return int64(super[at]) | int64(super[at+1])<<8 | int64(super[at+2])<<16 | int64(super[at+3])<<24
-	}
-	return little(4) << (10 + little(24))
-}
-
-func BenchmarkScratchDisk(b *testing.B) {
-	c := open(b, func(o *cache.Options) { o.ScratchSize = 20 << 30 })
-	time.Sleep(time.Second) // some are ready
+func BenchmarkCachedBase(b *testing.B) {
+	h, c := newHub(b), open(b)
+	image := h.push("app:1", imageOf(b, layerOf(b, nil, "f", "1")))
+	get(b, c, cache.Request{Image: image, PullPolicy: "always", Holder: "al-1"})
 	for b.Loop() {
-		_, err := c.NewScratch(b.Context(), cache.ScratchRequest{ID: "al-1", Size: 20 << 30, Form: cache.FormDisk})
-		require.NoError(b, err)
-		require.NoError(b, c.DestroyScratch(b.Context(), "al-1"))
+		get(b, c, cache.Request{Image: image, PullPolicy: "if-not-present", Holder: "al-1"})
 	}
 }

@@ -3,7 +3,6 @@ package cache_test
 import (
 	"archive/tar"
 	"bytes"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -251,30 +250,4 @@ func TestWhatAnotherHandBroke(t *testing.T) {
 		require.True(t, get(t, c, request).Pulled)
 		require.FileExists(t, filepath.Join(base.Layers[0], "g"))
 	})
-}
-
-func TestCacheVolumes(t *testing.T) {
-	c := open(t)
-	seen := map[string]string{}
-	for _, scope := range []string{"group/project-7/protected", "group/project-7/unprotected", "../../etc", "a/b", "a-b", strings.Repeat("x", 5000)} {
-		dir, err := c.CacheVolume(t.Context(), scope)
-		require.NoError(t, err)
-		require.Empty(t, seen[dir], "%q and %q share", scope, seen[dir])
-		seen[dir] = scope
-		info, err := os.Stat(dir)
-		require.NoError(t, err)
-		require.Equal(t, "drwxr-xr-x", info.Mode().String())
-		require.NoError(t, os.WriteFile(filepath.Join(dir, "kept"), nil, 0o600))
-		again, err := c.CacheVolume(t.Context(), scope)
-		require.NoError(t, err)
-		require.Equal(t, dir, again)
-		require.FileExists(t, filepath.Join(again, "kept"))
-	}
-	parents := map[string]bool{}
-	for dir := range seen {
-		parents[filepath.Dir(dir)] = true
-	}
-	require.Len(t, parents, 1, "none leads elsewhere: %s", fmt.Sprint(seen))
-	_, err := c.CacheVolume(t.Context(), "")
-	require.Error(t, err)
 }

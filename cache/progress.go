@@ -59,6 +59,6 @@ func (r *report) end() {
 		r.announce(missing)
 	}
 	if missing > 0 {
-		r.to.Progress("Pulled image %s in %.1f s, %s", r.image, time.Since(r.pull.started).Seconds(), r.pull.content.digest)
+		r.to.Progress("Pulled image %s in %.1f s, %s", r.image, time.Since(r.pull.started).Seconds(), r.pull.content.Digest)
 	}
 }

@@ -1,8 +1,11 @@
 package cache
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,6 +21,7 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
+	"github.com/airlock-ci/airlock/cache/image"
 	"github.com/airlock-ci/airlock/internal/fault"
 	"github.com/airlock-ci/airlock/testing/hcssim/layertar"
 )
@@ -53,9 +57,9 @@ func openReal(t *testing.T) *Cache {
 func writeLayout(t *testing.T, name, version string, tars ...[]byte) string {
 	t.Helper()
 	image := mutate.MediaType(empty.Image, types.OCIManifestSchema1)
-	for _, tar := range tars {
+	for _, layer := range tars {
 		var err error
-		image, err = mutate.AppendLayers(image, static.NewLayer(tar, types.OCIUncompressedLayer))
+		image, err = mutate.AppendLayers(image, static.NewLayer(layer, types.OCIUncompressedLayer))
 		require.NoError(t, err)
 	}
 	config, err := image.ConfigFile()
@@ -70,12 +74,26 @@ func writeLayout(t *testing.T, name, version string, tars ...[]byte) string {
 	return "oci:" + dir
 }
 
+// tarOf is a tar of files, each with its name and its content.
+func tarOf(t *testing.T, files ...string) []byte {
+	t.Helper()
+	var buffer bytes.Buffer
+	w := tar.NewWriter(&buffer)
+	for i := 0; i < len(files); i += 2 {
+		require.NoError(t, w.WriteHeader(&tar.Header{Name: files[i], Mode: 0o644, Size: int64(len(files[i+1]))}))
+		_, err := io.WriteString(w, files[i+1])
+		require.NoError(t, err)
+	}
+	require.NoError(t, w.Close())
+	return buffer.Bytes()
+}
+
 func request(image string) Request {
 	return Request{Image: image, PullPolicy: PullIfNotPresent, Holder: "al-1", AllowLocal: true}
 }
 
 func TestRealLayers(t *testing.T) {
-	version := hostPlatform().OSVersion + ".1"
+	version := image.HostPlatform().OSVersion + ".1"
 	base := layertar.Base(layertar.BaseOptions{Build: 20348, UtilityVM: true, Files: map[string]string{"image/base.txt": "base", "image/both.txt": "base"}})
 	upper := layertar.Upper(map[string]string{"image/both.txt": "upper"}, "image/base.txt")
 	app := writeLayout(t, "app", version, base, upper)
@@ -137,15 +155,15 @@ func TestRealLayers(t *testing.T) {
 
 // TestRealBrokenLayers covers imports that fail half-way: nothing of them stays.
 func TestRealBrokenLayers(t *testing.T) {
-	version := hostPlatform().OSVersion
+	version := image.HostPlatform().OSVersion
 	base := layertar.Base(layertar.BaseOptions{Build: 20348})
 	c := openReal(t)
 	c.opts.MaxUnpacked = 4 << 20
 	defer func() { require.NoError(t, c.Close()) }()
 	for name, image := range map[string]string{
-		"large":  writeLayout(t, "large", version, base, tarOf(t, file("Files/large", strings.Repeat("x", 5<<20)))),
-		"ours":   writeLayout(t, "ours", version, base, tarOf(t, file("complete", "x"))),
-		"twice":  writeLayout(t, "twice", version, base, tarOf(t, file("Files/a", "1"), file("Files/a", "2"))),
+		"large":  writeLayout(t, "large", version, base, tarOf(t, "Files/large", strings.Repeat("x", 5<<20))),
+		"ours":   writeLayout(t, "ours", version, base, tarOf(t, "complete", "x")),
+		"twice":  writeLayout(t, "twice", version, base, tarOf(t, "Files/a", "1", "Files/a", "2")),
 		"broken": writeLayout(t, "broken", version, base, base[:len(base)/2]),
 		"newer":  writeLayout(t, "newer", "10.0.65000.1", base),
 	} {
@@ -162,7 +180,7 @@ func TestRealBrokenLayers(t *testing.T) {
 
 // TestRealTemplates removes an image whose base a template machine still uses, as one is kept after a Hyper-V container.
 func TestRealTemplates(t *testing.T) {
-	version := hostPlatform().OSVersion
+	version := image.HostPlatform().OSVersion
 	image := writeLayout(t, "template", version, layertar.Base(layertar.BaseOptions{Build: 20348, UtilityVM: true}))
 	c := openReal(t)
 	base, err := c.Base(t.Context(), request(image), nil)
