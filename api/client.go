@@ -117,6 +117,8 @@ func (c *Client) Call(ctx context.Context, op Op, body any, streams Streams) (st
 	}()
 	end, err := receive(stream, streams)
 	switch {
+	case ctx.Err() != nil: // the executor's result, if any, is a consequence
+		return 0, context.Cause(ctx)
 	case err != nil:
 		return 0, c.explain(ctx, err)
 	case end.Failure != nil:

@@ -141,11 +141,15 @@ func (c *connection) linger(stream *yamux.Stream) {
 
 func readRequest(stream *yamux.Stream) (request, error) {
 	_ = stream.SetReadDeadline(time.Now().Add(patience))
-	typ, payload, err := frame.ReadLong(stream, MaxRequest)
+	defer func() { _ = stream.SetReadDeadline(time.Time{}) }()
+	return parseRequest(stream)
+}
+
+func parseRequest(r io.Reader) (request, error) {
+	typ, payload, err := frame.ReadLong(r, MaxRequest)
 	if err != nil {
 		return request{}, err
 	}
-	_ = stream.SetReadDeadline(time.Time{})
 	if typ != frameRequest {
 		return request{}, fmt.Errorf("%w: a frame of type %d opens no call", frame.ErrProtocol, typ)
 	}
@@ -165,7 +169,6 @@ func (c *connection) serve(stream *yamux.Stream) {
 		c.answer(stream, open, out)
 	}
 	_ = stream.Close()
-	_ = stream.SetReadDeadline(time.Time{})
 	_, _ = io.Copy(io.Discard, stream) // until the caller has ended the stream, too
 }
 
@@ -192,6 +195,7 @@ func (c *connection) answer(stream *yamux.Stream, open request, out *output) {
 	cancel(nil)
 	_ = stream.SetReadDeadline(time.Unix(1, 0))
 	<-received
+	_ = stream.SetReadDeadline(time.Time{})
 }
 
 // watch ends a call whose caller goes, though it may read no input, and sits in a write that nobody takes.
