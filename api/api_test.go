@@ -283,7 +283,9 @@ func TestAFailureKeepsItsClassAndWords(t *testing.T) {
 			require.NotErrorIs(t, err, ErrLost)
 		})
 	}
-	c := dialed(t, func(context.Context, *Call) (int, error) { return 0, Author(errors.New(strings.Repeat("\x01é", 1<<20))) })
+	c := dialed(t, func(context.Context, *Call) (int, error) {
+		return 0, Author(errors.New(strings.Repeat("\x01é", 1<<20)))
+	})
 	_, err := c.Call(t.Context(), OpRun, Run{}, sinks())
 	require.Equal(t, fault.Author, fault.ClassOf(err))
 	require.True(t, strings.HasPrefix(err.Error(), "\x01é\x01é"))
