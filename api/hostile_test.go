@@ -353,7 +353,7 @@ func FuzzReceive(f *testing.F) {
 	join := func(all ...[]byte) []byte { return bytes.Join(all, nil) }
 	f.Add(join(encoded(frameStdout, "out"), encoded(frameStderr, "err"), encoded(frameResult, `{"status":3}`)))
 	f.Add(encoded(frameResult, `{"failure":{"class":"author","message":"m","not_begun":true}}`))
-	f.Add(encoded(frameStdout, strings.Repeat("x", MaxChunk)))
+	f.Add(encoded(frameStdout, strings.Repeat("x", 300)))
 	f.Add([]byte{byte(frameStderr), 0xff, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, wire []byte) {
 		var stdout, stderr bytes.Buffer
