@@ -228,7 +228,9 @@ func TestADriverThatIsKilledEndsItsStage(t *testing.T) {
 			driver := exec.Command(os.Args[0], append([]string{r.socket}, args...)...)
 			driver.Env = append(os.Environ(), testRole+"=driver")
 			require.NoError(t, driver.Start())
-			time.Sleep(time.Second) // the call is under way and whatever can fill up has
+			verb, _, _ := strings.Cut(strings.Replace(args[0], "stuff", "hang", 1), " ")
+			r.awaitNote("begun "+verb, 20*time.Second)
+			time.Sleep(time.Second) // whatever can fill up has
 			require.NoFileExists(t, filepath.Join(r.script.Notes, "cause"))
 			require.NoError(t, driver.Process.Kill())
 			_ = driver.Wait()

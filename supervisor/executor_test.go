@@ -175,6 +175,7 @@ func (b *backend) Shell(ctx context.Context, req *api.Shell, streams api.Streams
 
 func (b *backend) act(ctx context.Context, what string, text []byte, streams api.Streams) (int32, error) {
 	verb, argument, _ := strings.Cut(what, " ")
+	b.note("begun "+verb, "")
 	switch verb {
 	case "echo":
 		_, _ = streams.Stdout.Write(text)

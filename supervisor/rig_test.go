@@ -154,7 +154,7 @@ func (p *process) wait() error {
 func (p *process) awaitLog(text string) {
 	p.t.Helper()
 	require.Eventually(p.t, func() bool { return strings.Contains(p.log.String(), text) },
-		10*time.Second, 5*time.Millisecond, "no %q in the log:\n%v", text, p.log)
+		20*time.Second, 5*time.Millisecond, "no %q in the log:\n%v", text, p.log)
 }
 
 // executor returns the executor that the record names, once there is one.
@@ -167,7 +167,7 @@ func (r *rig) executor() record {
 			return false
 		}
 		return alive(found.Process)
-	}, 10*time.Second, 5*time.Millisecond, "no living executor is recorded")
+	}, 20*time.Second, 5*time.Millisecond, "no living executor is recorded")
 	return found
 }
 

@@ -127,6 +127,7 @@ func TestARunnerThatDoesNotReadMissesNothing(t *testing.T) {
 	defer reader.Close()
 	j := r.job("", writer)
 	ended := j.run("noise 8", io.Discard)
+	r.awaitNote("begun noise", 20*time.Second)
 	time.Sleep(500 * time.Millisecond) // everything that can fill up has
 	s.kill()
 	s = r.up()
