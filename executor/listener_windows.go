@@ -9,6 +9,7 @@ import (
 
 	"github.com/Microsoft/go-winio"
 	"golang.org/x/sys/windows"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/airlock-ci/airlock/api/control"
 	"github.com/airlock-ci/airlock/internal/fault"
@@ -29,30 +30,29 @@ const (
 )
 
 // openEntrances makes the pipes that this process does not have yet. Unlike a unix socket, a pipe ends with the process
-// that made it.
-func (s *server) openEntrances(req *control.ListenRequest) (entrances []*entrance, err error) {
-	s.mu.Lock()
-	present := slices.Clone(s.entrances)
-	s.mu.Unlock()
-	var made []*entrance
+// that made it. It is a control.Open.
+func openEntrances(req *control.ListenRequest, former []*control.Listener) (listeners []*control.Listener, err error) {
+	var made []*control.Listener
 	for _, wanted := range req.GetEntrances() {
-		e := &entrance{path: wanted.GetPath(), group: wanted.GetGroup(), class: wanted.GetRunnerClass()}
-		same := func(p *entrance) bool { return p.path == e.path && p.group == e.group && p.class == e.class }
-		if i := slices.IndexFunc(present, same); i >= 0 {
-			entrances = append(entrances, present[i])
+		same := func(l *control.Listener) bool { return proto.Equal(l.Entrance, wanted) }
+		if i := slices.IndexFunc(former, same); i >= 0 {
+			listeners = append(listeners, former[i])
 			continue
 		}
 		listenOn := listen
-		if e.class != "" {
+		if wanted.GetRunnerClass() != "" {
 			listenOn = listenForClass
 		}
-		if e.Listener, err = listenOn(e.path, e.group); err != nil {
-			closeAll(made)
-			return nil, fault.Adminf("listening on %s: %w", e.path, err)
+		l := &control.Listener{Entrance: wanted}
+		if l.Listener, err = listenOn(wanted.GetPath(), wanted.GetGroup()); err != nil {
+			for _, l := range made {
+				_ = l.Close()
+			}
+			return nil, fault.Adminf("listening on %s: %w", wanted.GetPath(), err)
 		}
-		made, entrances = append(made, e), append(entrances, e)
+		made, listeners = append(made, l), append(listeners, l)
 	}
-	return entrances, nil
+	return listeners, nil
 }
 
 // listen makes both pipes.

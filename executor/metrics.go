@@ -1,11 +1,13 @@
 package executor
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/expfmt"
 
 	"github.com/airlock-ci/airlock/api"
 )
@@ -34,6 +36,22 @@ func newMetrics(backend Backend) *metrics {
 			"Decisions of the policy by rule and isolation: process, hypervisor, or rejected.", []string{"rule", "isolation"}, nil),
 	})
 	return m
+}
+
+// text returns the figures in Prometheus' text format.
+func (m *metrics) text() ([]byte, error) {
+	families, err := m.registry.Gather()
+	if err != nil {
+		return nil, err
+	}
+	var text bytes.Buffer
+	encoder := expfmt.NewEncoder(&text, expfmt.NewFormat(expfmt.TypeTextPlain))
+	for _, family := range families {
+		if err := encoder.Encode(family); err != nil {
+			return nil, err
+		}
+	}
+	return text.Bytes(), nil
 }
 
 // observe counts one call. What is no call of ours counts as one, whatever its name.

@@ -4,19 +4,14 @@ import (
 	"context"
 	"errors"
 	"io"
-	"runtime/debug"
 	"slices"
 	"time"
 
-	"github.com/rs/zerolog"
-
 	"github.com/airlock-ci/airlock/api"
+	"github.com/airlock-ci/airlock/api/control"
 	"github.com/airlock-ci/airlock/gitlab"
 	"github.com/airlock-ci/airlock/internal/fault"
 )
-
-var errPanicked = fault.WithRemedy(fault.Systemf("the executor made a mistake in this call"),
-	"its log has the details: please report them")
 
 // handle does what a caller asks for, whatever the backend does. It is an api.Handler.
 func (c *caller) handle(ctx context.Context, call *api.Call) (status int, err error) {
@@ -30,23 +25,17 @@ func (c *caller) handle(ctx context.Context, call *api.Call) (status int, err er
 		ctx = context.WithoutCancel(ctx)
 	}
 	// A reader of the log keeps no executor from being replaced.
-	ctx, finish, err := s.calls.begin(ctx, call.Op != api.OpEvents)
+	ctx, finish, err := s.Begin(ctx, call.Op != api.OpEvents)
 	if err != nil {
 		return 0, err
 	}
 	defer finish()
 	defer func() {
 		if p := recover(); p != nil {
-			err = panicError(s.log, string(call.Op), p)
+			err = control.Panicked(s.log, string(call.Op), p)
 		}
 	}()
 	return c.perform(ctx, call)
-}
-
-// panicError logs a panic with its stack and returns the failure that its caller gets to see.
-func panicError(log zerolog.Logger, where string, p any) error {
-	log.Error().Str("call", where).Any("panic", p).Str("stack", string(debug.Stack())).Msg("a call panicked")
-	return errPanicked
 }
 
 func resultLabel(ctx context.Context, err error) string {

@@ -1,4 +1,4 @@
-package executor
+package control
 
 import (
 	"context"
@@ -25,9 +25,7 @@ type calls struct {
 
 func newCalls() *calls { return &calls{cancels: map[*context.CancelCauseFunc]struct{}{}} }
 
-// begin enters a call and returns its context, which ends with parent's cause, or with ErrStopping. needed says that the
-// executor must not be replaced under it. The caller ends it with finish. A call that is refused may be made again; its
-// context is parent then.
+// begin is Server.Begin.
 func (c *calls) begin(parent context.Context, needed bool) (ctx context.Context, finish func(), err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -58,6 +56,13 @@ func (c *calls) refuse(refused bool) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.refused = refused
+	return c.needed
+}
+
+// count returns how many are needed.
+func (c *calls) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	return c.needed
 }
 

@@ -1,7 +1,8 @@
-package executor
+package control
 
 import (
 	"context"
+	"runtime/debug"
 	"strings"
 
 	"github.com/rs/zerolog"
@@ -9,13 +10,13 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/airlock-ci/airlock/api/control"
+	"github.com/airlock-ci/airlock/internal/fault"
 )
 
 // served are the services that a supervisor needs. go-plugin registers more, reflection for one; a connection that
 // asks for it is no supervisor of ours.
 var served = []string{
-	"/" + control.Control_ServiceDesc.ServiceName + "/",
+	"/" + Control_ServiceDesc.ServiceName + "/",
 	"/plugin.GRPCBroker/",
 	"/plugin.GRPCController/",
 	"/plugin.GRPCStdio/",
@@ -60,6 +61,15 @@ func interceptors(log zerolog.Logger) []grpc.ServerOption {
 
 func recovered(log zerolog.Logger, method string, err *error) {
 	if p := recover(); p != nil {
-		*err = control.ToStatus(panicError(log, method, p))
+		*err = ToStatus(Panicked(log, method, p))
 	}
+}
+
+var errPanicked = fault.WithRemedy(fault.Systemf("the executor made a mistake in this call"),
+	"its log has the details: please report them")
+
+// Panicked logs a panic with its stack and returns the failure that its caller gets to see.
+func Panicked(log zerolog.Logger, where string, p any) error {
+	log.Error().Str("call", where).Any("panic", p).Str("stack", string(debug.Stack())).Msg("a call panicked")
+	return errPanicked
 }
