@@ -86,6 +86,9 @@ func (s *supervisor) launch(ctx context.Context) (*executor, error) {
 	}
 	if err != nil {
 		abort(err)
+		if e != nil && e.process != nil {
+			e.process.Close()
+		}
 		go client.Kill()
 		return nil, explainLaunch(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"time"
 
 	goplugin "github.com/hashicorp/go-plugin"
 	"github.com/hashicorp/go-plugin/runner"
@@ -83,10 +84,16 @@ func (s *supervisor) attach(ctx context.Context, r record, process *identity.Han
 		return nil, err
 	}
 	e.process, e.record, e.found = process, r, true
-	if err := s.handSockets(ctx, e); err != nil {
+	err = s.handSockets(ctx, e)
+	if err == nil {
+		e.record.Sockets, e.record.Left = s.socketPaths(), time.Time{}
+		err = writeRecord(s.paths.record(), e.record)
+	}
+	if err != nil {
 		_ = e.conn.Conn.Close()
 		return nil, err
 	}
+	e.record.Left = r.Left // for its log lines since
 	return e, nil
 }
 

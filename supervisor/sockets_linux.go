@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -65,16 +66,33 @@ func isBound(path string) bool {
 }
 
 // open makes the sockets that are missing, and gives all of them the access that the configuration names. known are
-// paths at which an executor of ours may still listen: their sockets are replaced.
+// paths at which an executor of ours may still listen: their sockets are replaced. It makes all of them or none.
 func (s *sockets) open(known []string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	present := maps.Clone(s.held)
 	for _, e := range s.wanted {
 		if err := s.openOne(e, slices.Contains(known, e.GetPath())); err != nil {
+			maps.DeleteFunc(s.held, func(path string, file *os.File) bool {
+				if present[path] != nil {
+					return false
+				}
+				_, _ = os.Remove(path), file.Close()
+				return true
+			})
 			return err
 		}
 	}
 	return nil
+}
+
+// removeDead removes those of the paths that are sockets at which nobody listens.
+func removeDead(paths []string) {
+	for _, path := range paths {
+		if info, err := os.Lstat(path); err == nil && info.Mode().Type() == fs.ModeSocket && !isBound(path) {
+			_ = os.Remove(path)
+		}
+	}
 }
 
 func (s *sockets) openOne(e *control.Entrance, known bool) error {
@@ -86,8 +104,12 @@ func (s *sockets) openOne(e *control.Entrance, known bool) error {
 		if e.GetRunnerClass() != "" && !known {
 			err = checkFree(path)
 		}
+		var file *os.File
 		if err == nil {
-			s.held[path], err = listenIn(path, gid)
+			file, err = listenIn(path, gid)
+		}
+		if err == nil {
+			s.held[path] = file
 		}
 	}
 	switch {

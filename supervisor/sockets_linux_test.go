@@ -110,6 +110,31 @@ func TestSocketsOfClassesComeBack(t *testing.T) {
 	require.NoFileExists(t, protected)
 }
 
+// TestASocketThatIsNotWantedAnyMore goes with the next supervisor, though the executor that was left had it; a new one comes.
+func TestASocketThatIsNotWantedAnyMore(t *testing.T) {
+	r, protected := classRig(t)
+	s := r.up()
+	prepare(t, r.socket)
+	left := r.executor()
+	s.kill()
+	nightly := filepath.Join(filepath.Dir(protected), "nightly.sock")
+	r.opts.Sockets = []Socket{{Path: nightly, Group: "games", RunnerClass: "nightly"}}
+	s = r.up()
+	s.awaitLog("attached to the executor")
+	require.NoFileExists(t, protected)
+	echoes(t, nightly)
+	require.Equal(t, left.Instance, r.executor().Instance)
+
+	// It is known by the record: an executor that does not answer is no stranger there.
+	s.kill()
+	require.NoError(t, syscall.Kill(left.Process.PID, syscall.SIGSTOP))
+	s = r.up()
+	s.awaitLog("ending an executor that no supervisor knows")
+	require.NoError(t, syscall.Kill(left.Process.PID, syscall.SIGCONT))
+	echoes(t, nightly)
+	require.NotEqual(t, left.Instance, r.executor().Instance)
+}
+
 // TestSocketsThatCannotBe: what is there already stays as it is, and the service does not start with half of its sockets.
 func TestSocketsThatCannotBe(t *testing.T) {
 	dir, err := os.MkdirTemp("/run", "al-class-")
@@ -135,7 +160,7 @@ func TestSocketsThatCannotBe(t *testing.T) {
 	open := func(known []string, classes ...Socket) error {
 		s := newSockets(Options{RunDir: run, SocketPath: filepath.Join(run, "main.sock"), Sockets: classes})
 		err := s.open(known)
-		s.close(true)
+		s.close(err == nil)
 		return err
 	}
 	for path, want := range map[string]string{

@@ -47,6 +47,7 @@ func newSupervisor(opts Options, where paths, checksum []byte) *supervisor {
 // run finds or starts the executor, and starts it again whenever it ends, until ctx does. Its error says that
 // the sockets cannot be made, or that the installed executor cannot be used.
 func (s *supervisor) run(ctx context.Context) error {
+	known := s.recordedSockets() // reattach records those of this supervisor
 	e, err := s.reattach(ctx)
 	if err == nil {
 		s.log.Info().Int("pid", e.record.Process.PID).Str("instance", e.record.Instance).
@@ -54,7 +55,7 @@ func (s *supervisor) run(ctx context.Context) error {
 	} else if !errors.Is(err, errNoneLeft) {
 		s.log.Error().Err(err).Msg("the executor that was left running is lost; a new one is started")
 	}
-	if err := s.listen(); err != nil {
+	if err := s.listen(known); err != nil {
 		if e != nil {
 			e.leave()
 		}
@@ -63,16 +64,23 @@ func (s *supervisor) run(ctx context.Context) error {
 	return s.keep(ctx, e)
 }
 
-// listen makes the sockets that nobody kept. From then on callers can connect, and wait for an executor if they must.
-func (s *supervisor) listen() error {
-	var known []string
-	if r, err := readRecord(s.paths.record()); err == nil {
-		known = r.Sockets
+// recordedSockets returns the paths at which the recorded executor listens, or did.
+func (s *supervisor) recordedSockets() []string {
+	r, err := readRecord(s.paths.record())
+	if err != nil {
+		return nil
 	}
+	return r.Sockets
+}
+
+// listen makes the sockets that nobody kept. From then on callers can connect, and wait for an executor if they must.
+// known are the paths of a former supervisor: those that the configuration no longer names go.
+func (s *supervisor) listen(known []string) error {
 	if err := s.sockets.open(known); err != nil {
 		s.sockets.close(false)
 		return err
 	}
+	removeDead(known)
 	if s.opts.Store != nil {
 		var err error
 		if s.stored, err = s.opts.Store(s.sockets.all()); err != nil {
@@ -335,5 +343,6 @@ func StopExecutor(runDir string, log zerolog.Logger) error {
 	if err := s.endForgotten(); err != nil {
 		return fmt.Errorf("stopping the executor: %w", err)
 	}
+	removeDead(s.recordedSockets())
 	return nil
 }

@@ -251,6 +251,7 @@ func TestStopExecutor(t *testing.T) {
 	require.ErrorContains(t, hanging.end().err, "the executor is stopping")
 	require.False(t, alive(left.Process))
 	require.Equal(t, "clean", r.awaitNote("stopped", 10*time.Second), "it was asked, not killed")
+	require.NoFileExists(t, r.socket, "nobody is there any more")
 	require.NoError(t, StopExecutor(r.opts.RunDir, zerologTo(io.Discard)), "there is none any more")
 }
 
