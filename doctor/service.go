@@ -6,7 +6,7 @@ import (
 	"io/fs"
 	"os"
 
-	"github.com/airlock-ci/airlock/internal/client"
+	"github.com/airlock-ci/airlock/client"
 )
 
 // checkService asks a running service for its version. One that does not run is no failure: the checks are

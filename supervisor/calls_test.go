@@ -21,7 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/airlock-ci/airlock/api"
-	"github.com/airlock-ci/airlock/internal/client"
+	"github.com/airlock-ci/airlock/client"
 	"github.com/airlock-ci/airlock/internal/fault"
 )
 

@@ -19,8 +19,8 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/airlock-ci/airlock/api"
+	"github.com/airlock-ci/airlock/client"
 	"github.com/airlock-ci/airlock/config"
-	"github.com/airlock-ci/airlock/internal/client"
 	"github.com/airlock-ci/airlock/internal/fault"
 )
 

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/airlock-ci/airlock/api"
-	"github.com/airlock-ci/airlock/internal/client"
+	"github.com/airlock-ci/airlock/client"
 )
 
 // readyPatience bounds the wait for the executor's word on a sandbox that was used already.
