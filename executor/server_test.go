@@ -116,7 +116,8 @@ func waiting(ctx context.Context, _ *api.Run, _ []byte, streams api.Streams) (in
 type rig struct {
 	*server
 	*backend
-	entrance *entrance
+	entrance *control.Listener
+	others   []*control.Listener
 	log      *syncbuf.Buffer
 }
 
@@ -125,23 +126,36 @@ func newRig(t *testing.T) *rig {
 	t.Cleanup(func() { goleak.VerifyNone(t) })
 	r := &rig{backend: &backend{}, log: &syncbuf.Buffer{}}
 	r.server = newServer(r.backend, zerolog.New(r.log))
-	r.entrance = r.enter(t, "")
-	r.listen([]*entrance{r.entrance})
-	t.Cleanup(r.stop)
+	r.entrance = listenerOn(t)
+	open := func(*control.ListenRequest, []*control.Listener) ([]*control.Listener, error) {
+		return append([]*control.Listener{r.entrance}, r.others...), nil
+	}
+	r.Server = control.NewServer(behind{r.server}, open, zerolog.New(r.log))
+	_, err := r.Control().Listen(t.Context(), &control.ListenRequest{})
+	require.NoError(t, err)
+	t.Cleanup(r.Stop)
 	return r
 }
 
-func (r *rig) enter(t *testing.T, class string) *entrance {
+func listenerOn(t *testing.T) *control.Listener {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "s")
 	listener, err := net.Listen("unix", path)
 	require.NoError(t, err)
-	return &entrance{Listener: listener, path: path, class: class}
+	return &control.Listener{Listener: listener, Entrance: &control.Entrance{Path: path}}
+}
+
+// drain asks whether the executor is needed, which it is not any more if nobody needs it.
+func (r *rig) drain(t *testing.T) *control.DrainReply {
+	t.Helper()
+	reply, err := r.Control().Drain(t.Context(), &control.DrainRequest{})
+	require.NoError(t, err)
+	return reply
 }
 
 func (r *rig) dial(t *testing.T) *api.Client {
 	t.Helper()
-	c, err := api.Dial(t.Context(), r.entrance.path)
+	c, err := api.Dial(t.Context(), r.entrance.GetPath())
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
 	return c
@@ -154,7 +168,7 @@ func (r *rig) as(t *testing.T, p peer) (*api.Client, error) {
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		c := &caller{server: r.server, entrance: r.entrance, peer: p}
+		c := &caller{server: r.server, entrance: r.entrance.Entrance, peer: p}
 		api.ServeConn(theirs, c.greet, c.handle)
 	}()
 	c, err := api.NewClient(t.Context(), ours)
@@ -297,12 +311,17 @@ func TestRights(t *testing.T) {
 }
 
 func TestSettleClass(t *testing.T) {
-	s := newServer(&backend{bound: []string{"configured"}}, zerolog.Nop())
-	own, own2 := &entrance{path: "/run/p", class: "protected"}, &entrance{path: "/run/q", class: "served"}
-	open := &entrance{path: "/run/host"}
-	s.entrances = []*entrance{open, own, own2}
+	r := newRig(t)
+	r.bound = []string{"configured"}
+	served := listenerOn(t)
+	served.RunnerClass = "served"
+	r.others = []*control.Listener{served}
+	_, err := r.Control().Listen(t.Context(), &control.ListenRequest{})
+	require.NoError(t, err)
+	s := r.server
+	own, open := &control.Entrance{Path: "/run/p", RunnerClass: "protected"}, &control.Entrance{Path: "/run/host"}
 	for _, c := range []struct {
-		at         *entrance
+		at         *control.Entrance
 		said, want string
 		refused    string
 	}{
@@ -401,11 +420,7 @@ func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 func TestDrain(t *testing.T) {
 	r := newRig(t)
 	r.run = waiting
-	drain := func() *control.DrainReply {
-		reply, err := controlled{server: r.server}.Drain(t.Context(), &control.DrainRequest{})
-		require.NoError(t, err)
-		return reply
-	}
+	drain := func() *control.DrainReply { return r.drain(t) }
 	c := r.dial(t)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	ended := make(chan error, 1)
@@ -426,7 +441,7 @@ func TestDrain(t *testing.T) {
 		10*time.Second, time.Millisecond)
 	require.NoError(t, call(t.Context(), c, api.OpPull, api.Pull{}, "").err)
 	r.listFails = errors.New("the journal is gone")
-	reply, err := controlled{server: r.server}.Drain(t.Context(), &control.DrainRequest{})
+	reply, err := r.Control().Drain(t.Context(), &control.DrainRequest{})
 	require.ErrorContains(t, err, "the journal is gone")
 	require.False(t, reply.Drained)
 	require.NoError(t, call(t.Context(), c, api.OpPull, api.Pull{}, "").err)
@@ -443,11 +458,11 @@ func TestDrain(t *testing.T) {
 	end := call(t.Context(), c, api.OpPull, api.Pull{}, "")
 	require.ErrorIs(t, end.err, api.ErrNotBegun, "the call can be made again, to the next executor")
 	require.EqualError(t, end.err, "the executor is stopping")
-	_, err = api.Dial(t.Context(), r.entrance.path)
+	_, err = api.Dial(t.Context(), r.entrance.GetPath())
 	require.Error(t, err, "nobody is accepted any more")
 	_, err = r.as(t, peer{name: "root", rights: rightsAll})
 	require.ErrorIs(t, err, api.ErrNotBegun, "nor greeted")
-	_, err = controlled{server: r.server}.Listen(t.Context(), &control.ListenRequest{})
+	_, err = r.Control().Listen(t.Context(), &control.ListenRequest{})
 	require.ErrorContains(t, err, "stopping")
 	require.True(t, drain().Drained, "it may be asked again")
 }
@@ -467,10 +482,10 @@ func TestStopGivesEveryCallItsResult(t *testing.T) {
 	}
 	slow := make(chan outcome, 1)
 	go func() { slow <- call(t.Context(), r.dial(t), api.OpCleanup, api.Cleanup{}, "") }()
-	require.Eventually(t, func() bool { r.calls.mu.Lock(); defer r.calls.mu.Unlock(); return r.calls.needed == 6 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return r.drain(t).GetCalls() == 6 }, 10*time.Second, time.Millisecond)
 	r.dial(t) // one who makes no call
 	stopped := make(chan struct{})
-	go func() { defer close(stopped); r.stop() }()
+	go func() { defer close(stopped); r.Stop() }()
 	for _, end := range ends {
 		got := await(t, end)
 		require.EqualError(t, got.err, "the executor is stopping")
@@ -500,7 +515,7 @@ func TestAPanicEndsItsCallAlone(t *testing.T) {
 	require.Contains(t, r.log.String(), "told to panic")
 	require.Contains(t, r.log.String(), "server_test.go", "with its stack")
 	require.NoError(t, call(t.Context(), c, api.OpPull, api.Pull{}, "").err)
-	require.Zero(t, r.calls.refuse(false), "it counts no more")
+	require.Zero(t, r.drain(t).GetCalls(), "it counts no more")
 }
 
 // Nobody calls cleanup again: once it has begun, it is done.
@@ -548,9 +563,9 @@ func TestMetricsCountCalls(t *testing.T) {
 	}
 	_ = call(t.Context(), c, "teapot", api.Nothing{}, "")
 	_ = call(t.Context(), c, api.ListImages.Op, api.Nothing{}, "")
-	r.calls.refuse(true)
+	require.True(t, r.drain(t).GetDrained())
 	require.ErrorIs(t, call(t.Context(), c, api.OpRun, api.Run{}, "").err, api.ErrNotBegun)
-	reply, err := controlled{server: r.server}.Metrics(t.Context(), &control.MetricsRequest{})
+	reply, err := r.Control().Metrics(t.Context(), &control.MetricsRequest{})
 	require.NoError(t, err)
 	for _, line := range []string{
 		`airlock_calls_total{result="ok",verb="run"} 2`, `airlock_calls_total{result="author",verb="run"} 1`,

@@ -12,6 +12,9 @@ type controlled struct {
 	*Server
 }
 
+// Control returns what answers the supervisor. Serve serves it.
+func (s *Server) Control() ControlServer { return controlled{Server: s} }
+
 func (c controlled) Version(context.Context, *VersionRequest) (*VersionReply, error) {
 	v := c.executor.Version()
 	return &VersionReply{Protocol: v.Protocol, Version: v.Version, Instance: v.Instance}, nil

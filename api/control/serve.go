@@ -44,7 +44,7 @@ func (s *Server) Serve(ctx context.Context, tlsDir string) error {
 	started := false
 	goplugin.Serve(&goplugin.ServeConfig{
 		HandshakeConfig:  Handshake(),
-		VersionedPlugins: ServerPlugins(controlled{Server: s}),
+		VersionedPlugins: ServerPlugins(s.Control()),
 		TLSProvider:      func() (*tls.Config, error) { return tlsConfig, nil },
 		Logger:           pluginlog.New(s.log.With().Str("component", "go-plugin").Logger(), nil),
 		GRPCServer: func(given []grpc.ServerOption) *grpc.Server {
@@ -56,7 +56,7 @@ func (s *Server) Serve(ctx context.Context, tlsDir string) error {
 				case <-ctx.Done():
 				case <-returned:
 				}
-				s.stop()
+				s.Stop()
 				grpcServer.Stop()
 			}()
 			return grpcServer

@@ -174,9 +174,9 @@ const (
 	lastResults = 3 * time.Second
 )
 
-// stop cancels all calls, waits until they have their results, but not for ever, and ends the connections. What a stuck
+// Stop cancels all calls, waits until they have their results, but not for ever, and ends the connections. What a stuck
 // call holds is the executor's to find.
-func (s *Server) stop() {
+func (s *Server) Stop() {
 	s.deaf(true)
 	select {
 	case <-s.calls.stop():

@@ -30,7 +30,7 @@ func newBoundary(t *testing.T) *boundary {
 	t.Helper()
 	b := &boundary{t: t, dir: t.TempDir(), release: make(chan struct{})}
 	b.server = controlled{Server: NewServer(b, OpenSockets, zerolog.Nop())}
-	t.Cleanup(func() { b.server.stop() })
+	t.Cleanup(func() { b.server.Stop() })
 	return b
 }
 
@@ -167,7 +167,7 @@ func TestDrain(t *testing.T) {
 	defer client.Close()
 
 	running, followed := b.call(client, api.OpRun), b.call(client, api.OpEvents)
-	defer func() { b.server.stop(); require.ErrorContains(t, <-followed, ErrStopping.Error()) }()
+	defer func() { b.server.Stop(); require.ErrorContains(t, <-followed, ErrStopping.Error()) }()
 	require.Eventually(t, func() bool { return b.server.calls.count() == 1 }, 10*time.Second, time.Millisecond)
 	reply, err := b.server.Drain(t.Context(), &DrainRequest{})
 	require.NoError(t, err)
@@ -211,7 +211,7 @@ func TestStopEndsCallsWithAResult(t *testing.T) {
 	running := b.call(client, api.OpRun)
 	require.Eventually(t, func() bool { return b.server.calls.count() == 1 }, 10*time.Second, time.Millisecond)
 	stopped := make(chan struct{})
-	go func() { defer close(stopped); b.server.stop() }()
+	go func() { defer close(stopped); b.server.Stop() }()
 	err = <-running
 	require.ErrorContains(t, err, ErrStopping.Error())
 	require.NotErrorIs(t, err, api.ErrLost)
