@@ -53,10 +53,12 @@ type notBegun struct{ error }
 // NotBegun marks an error as one after which the call may be made again.
 func NotBegun(err error) error { return &fault.Error{Class: fault.ClassOf(err), Err: notBegun{err}} }
 
-func (e notBegun) Is(target error) bool { return target == ErrNotBegun } //nolint:errorlint // that is what Is is for
+func (e notBegun) Is(target error) bool { return target == ErrNotBegun }
 func (e notBegun) Unwrap() error        { return e.error }
 
-// Author and Administrator return a failure that is not the system's: of the job itself, or a refusal or mistake of the
-// administrator's. An executor returns them from a Handler; every other error is the system's.
-func Author(err error) error        { return &fault.Error{Class: fault.Author, Err: err} }
+// Author returns a failure of the job itself. An executor returns it from a Handler, as Administrator's; every other
+// error is the system's.
+func Author(err error) error { return &fault.Error{Class: fault.Author, Err: err} }
+
+// Administrator returns a refusal, or a mistake of the administrator's.
 func Administrator(err error) error { return &fault.Error{Class: fault.Admin, Err: err} }
