@@ -45,7 +45,7 @@ type Handler func(ctx context.Context, call *Call) (status int, err error)
 const (
 	// maxCalls are the calls of one connection at once; a Client lets more of them wait. A call lasts until its caller has
 	// ended the stream, which holds memory until then, and until its handler has returned.
-	maxCalls = 8
+	maxCalls = 4
 	// patience bounds the wait for a whole request, and for the greeting of a new connection.
 	patience = 30 * time.Second
 	// inputChunks is how many chunks of data wait for a handler that does not read its input; after that the caller is

@@ -102,7 +102,7 @@ func (sess *session) enter(stage string, runnerPID int) (leave func()) {
 	sess.stage = stage
 	if runnerPID > 0 {
 		sess.runner.close()
-		sess.runner = watchProcess(int(runnerPID))
+		sess.runner = watchProcess(runnerPID)
 	}
 	return func() {
 		sess.mu.Lock()

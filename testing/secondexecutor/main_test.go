@@ -180,7 +180,7 @@ func (r *rig) prepare() {
 // TestAWholeJob runs a job as GitLab Runner does, through the real driver, supervisor and boundary.
 func TestAWholeJob(t *testing.T) {
 	r := newRig(t)
-	r.up(metrics + "=127.0.0.1:39402")
+	r.up(metrics + "=127.0.0.1:19402")
 	r.prepare()
 	require.Zero(t, r.stage("echo to stdout; echo to stderr >&2; echo kept >note"), r.errs)
 	require.Equal(t, "to stdout\n", r.stdout)
@@ -191,7 +191,7 @@ func TestAWholeJob(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "7\n", string(status))
 
-	reply, err := http.Get("http://127.0.0.1:39402/metrics")
+	reply, err := http.Get("http://127.0.0.1:19402/metrics")
 	require.NoError(t, err)
 	defer reply.Body.Close()
 	text, err := io.ReadAll(reply.Body)
