@@ -50,22 +50,6 @@ const (
 	OpEvents  Op = "events"
 )
 
-// Question is a call that is answered with one value: Ask asks it, Answer answers it.
-type Question[Q, A any] struct{ Op Op }
-
-// Nothing is the body of a question that needs none, and the answer to one that only succeeds.
-type Nothing struct{}
-
-// The questions of administrators. A new one is defined here, answered in package executor and asked by a command.
-var (
-	ListSandboxes = Question[Nothing, []*SandboxInfo]{"list"}
-	InspectOne    = Question[InspectRequest, *SandboxInfo]{"inspect"}
-	ListImages    = Question[Nothing, *Images]{"images"}
-	RemoveImage   = Question[ImageRequest, RemovedImage]{"remove-image"}
-	PinImage      = Question[PinRequest, Nothing]{"pin-image"}
-	Reap          = Question[ReapRequest, []*Leftover]{"reap"}
-)
-
 // request opens a stream.
 type request struct {
 	Op   Op              `json:"op"`

@@ -2,10 +2,26 @@ package executor
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/airlock-ci/airlock/api"
 	"github.com/airlock-ci/airlock/internal/fault"
 )
+
+// Administration is the part of a Backend that answers the questions of administrators.
+type Administration interface {
+	List(ctx context.Context) ([]*api.SandboxInfo, error)
+	Inspect(ctx context.Context, job string) (*api.SandboxInfo, error)
+	Images(ctx context.Context) (*api.Images, error)
+	RemoveImage(ctx context.Context, image string) (freed int64, err error)
+	PinImage(ctx context.Context, image string, pinned bool) error
+	Reap(ctx context.Context, dryRun bool) ([]*api.Leftover, error)
+}
+
+// unknownCall is the failure of a call that nobody answers.
+type unknownCall api.Op
+
+func (u unknownCall) Error() string { return fmt.Sprintf("the executor knows no call %q", string(u)) }
 
 // administer answers the questions of administrators: package api defines them.
 func (c *caller) administer(ctx context.Context, call *api.Call) error {
@@ -29,7 +45,7 @@ func (c *caller) administer(ctx context.Context, call *api.Call) error {
 	case api.Reap.Op:
 		return answer(call, api.Reap, func(req api.ReapRequest) ([]*api.Leftover, error) { return b.Reap(ctx, req.DryRun) })
 	default:
-		return fault.WithRemedy(fault.Systemf("the executor knows no call %q", call.Op), "use programs of one release")
+		return fault.WithRemedy(fault.Systemf("%w", unknownCall(call.Op)), "use programs of one release")
 	}
 }
 

@@ -24,14 +24,10 @@ type Backend interface {
 	PullImage(ctx context.Context, req *api.Pull, progress io.Writer) error
 	ImportImage(ctx context.Context, req *api.Import, tar io.Reader, progress io.Writer) error
 
-	List(ctx context.Context) ([]*api.SandboxInfo, error)
-	Inspect(ctx context.Context, job string) (*api.SandboxInfo, error)
 	// Events calls emit with each kept log line, then, if follow, with each new one until ctx ends.
 	Events(ctx context.Context, job string, follow bool, emit func(json []byte) error) error
-	Images(ctx context.Context) (*api.Images, error)
-	RemoveImage(ctx context.Context, image string) (freed int64, err error)
-	PinImage(ctx context.Context, image string, pinned bool) error
-	Reap(ctx context.Context, dryRun bool) ([]*api.Leftover, error)
+	// Administration answers questions.
+	Administration
 
 	// Decisions counts what the policy decided since the executor's start.
 	Decisions() []*api.DecisionCount

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -54,15 +55,19 @@ func (m *metrics) text() ([]byte, error) {
 	return text.Bytes(), nil
 }
 
-// observe counts one call. What is no call of ours counts as one, whatever its name.
-func (m *metrics) observe(op api.Op, result string, took time.Duration) {
+// counted are the calls that run something.
+var counted = []api.Op{api.OpPrepare, api.OpRun, api.OpCleanup, api.OpSandbox, api.OpShell, api.OpPull, api.OpImport}
+
+// observe counts one call. Questions are not counted; what is no call of ours counts as one, whatever its name.
+func (m *metrics) observe(op api.Op, err error, result string, took time.Duration) {
 	verb := string(op)
-	switch op {
-	case api.OpPrepare, api.OpRun, api.OpCleanup, api.OpSandbox, api.OpShell, api.OpPull, api.OpImport:
-	case api.OpEvents, api.ListSandboxes.Op, api.InspectOne.Op, api.ListImages.Op, api.RemoveImage.Op, api.PinImage.Op, api.Reap.Op:
-		return // questions are not counted
-	default:
+	var unknown unknownCall
+	switch {
+	case slices.Contains(counted, op):
+	case errors.As(err, &unknown):
 		verb = "unknown"
+	default:
+		return
 	}
 	m.calls.WithLabelValues(verb, result).Inc()
 	m.duration.WithLabelValues(verb).Observe(took.Seconds())

@@ -16,7 +16,7 @@ import (
 // handle does what a caller asks for, whatever the backend does. It is an api.Handler.
 func (c *caller) handle(ctx context.Context, call *api.Call) (status int, err error) {
 	started, s := time.Now(), c.server
-	defer func() { s.metrics.observe(call.Op, resultLabel(ctx, err), time.Since(started)) }()
+	defer func() { s.metrics.observe(call.Op, err, resultLabel(ctx, err), time.Since(started)) }()
 	if err := c.peer.require(rightsFor(call.Op), "the call "+string(call.Op)); err != nil {
 		return 0, err
 	}

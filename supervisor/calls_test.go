@@ -55,7 +55,7 @@ func TestCallsReachTheBackendAndResultsComeBack(t *testing.T) {
 	c = begin(t, r.socket, op, body, response).end()
 	require.NoError(t, c.err)
 	require.Equal(t, "2 bytes of response\n", c.stdout.String())
-	cleanup(t, r.socket)
+	cleanUp(t, r.socket)
 	require.Equal(t, "1-a", r.awaitNote("cleaned", 10*time.Second))
 
 	c = beginStage(t, r.socket, "signal").await("waiting")

@@ -124,7 +124,7 @@ func prepare(t *testing.T, socket string) {
 	require.NoError(t, begin(t, socket, op, body, response).end().err)
 }
 
-func cleanup(t *testing.T, socket string) {
+func cleanUp(t *testing.T, socket string) {
 	t.Helper()
 	op, body, none := cleanupOf()
 	require.NoError(t, begin(t, socket, op, body, none).end().err)

@@ -13,6 +13,7 @@ import (
 	goplugin "github.com/hashicorp/go-plugin"
 
 	"github.com/airlock-ci/airlock/api/control"
+	"github.com/airlock-ci/airlock/internal/cleanup"
 	"github.com/airlock-ci/airlock/internal/failpoint"
 	"github.com/airlock-ci/airlock/internal/fault"
 	"github.com/airlock-ci/airlock/internal/identity"
@@ -36,8 +37,8 @@ func executorEnvironment(socketDir string) []string {
 	return append(env, systemEnvironment()...)
 }
 
-// launch starts an executor and records how to find it again.
-func (s *supervisor) launch(ctx context.Context) (*executor, error) {
+// launch starts an executor, records how to find it again, and makes it accept callers.
+func (s *supervisor) launch(ctx context.Context) (_ *executor, err error) {
 	if err := s.endForgotten(); err != nil {
 		return nil, err
 	}
@@ -49,14 +50,10 @@ func (s *supervisor) launch(ctx context.Context) (*executor, error) {
 	if err != nil {
 		return nil, err
 	}
-
 	// The process must survive ctx; only its start may be given up.
 	life, abort := context.WithCancelCause(context.Background())
 	started := context.AfterFunc(ctx, func() { abort(errStopping) })
-	args := control.Args{Config: s.opts.ConfigPath, TLSDir: s.paths.tls(), Lock: s.paths.executorLock()}
-	cmd := exec.CommandContext(life, s.opts.ExecutorPath, args.CommandLine()...)
-	cmd.Env = executorEnvironment(s.paths.plugin())
-	cmd.SysProcAttr = ownSession()
+	cmd := s.command(life)
 	client := goplugin.NewClient(&goplugin.ClientConfig{
 		HandshakeConfig:  control.Handshake(),
 		VersionedPlugins: control.ClientPlugins(),
@@ -68,31 +65,51 @@ func (s *supervisor) launch(ctx context.Context) (*executor, error) {
 		StartTimeout:     startTimeout,
 		Logger:           s.logs.hclog(),
 	})
-	e, err := s.connect(ctx, client)
-	if err == nil {
-		err = e.checkProtocol()
-	}
-	if err == nil && !started() {
-		err = errStopping
-	}
-	if err == nil {
-		err = failpoint.Hit("supervisor/executor-started")
-	}
-	if err == nil {
-		err = s.recordLaunched(e, cmd.Process.Pid)
-	}
-	if err == nil {
-		err = s.handSockets(ctx, e)
-	}
-	if err != nil {
-		abort(err)
-		if e != nil && e.process != nil {
-			e.process.Close()
-		}
+	undo := cleanup.New(ctx)
+	defer undo.Run(&err)
+	undo.Push(func() error {
+		abort(errors.New("the executor's start failed"))
 		go client.Kill()
+		return nil
+	})
+	e, err := s.connect(ctx, client)
+	if err != nil {
 		return nil, explainLaunch(err)
 	}
+	if err := e.checkProtocol(); err != nil {
+		return nil, explainLaunch(err)
+	}
+	if !started() {
+		return nil, explainLaunch(errStopping)
+	}
+	if err := failpoint.Hit("supervisor/executor-started"); err != nil {
+		return nil, explainLaunch(err)
+	}
+	process, err := identity.Of(cmd.Process.Pid)
+	if err != nil {
+		return nil, explainLaunch(fmt.Errorf("identifying it: %w", err))
+	}
+	if e.process, err = identity.Open(process); err != nil {
+		return nil, explainLaunch(fmt.Errorf("identifying it: %w", err))
+	}
+	undo.Push(func() error { e.process.Close(); return nil })
+	if err := s.recordLaunched(e, process); err != nil {
+		return nil, explainLaunch(err)
+	}
+	if err := s.handSockets(ctx, e); err != nil {
+		return nil, explainLaunch(err)
+	}
+	undo.Release()
 	return e, nil
+}
+
+// command is the executor's command line, in an environment and a session of its own.
+func (s *supervisor) command(life context.Context) *exec.Cmd {
+	args := control.Args{Config: s.opts.ConfigPath, TLSDir: s.paths.tls(), Lock: s.paths.executorLock()}
+	cmd := exec.CommandContext(life, s.opts.ExecutorPath, args.CommandLine()...)
+	cmd.Env = executorEnvironment(s.paths.plugin())
+	cmd.SysProcAttr = ownSession()
+	return cmd
 }
 
 // handSockets makes the executor accept callers.
@@ -108,15 +125,8 @@ func (s *supervisor) handSockets(ctx context.Context, e *executor) error {
 	return failpoint.Hit("supervisor/sockets-handed")
 }
 
-// recordLaunched takes hold of the process that was just started and writes its record.
-func (s *supervisor) recordLaunched(e *executor, pid int) error {
-	process, err := identity.Of(pid)
-	if err != nil {
-		return fmt.Errorf("identifying the executor: %w", err)
-	}
-	if e.process, err = identity.Open(process); err != nil {
-		return fmt.Errorf("identifying the executor: %w", err)
-	}
+// recordLaunched writes how to find the executor again.
+func (s *supervisor) recordLaunched(e *executor, process identity.Process) error {
 	reattach := e.client.ReattachConfig()
 	e.record = record{
 		Network: reattach.Addr.Network(), Address: reattach.Addr.String(),
@@ -124,8 +134,7 @@ func (s *supervisor) recordLaunched(e *executor, pid int) error {
 		Checksum: hexOf(s.checksum), Started: time.Now().UTC(), Sockets: s.socketPaths(),
 	}
 	if err := writeRecord(s.paths.record(), e.record); err != nil {
-		e.process.Close()
-		return fmt.Errorf("recording the executor: %w", err)
+		return fmt.Errorf("recording it: %w", err)
 	}
 	return nil
 }

@@ -187,7 +187,7 @@ func TestThePathStaysBound(t *testing.T) {
 	require.Equal(t, inode, inodeOf(t, r.socket))
 
 	// Both end in order: callers learn at once that nobody is there.
-	cleanup(t, r.socket)
+	cleanUp(t, r.socket)
 	s.signal(syscall.SIGTERM)
 	require.NoError(t, s.wait())
 	require.NoFileExists(t, r.socket)
