@@ -26,7 +26,7 @@ func (d *Driver) shell() (string, error) {
 }
 
 // config answers config_exec: where the job will run, and the handle by which the later calls name it. It
-// needs no host, so a runner whose host is down learns of it in prepare, which is retried: see outage.
+// needs no executor, so a runner whose service is down learns of it in prepare, which is retried: see outage.
 func (d *Driver) config() error {
 	shell, err := d.shell()
 	if err != nil {

@@ -4,5 +4,6 @@
 //
 // A driver starts about twelve times a job, so this package imports the standard library, yamux and Airlock's
 // leaf packages only; cmd/airlock-driver tests that. It starts no process, keeps no state but the note
-// of an outage, and may be killed at any moment: the executor notices the end of the connection. Its caller is cmd/airlock-driver.
+// of an outage, and may be killed at any moment: the executor notices the end of the connection. Its caller is
+// cmd/airlock-driver.
 package driver

@@ -23,7 +23,7 @@ const (
 type Driver struct {
 	// Version is the release's, for the job log.
 	Version string
-	// Socket is the host's address: a unix socket's path, on Windows a pipe's.
+	// Socket is the executor's address: a unix socket's path, on Windows a pipe's.
 	Socket string
 	// RunnerClass is what the administrator wrote into this runner's configuration; may be empty.
 	RunnerClass string

@@ -533,8 +533,8 @@ func TestOrphansAreEnded(t *testing.T) {
 	require.Empty(t, f.Live(), "its runner is gone")
 }
 
-// TestARunnerThatIsKilledLeavesItsDirectoryToTheReaper, with the user that the host vouches for; one that nobody has seen live
-// may live on in a container.
+// TestARunnerThatIsKilledLeavesItsDirectoryToTheReaper, with the user that the kernel named; one that nobody has seen
+// live may live on in a container.
 func TestARunnerThatIsKilledLeavesItsDirectoryToTheReaper(t *testing.T) {
 	for _, seen := range []bool{true, false} {
 		f := newFixture(t, func(o *jobs.Options) { o.Settings.OrphanTimeout = 0 })

@@ -30,7 +30,7 @@ type executor struct {
 	conn   *goplugin.GRPCClient
 }
 
-// errUnusable marks failures that another attempt of the same host cannot change.
+// errUnusable marks failures that another attempt of the same supervisor cannot change.
 var errUnusable = errors.New("the executor cannot be used")
 
 // connect makes the connection through go-plugin, which starts the process or attaches to it, and asks for the
@@ -106,7 +106,7 @@ func (e *executor) end(grace time.Duration) error {
 	return err
 }
 
-// forget releases what the host holds of an executor that has ended.
+// forget releases what the supervisor holds of an executor that has ended.
 func (e *executor) forget() {
 	e.process.Close()
 	_ = e.conn.Conn.Close()

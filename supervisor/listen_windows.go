@@ -10,8 +10,8 @@ import (
 	"github.com/airlock-ci/airlock/internal/private"
 )
 
-// DefaultSocket is the administrators' pipe of the host with a run directory. Directories other than the usual one
-// have pipes of their own.
+// DefaultSocket is the administrators' pipe of the service with a run directory. Directories other than the usual
+// one have pipes of their own.
 func DefaultSocket(runDir string) string {
 	const name = `\\.\pipe\airlock-host`
 	if strings.EqualFold(filepath.Clean(runDir), filepath.Clean(config.Default().RunDir)) {

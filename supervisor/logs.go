@@ -14,9 +14,9 @@ import (
 	"github.com/airlock-ci/airlock/internal/pluginlog"
 )
 
-// executorLogs brings the executor's log lines into the host's log. An executor that this host started writes
-// them to its stderr, which go-plugin drains: so its last words before a crash arrive. One that was found has
-// lost its stderr with the former host, so its lines are asked for.
+// executorLogs brings the executor's log lines into the service's log. An executor that this supervisor started
+// writes them to its stderr, which go-plugin drains: so its last words before a crash arrive. One that was found has
+// lost its stderr with the former supervisor, so its lines are asked for.
 type executorLogs struct{ log zerolog.Logger }
 
 // hclog is the logger for go-plugin. What go-plugin reads from the executor's stderr goes through relay.
@@ -48,8 +48,8 @@ func (l *executorLogs) relay(line []byte) bool {
 	return true
 }
 
-// follow relays the lines of a found executor that no host has logged yet: those written since the last one
-// let go of it, or, when that host was killed, from now on.
+// follow relays the lines of a found executor that no supervisor has logged yet: those written since the last one
+// let go of it, or, when that one was killed, from now on.
 func (l *executorLogs) follow(ctx context.Context, e *executor) {
 	since := e.record.Left
 	if since.IsZero() {

@@ -23,7 +23,7 @@ import (
 // errNoneLeft says that there is no executor to attach to.
 var errNoneLeft = errors.New("no executor was left running")
 
-// reattach finds the executor that a former host left and attaches to it. The record alone is not believed:
+// reattach finds the executor that a former supervisor left and attaches to it. The record alone is not believed:
 // the process must be the very one that was started, and it must answer with the recorded instance over the
 // certificates that only the two ends have. One that is ours but does not answer is left to endForgotten.
 func (s *supervisor) reattach(ctx context.Context) (*executor, error) {
@@ -119,7 +119,7 @@ func (s *supervisor) probe(ctx context.Context, r record, addr net.Addr, tlsConf
 	return nil
 }
 
-// outdated tells that a found executor runs another binary than the installed one.
+// outdated reports whether a found executor runs another binary than the installed one.
 func (s *supervisor) outdated(e *executor) bool { return e.record.Checksum != hexOf(s.checksum) }
 
 // attached tells go-plugin about a process that is not its child, by a hold that cannot reach another.

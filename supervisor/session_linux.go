@@ -2,7 +2,7 @@ package supervisor
 
 import "syscall"
 
-// ownSession keeps the terminal's signals from the executor: Ctrl-C stops the host alone.
+// ownSession keeps the terminal's signals from the executor: Ctrl-C stops the supervisor alone.
 func ownSession() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }
 
 func systemEnvironment() []string { return nil }

@@ -334,7 +334,7 @@ func StopExecutor(runDir string, log zerolog.Logger) error {
 	if err := where.prepare(); err != nil {
 		return fault.Adminf("opening the run directory %s: %w", runDir, err)
 	}
-	lock, err := acquireHostLock(where)
+	lock, err := acquireLock(where)
 	if err != nil {
 		return err
 	}

@@ -48,7 +48,7 @@ type Options struct {
 	// MetricsAddress serves Prometheus metrics under /metrics when not empty: "127.0.0.1:9402".
 	MetricsAddress string
 	// StopExecutor ends the executor, and by that every sandbox, when Run ends. Otherwise an executor with
-	// living sandboxes is left running for the next host.
+	// living sandboxes is left running for the next supervisor.
 	StopExecutor bool
 	// Version is Airlock's own, for the metrics.
 	Version string
@@ -89,7 +89,7 @@ const (
 // paths are the files of a run directory.
 type paths struct{ run string }
 
-func (p paths) hostLock() string     { return filepath.Join(p.run, "host.lock") }
+func (p paths) lockFile() string     { return filepath.Join(p.run, "host.lock") }
 func (p paths) record() string       { return filepath.Join(p.run, "executor.json") }
 func (p paths) plugin() string       { return filepath.Join(p.run, "plugin") }
 func (p paths) executorLock() string { return filepath.Join(p.plugin(), "executor.lock") }
@@ -115,7 +115,7 @@ func Run(ctx context.Context, opts Options) error {
 	if err := where.prepare(); err != nil {
 		return fault.Adminf("preparing the run directory %s: %w", opts.RunDir, err)
 	}
-	lock, err := acquireHostLock(where)
+	lock, err := acquireLock(where)
 	if err != nil {
 		return err
 	}
@@ -177,9 +177,9 @@ func wantedChecksum(opts Options) ([]byte, error) {
 	return wanted, nil
 }
 
-// acquireHostLock makes this process the only host of a run directory.
-func acquireHostLock(where paths) (*identity.Lock, error) {
-	lock, err := identity.Acquire(where.hostLock())
+// acquireLock makes this process the only supervisor of a run directory.
+func acquireLock(where paths) (*identity.Lock, error) {
+	lock, err := identity.Acquire(where.lockFile())
 	if errors.Is(err, identity.ErrLocked) {
 		return nil, fault.WithRemedy(fault.Adminf("another airlock serve runs here: %w", err),
 			"stop it, or give this one a run_dir of its own")

@@ -10,18 +10,18 @@ import (
 	"github.com/airlock-ci/airlock/internal/identity"
 )
 
-// Args is the command line with which the host starts every executor:
+// Args is the command line with which a supervisor starts every executor:
 //
 //	EXECUTOR --config FILE --tls-dir DIR --lock FILE
 //
-// Beside it the executor gets a short explicit environment (package host, executorEnvironment).
+// Beside it the executor gets a short explicit environment (package supervisor, executorEnvironment).
 type Args struct {
 	// Config is the path of the configuration file.
 	Config string
 	// TLSDir holds the certificates of both ends (see EnsureTLS).
 	TLSDir string
 	// Lock is the file that an executor holds locked for as long as it lives, with its identity in it: two
-	// executors never share a journal, and a host finds the executor that its predecessor left.
+	// executors never share a journal, and a supervisor finds the executor that its predecessor left.
 	Lock string
 }
 
@@ -52,7 +52,7 @@ func ParseArgs(arguments []string) (Args, error) {
 
 // Begin makes this process the one executor: it takes the lock and detaches the process from what go-plugin
 // lets it inherit. Call it before the backend touches any state; release the lock last of all. A process that
-// no host started is refused.
+// no supervisor started is refused.
 func Begin(a Args) (*identity.Lock, error) {
 	cookie := Handshake()
 	if os.Getenv(cookie.MagicCookieKey) != cookie.MagicCookieValue {

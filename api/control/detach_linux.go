@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// detach cuts what an executor that outlives its host would suffer from: go-plugin hands the host's stdin on,
-// which may be a terminal, and the first write to a stderr whose reader has gone would end the process.
+// detach cuts what an executor that outlives its supervisor would suffer from: go-plugin hands the supervisor's stdin
+// on, which may be a terminal, and the first write to a stderr whose reader has gone would end the process.
 func detach() error {
 	signal.Ignore(unix.SIGPIPE)
 	null, err := os.Open(os.DevNull)

@@ -19,11 +19,12 @@ import (
 )
 
 // The two ends of the boundary know each other by a pair of self-signed certificates, each end trusting
-// exactly the other's. They lie in a directory that only root (Windows: the system and administrators) may read, so that a restarted host can still
-// talk to the executor it left; go-plugin's own AutoMTLS keeps its keys in memory and cannot.
+// exactly the other's. They lie in a directory that only root (Windows: the system and administrators) may read, so
+// that a restarted supervisor can still talk to the executor it left; go-plugin's own AutoMTLS keeps its keys in
+// memory and cannot.
 const (
 	serverEnd = "airlock-executor"
-	clientEnd = "airlock-host"
+	clientEnd = "airlock-host" // the supervisor; executors that run know it by this name
 	// tlsLifetime is long because the files live in a run directory and are made anew with it.
 	tlsLifetime = 10 * 365 * 24 * time.Hour
 )
@@ -58,7 +59,7 @@ func EnsureTLS(dir string) error {
 	return os.Rename(fresh, dir)
 }
 
-// ServerTLS returns the executor's configuration: it accepts the host alone.
+// ServerTLS returns the executor's configuration: it accepts the supervisor alone.
 func ServerTLS(dir string) (*tls.Config, error) {
 	own, other, err := loadEnds(dir, serverEnd, clientEnd)
 	if err != nil {
@@ -72,7 +73,7 @@ func ServerTLS(dir string) (*tls.Config, error) {
 	}, nil
 }
 
-// ClientTLS returns the host's configuration: it accepts the executor alone.
+// ClientTLS returns the supervisor's configuration: it accepts the executor alone.
 func ClientTLS(dir string) (*tls.Config, error) {
 	own, other, err := loadEnds(dir, clientEnd, serverEnd)
 	if err != nil {

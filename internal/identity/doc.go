@@ -1,9 +1,9 @@
 // Package identity tells one process from another for longer than a process id does, and guards a file that
 // only one process may hold.
 //
-// It is what lets the host find its executor again after a restart without ever signalling a stranger: a
+// It is what lets the supervisor find its executor again after a restart without ever signalling a stranger: a
 // process is its id, its start time and the boot it lives in; a lock file is held by the kernel for as long
-// as its holder lives and names that holder. The host and the executor call it; it is a leaf.
+// as its holder lives and names that holder. The supervisor and the executor call it; it is a leaf.
 package identity
 
 import "errors"

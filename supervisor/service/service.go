@@ -1,8 +1,8 @@
 // Package service installs `airlock serve` as a service of the operating system, a systemd unit on Linux, a service of
 // the service control manager on Windows, and runs it as one.
 //
-// It owns the unit's text, the service's description and the order in which things are stopped and removed. It never touches images,
-// caches or the configuration. Its caller is cmd/airlock.
+// It owns the unit's text, the service's description and the order in which things are stopped and removed. It never
+// touches images, caches or the configuration. Its caller is cmd/airlock.
 package service
 
 import (

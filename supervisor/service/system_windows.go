@@ -67,7 +67,7 @@ func Report(err error) {
 	}
 }
 
-// notRunning tells that there was nothing to stop.
+// notRunning reports whether there was nothing to stop.
 func notRunning(err error) bool { return errors.Is(err, windows.ERROR_SERVICE_NOT_ACTIVE) }
 
 // Run runs serve until ctx ends, or until the service control manager, when that started this process, says so.

@@ -11,12 +11,12 @@ import (
 // filled in by it.
 //
 //   - Delegate and KillMode=process: systemd neither manages the sandboxes' cgroups nor kills the executor with
-//     the host, so that jobs' sandboxes survive a restart of the service.
+//     the supervisor, so that jobs' sandboxes survive a restart of the service.
 //   - FileDescriptorStoreMax: systemd keeps the sockets while no supervisor lives, so that callers wait for the next.
-//   - RuntimeDirectoryPreserve: the record by which the next host finds the executor, and the executor's own
-//     socket, lie there.
+//   - RuntimeDirectoryPreserve: the record by which the next supervisor finds the executor, and the
+//     executor's own socket, lie there.
 //   - PrivateTmp, ProtectSystem and their like are absent: they would put the executor into a mount namespace
-//     that systemd tears down with the host.
+//     that systemd tears down with the supervisor.
 func unitTemplate(options Options) string {
 	var directories strings.Builder
 	if name := below("/run", options.RunDir); name != "" {
