@@ -100,8 +100,8 @@ test-host:
 	@alone=$$(go list $(PKG) | grep -E '$(LEDGER)' || true); \
 	set -x; $${alone:+go test -count=1 -p 1 -timeout $(TEST_TIMEOUT) $$alone}
 
-# In a mount namespace of its own, and in no other: the leak check beside it takes whoever is in a foreign namespace of
-# processes for a sandbox's.
+# In a mount namespace of its own, and in no other: the leak check beside it takes a process in a foreign namespace
+# of processes for a sandbox's.
 .PHONY: test-simulated
 test-simulated:
 	@[ "$$(id -u)" = 0 ] || { echo 'make test-windows: the tests mount file systems: run it as root' >&2; exit 1; }

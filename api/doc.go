@@ -12,7 +12,7 @@
 //	executor -> caller   stdout, stderr
 //	                     result (JSON: status or failure), last on every stream
 //
-// The first call of a connection is hello: it tells whether both sides speak the same protocol. An answer to a question
+// The first call of a connection is hello: it shows whether both sides speak the same protocol. An answer to a question
 // is JSON on stdout. A caller that closes its stream or its connection before the result has gone, and what it asked for
 // is ended at once, but for a clean-up. Flow control is yamux's: a reader that does not read stops what writes to it
 // after one window (256 KiB), and nothing else.

@@ -11,7 +11,7 @@ import (
 // output sends what a call writes, and its result. Sending waits for as long as the caller is slow, and fails once it has
 // gone or has its result.
 type output struct {
-	mu    sync.Mutex // frames are whole, whoever sends them
+	mu    sync.Mutex // frames are whole, whichever goroutine sends them
 	to    io.Writer
 	buf   []byte
 	ended bool

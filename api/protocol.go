@@ -72,7 +72,7 @@ type result struct {
 type signalRule int
 
 const (
-	signalIgnored   signalRule = iota // a clean-up goes on, whoever loses patience
+	signalIgnored   signalRule = iota // a clean-up goes on although its caller loses patience
 	signalCancels                     // the call's context
 	signalForwarded                   // to what the call runs
 )

@@ -44,8 +44,8 @@ func (c *Cache) disk(ctx context.Context, asked string, image *records.Image, lo
 	}
 }
 
-// makeDisk makes a disk aside and gives it its name when it is whole. Its layers stay while it is made: whoever
-// waits for it has leased an image with them, and its context ends before the last of those leases does.
+// makeDisk makes a disk aside and gives it its name when it is whole. Its layers stay while it is made: each
+// caller that waits for it has leased an image with them, and its context ends before the last of those leases does.
 func (c *Cache) makeDisk(ctx context.Context, name string, stack []string) error {
 	layers := make([]string, len(stack))
 	for i, id := range stack {

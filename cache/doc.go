@@ -16,7 +16,7 @@
 //	disk.go             has disk merge the layers for a guest
 //	import.go           does the same for what an administrator sends
 //	scratch.go          scratch and volume
-//	space, trash        limit and delete, whoever works; singleflight does equal work once; untrusted reads from strangers
+//	space, trash        limit and delete for all; singleflight does equal work once; untrusted reads from strangers
 //
 // # On disk
 //

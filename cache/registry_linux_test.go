@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 }
 
 // hub is a real registry in this process. A repository below private/ opens to user "ci" alone, whose
-// password is the repository's name. Like every registry with such, it challenges whoever says nothing of himself.
+// password is the repository's name. Like every registry with such, it challenges requests without one.
 type hub struct {
 	t    testing.TB
 	host string
@@ -392,7 +392,7 @@ func TestAPublicImagePulledWithCredentialsStaysPublic(t *testing.T) {
 	require.Empty(t, h.seen(""))
 }
 
-// Whoever knows a private layer's digest can write a manifest that names it. It must not open the layer.
+// A stranger who knows a private layer's digest can write a manifest that names it. It must not open the layer.
 func TestAPrivateLayerIsSharedOnlyWithWhoHasIt(t *testing.T) {
 	h, c := newHub(t), open(t)
 	secret := imageOf(t, layerOf(t, nil, "secret", "1"))

@@ -49,7 +49,7 @@ func (c *Cache) ScratchUsage(_ context.Context, id string) (int64, error) {
 }
 
 // CacheVolume returns the directory that keeps what the jobs of one scope cache between them, made when missing. The scope
-// is any text; who may share is the caller's decision.
+// is any text; the caller decides which jobs share it.
 func (c *Cache) CacheVolume(_ context.Context, scope string) (string, error) {
 	return volume.Open(c.path("volumes"), scope)
 }

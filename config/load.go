@@ -37,7 +37,7 @@ func Load(path string) (*Config, error) {
 	return Parse(data, path)
 }
 
-// Absent tells that path is DefaultPath and that there is no such file: what Load returns are the defaults.
+// Absent reports whether path is DefaultPath and there is no such file: what Load returns are the defaults.
 func Absent(path string) bool {
 	_, err := os.Stat(path)
 	return path == DefaultPath && errors.Is(err, fs.ErrNotExist)

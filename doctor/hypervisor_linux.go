@@ -190,7 +190,7 @@ type probed struct {
 	KVMFailure  string `json:"kvm_failure"`
 }
 
-// accelerator tells what the executor found out since the host started. That /dev/kvm is there proves nothing: it may
+// accelerator reports what the executor found out since the host started. That /dev/kvm is there proves nothing: it may
 // hang every guest at its first instruction. Only a machine that boots decides, and booting is the executor's.
 func (h *hypervisorChecks) accelerator() {
 	const check = "accelerator"

@@ -141,8 +141,8 @@ func checkRuntime(ctx context.Context, r *report, configured string) {
 	r.fail("runtime", remedy, "%s is not installed", strings.Join(candidates, " or "))
 }
 
-// checkRaisedLimits tells where jobs at the process level end below the hard limits that they have elsewhere: nobody but
-// CAP_SYS_RESOURCE raises a hard limit, setrlimit(2). A service manager gives it; containers often do not.
+// checkRaisedLimits reports where jobs at the process level end below the hard limits that they have elsewhere: nobody
+// but CAP_SYS_RESOURCE raises a hard limit, setrlimit(2). A service manager gives it; containers often do not.
 func checkRaisedLimits(r *report) {
 	const check = "limits of processes"
 	var have [2]unix.CapUserData

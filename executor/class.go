@@ -8,7 +8,7 @@ import (
 	"github.com/airlock-ci/airlock/internal/fault"
 )
 
-// settleClass makes the class of a job the one that its caller's socket is for, whoever the caller is. What the caller
+// settleClass makes the class of a job the one that its caller's socket is for, root's calls included. What the caller
 // says must not contradict it, nor be a class that has a socket of its own: one that is served, or one that the
 // configuration binds since, whose socket comes with the next start of the service. Until then nobody has that class.
 func (s *server) settleClass(e *control.Entrance, prepare *api.Prepare) error {

@@ -171,7 +171,7 @@ func (l *twoPipes) Close() error {
 	return errors.Join(l.all.Close(), l.jobs.Close())
 }
 
-// identify tells a caller's rights by the pipe that let it in.
+// identify returns a caller's rights by the pipe that let it in.
 func identify(conn net.Conn, group string) (peer, error) {
 	c, ok := conn.(*pipeConn)
 	if !ok {

@@ -191,7 +191,7 @@ func ParseJobResponse(data []byte) (*JobResponse, error) {
 	return &job, nil
 }
 
-// describeJSONError tells where a document is wrong without quoting it: it may hold secrets.
+// describeJSONError says where a document is wrong without quoting it: it may hold secrets.
 func describeJSONError(err error) string {
 	var syntax *json.SyntaxError
 	var mismatch *json.UnmarshalTypeError

@@ -28,8 +28,8 @@ var runnersStages = map[string]bool{
 func IsRunnersStage(stage string) bool { return runnersStages[stage] }
 
 // Handle names one prepare attempt of one job: the job's id and a nonce. It is made by config_exec and comes
-// back through job_env, the only channel that a job's variables cannot overwrite. Who knows it may run
-// stages in the sandbox, so it is treated as a secret.
+// back through job_env, the only channel that a job's variables cannot overwrite. A caller that knows it may
+// run stages in the sandbox, so it is treated as a secret.
 type Handle string
 
 // HandleVariable is the job_env key that carries the handle.

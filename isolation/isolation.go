@@ -103,7 +103,7 @@ type ImageConfig struct {
 	OSVersion string
 }
 
-// ValidID says whether id can be a sandbox's, as Spec.ID has it: names of files, cgroups and rules are made of it.
+// ValidID reports whether id can be a sandbox's, as Spec.ID has it: names of files, cgroups and rules are made of it.
 func ValidID(id string) bool {
 	return id != "" && len(id) <= 40 && strings.Trim(id, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
 }

@@ -29,8 +29,8 @@ func (s *Service) Cleanup(ctx context.Context, req *api.Cleanup) error {
 	return s.end(ctx, sess, errCleanedUp)
 }
 
-// end ends a session for a cause and returns when nothing of it is left, or says what is. Who comes second
-// waits for the first. The caller may lose interest (ctx); the destruction goes on with its own deadline.
+// end ends a session for a cause and returns when nothing of it is left, or says what is. The second
+// caller waits for the first. A caller may lose interest (ctx); the destruction goes on with its own deadline.
 func (s *Service) end(ctx context.Context, sess *session, cause error) error {
 	sess.ending.Do(func() {
 		sess.end(cause)

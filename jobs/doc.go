@@ -4,5 +4,5 @@
 //
 // It owns the order of events and the rule that an intent is journaled before every side effect. It knows no
 // runtime, registry or network by name, and never lets a weaker level stand in for a stronger one. Its caller
-// is executor/plugin.
+// is package executor, through the backend in cmd/airlock-executor.
 package jobs

@@ -65,7 +65,7 @@ func (s *Service) build(ctx context.Context, sess *session, facts policy.Facts, 
 			return
 		}
 		if cause := context.Cause(ctx); cause != nil && ctx.Err() != nil {
-			// Whose failure it is the cause says: a job that is out of time is the author's, as in endedBy.
+			// The cause says whose failure it is: a job that is out of time is the author's, as in endedBy.
 			err = &fault.Error{Class: fault.ClassOf(cause), Err: fmt.Errorf("preparing was interrupted (%w): %w", cause, err)}
 		}
 		sess.log.Warn().Err(err).Str("failure_class", fault.ClassOf(err).String()).Msg("prepare failed")

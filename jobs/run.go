@@ -105,7 +105,7 @@ func (sess *session) explain(err error) error {
 	return err
 }
 
-// endedBy says what the session's end did to a call. Whose failure it is the cause may say; else it is the system's.
+// endedBy says what the session's end did to a call. The cause may say whose failure it is; else it is the system's.
 func (sess *session) endedBy(what string) error {
 	cause := context.Cause(sess.ctx)
 	return &fault.Error{Class: fault.ClassOf(cause), Err: fmt.Errorf("%s: %w", what, cause)}

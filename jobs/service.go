@@ -230,7 +230,7 @@ func newSandboxID() string {
 	return "al-" + hex.EncodeToString(b[:])
 }
 
-// hashHandle is how handles are kept and journaled: who knows a handle may run code in its job.
+// hashHandle returns the form in which handles are kept and journaled: a handle lets its holder run code in the job.
 func hashHandle(h gitlab.Handle) string {
 	sum := sha256.Sum256([]byte(h))
 	return hex.EncodeToString(sum[:8])

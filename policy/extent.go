@@ -22,7 +22,7 @@ type dimension struct {
 	show func(g Grant) string
 }
 
-// dimensions are all dimensions of a grant: who adds a field to Grant adds it here, or a rule could widen it unguarded.
+// dimensions are all dimensions of a grant. A field that Grant gains is added here, or a rule could widen it unguarded.
 func dimensions() []dimension {
 	return []dimension{
 		{"isolation",

@@ -64,7 +64,7 @@ const (
 	NoGrounds Grounds = iota
 	// OfProject: the job is one of a project, or of a group's projects.
 	OfProject
-	// OfProtection: the job's ref is protected, so whoever wrote what it runs may push there.
+	// OfProtection: the job's ref is protected, so the author of what it runs may push there.
 	OfProtection
 	// OfRunner: the administrator said it of the runner that called.
 	OfRunner
@@ -73,8 +73,8 @@ const (
 // Trust is what a fact does for a rule that gives a job more than the default. The zero value is nothing: a new fact
 // raises no trust until somebody decides that it may.
 type Trust struct {
-	// Raises says on what a rule rests that demands this fact. Whoever sets it has asked: can a stranger's job, in a project
-	// of the stranger's own or in a fork, have the demanded value?
+	// Raises says on what a rule rests that demands this fact. Before you set it, ask: can a stranger's job, in a
+	// project of the stranger's own or in a fork, have the demanded value?
 	Raises Grounds
 	// Narrows says on what a rule rests that demands this fact beside protection; alone it is nothing.
 	Narrows Grounds
@@ -252,8 +252,8 @@ func claimedFacts() []FactDefinition {
 	}
 }
 
-// isMergeRequest tells what GitLab builds for merge requests. It takes the ref and the refspecs to say no: with one of them
-// unknown it is unknown.
+// isMergeRequest reports whether GitLab builds a job for a merge request. It takes the ref and the refspecs to say no:
+// with one of them unknown it is unknown.
 func isMergeRequest(f Facts) any {
 	const mergeRequests = "refs/merge-requests/"
 	git := f.Job.GitInfo

@@ -118,7 +118,7 @@ func TestTheLastOfSeveralVariablesCounts(t *testing.T) {
 	require.Equal(t, map[string]string{"A": "2", "B": ""}, facts["claimed.variables"])
 }
 
-// TestFactTable: names are of use as expressions, and whoever reads "attested" can rely on it.
+// TestFactTable: names are of use as expressions, and a reader can rely on "attested".
 func TestFactTable(t *testing.T) {
 	seen := map[string]bool{}
 	for _, d := range policy.FactTable() {
@@ -135,8 +135,9 @@ func TestFactTable(t *testing.T) {
 	}
 }
 
-// TestWhatRaisesTrust is the list of the facts that do. Who adds one has asked whether a stranger's job can have the value:
-// in a project of the stranger's own, in a fork, in a fork's merge request that a member runs, with any name and any ref.
+// TestWhatRaisesTrust is the list of the facts that do. Before you add one, ask whether a stranger's job can have the
+// value: in a project of the stranger's own, in a fork, in a fork's merge request that a member runs, with any name and
+// any ref.
 func TestWhatRaisesTrust(t *testing.T) {
 	grounds := map[policy.Grounds][]string{}
 	for _, d := range policy.FactTable() {

@@ -121,7 +121,8 @@ func (p *Policy) lintTrust(i int, add func(rule int, key, message, remedy string
 			"demand git.protected, too")
 		return
 	}
-	// What the administrator says of a runner is enough by itself; who asks GitLab for protection has to ask for all of it.
+	// What the administrator says of a runner is enough by itself; a rule that asks GitLab for protection has to ask
+	// for all of it.
 	byRunner := restsOn(OfRunner)
 	if p.rests(e, OfProtection) {
 		byRunner = nil

@@ -52,7 +52,7 @@ func (s *sockets) adopt(found []control.Socket) {
 	}
 }
 
-// isBound reports whether somebody can be reached at path. The caller that this makes hangs up at once.
+// isBound reports whether somebody can be reached at path. The connection that this makes is closed at once.
 func isBound(path string) bool {
 	conn, err := net.Dial("unix", path)
 	if errors.Is(err, unix.EAGAIN) {

@@ -18,7 +18,7 @@ var errCallEnded = errors.New("the call has ended")
 type calls struct {
 	mu      sync.Mutex
 	refused bool // further ones
-	needed  int  // whose loss somebody would notice
+	needed  int  // calls whose loss somebody would notice
 	cancels map[*context.CancelCauseFunc]struct{}
 	running sync.WaitGroup
 }

@@ -34,8 +34,8 @@ func (c controlled) Listen(_ context.Context, req *ListenRequest) (*ListenReply,
 	return &ListenReply{}, ToStatus(err)
 }
 
-// Drain refuses calls first and looks then: no call begins in between. Callers whom that meets come again; so that it
-// meets few, it looks before that, too.
+// Drain refuses calls first and then looks, so that no call begins in between. Refused callers come again; to refuse
+// few, it looks before that, too.
 func (c controlled) Drain(ctx context.Context, _ *DrainRequest) (*DrainReply, error) {
 	if lost, err := c.wouldLose(ctx, c.calls.count()); err != nil || !lost.GetDrained() {
 		return lost, err

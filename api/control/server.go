@@ -170,7 +170,7 @@ func (s *Server) deaf(stopped bool) {
 const (
 	// stopTimeout is how long the calls that run when the executor is asked to stop may take to return.
 	stopTimeout = 30 * time.Second
-	// lastResults is how long callers have to hang up once all calls have their results.
+	// lastResults is how long callers have to close their connections once all calls have their results.
 	lastResults = 3 * time.Second
 )
 
@@ -186,7 +186,7 @@ func (s *Server) Stop() {
 	left := make(chan struct{})
 	go func() { s.serving.Wait(); close(left) }()
 	select {
-	case <-left: // whoever made a call hangs up when the result is there
+	case <-left: // a caller closes its connection when it has the result
 		return
 	case <-time.After(lastResults):
 	}

@@ -128,7 +128,7 @@ func TestSocketsAreHandedOverAndBack(t *testing.T) {
 	defer client.Close()
 	require.Equal(t, "one", client.Version().Instance)
 
-	// The next supervisor gets both and hands over one. Who is connected stays.
+	// The next supervisor gets both and hands over one. Connected callers stay.
 	back, err = b.hand(entrancesOf(two), two)
 	require.NoError(t, err)
 	require.ElementsMatch(t, []string{one.Path, two.Path}, back)

@@ -2,8 +2,8 @@ package control
 
 import "os"
 
-// Socket is a listening unix socket under the path that callers know it by. Whoever holds its descriptor keeps the path
-// bound, and callers wait in its queue while nobody accepts them.
+// Socket is a listening unix socket under the path that callers know it by. A process that holds its descriptor keeps
+// the path bound, and callers wait in its queue while nobody accepts them.
 type Socket struct {
 	Path string
 	File *os.File

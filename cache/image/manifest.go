@@ -134,10 +134,10 @@ var digestPattern = regexp.MustCompile(`^sha(256:[0-9a-f]{64}|512:[0-9a-f]{128})
 // IsDigest reports whether a text is a digest of a kind that images are named by.
 func IsDigest(text string) bool { return digestPattern.MatchString(text) }
 
-// layerType is what layers of file systems are called: tars, whether they are compressed and by whom.
+// layerType matches what layers of file systems are called: tars, compressed or not, by whatever means.
 var layerType = regexp.MustCompile(`[./+-]tar([.+-]|$)`)
 
-// generic tells types that say nothing. Docker before 1.10, and some registries, gave them to configurations.
+// generic reports whether a type says nothing. Docker before 1.10, and some registries, gave such to configurations.
 func generic(mediaType types.MediaType) bool {
 	return slices.Contains([]types.MediaType{"", "application/octet-stream", "application/json", "text/plain"}, mediaType)
 }

@@ -119,8 +119,8 @@ func PlatformOf(config *v1.ConfigFile, host v1.Platform) v1.Platform {
 		Variant: config.Variant, OSVersion: config.OSVersion}
 }
 
-// RunsOn says whether a host can run images of a platform: the same system and architecture, a processor that has what
-// they need, and on Windows a build that is not newer than the host's.
+// RunsOn reports whether a host can run images of a platform: the same system and architecture, a processor that has
+// what they need, and on Windows a build that is not newer than the host's.
 func RunsOn(image *v1.Platform, host v1.Platform) bool {
 	return image.OS == host.OS && image.Architecture == host.Architecture && runsVariant(*image, host) && runsVersion(image.OSVersion, host.OSVersion)
 }

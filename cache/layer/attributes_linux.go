@@ -69,7 +69,7 @@ func attributeSize(name, value string) int {
 	return 16 + (len(name)+3)&^3 + (len(value)+3)&^3
 }
 
-// hasSpace tells a full file system from a full inode: both are ENOSPC.
+// hasSpace reports whether a file system has room: if so, ENOSPC meant a full inode.
 func hasSpace(fd int) bool {
 	var st unix.Statfs_t
 	return unix.Fstatfs(fd, &st) == nil && st.Bavail > 0 && (st.Files == 0 || st.Ffree > 0)

@@ -16,7 +16,7 @@ const maxFile = 1<<63 - 1 - space.BlockSize
 // inlineLink is the longest target of a symbolic link that ext4 keeps in the inode, in bytes.
 const inlineLink = 59
 
-// costOf tells from an entry's header what it takes on a file system, rather too much than too little: it is asked
+// costOf returns by an entry's header what it takes on a file system, rather too much than too little: it is asked
 // before anything is written. What a layer really takes is measured when it is whole. Names of files that have others
 // count as files do: a million hard links fill directories, and take their time.
 func costOf(header *tar.Header, name string) space.Use {

@@ -51,8 +51,8 @@ func Import(ctx context.Context, dir string, below []string, tar io.Reader, answ
 	return err
 }
 
-// isBroken tells an import's failures apart: a name that is twice in a layer or in none below it, and what hcsshim says in
-// words of its own, are the layer's; what Windows or the compute service refuse otherwise is not.
+// isBroken reports whether an import's failure is the layer's: a name that is twice in a layer or in none below it, and
+// what hcsshim says in words of its own. What Windows or the compute service refuse otherwise is not.
 func isBroken(err error) bool {
 	if refused := (*hcsshim.HcsError)(nil); errors.As(err, &refused) {
 		return false

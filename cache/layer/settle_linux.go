@@ -199,7 +199,7 @@ func (s *settler) resolve(dir, link string) (*string, error) {
 	return &to, nil
 }
 
-// look tells what the image has under a name in a directory, this layer and those below taken together.
+// look returns what the image has under a name in a directory, this layer and those below taken together.
 func (s *settler) look(dir, base string) (tree.Kind, string, error) {
 	fds, err := s.all(dir)
 	defer func() { tree.CloseAll(fds) }()

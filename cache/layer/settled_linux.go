@@ -162,7 +162,7 @@ func (d *settled) children() (dirs []settledChild, idle []string, err error) {
 	return dirs, idle, nil
 }
 
-// firstIn tells what the upper-most of some directories that has a name has under it.
+// firstIn returns what is under a name in the upper-most of some directories that has the name.
 func firstIn(fds []int, base string) (tree.Kind, string, error) {
 	for _, fd := range fds {
 		if kind, link, err := tree.LookIn(fd, base); err != nil || kind != tree.KindNone {

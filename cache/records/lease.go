@@ -119,7 +119,7 @@ func (s *Store) Usable(diffID, repo string) (stored layer.Stored, usable bool) {
 	return known.Stored, true
 }
 
-// Has reports whether a layer is there, for whomever.
+// Has reports whether a layer is there, whether or not every image may use it.
 func (s *Store) Has(diffID string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -53,7 +53,7 @@ type Contents interface {
 // sharedLayer is one complete unpacked layer.
 type sharedLayer struct {
 	layer.Stored
-	repos map[string]bool // as Image.Repos: who delivered it, and whether privately
+	repos map[string]bool // as Image.Repos: which delivered it, and whether privately
 }
 
 // grants reports whether an image of repo may use the layer without delivering it.

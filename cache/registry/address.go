@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// reach tells how near to this host an address is. A registry may not lead pulls to where it is not itself: an address
-// of its own reach or a lesser one.
+// reach reports how near to this host an address is. A registry may not lead pulls to where it is not itself: an
+// address of its own reach or a lesser one.
 type reach int32
 
 const (
@@ -103,8 +103,8 @@ func literalReach(host string) (r reach, ok bool) {
 	return onInternet, false
 }
 
-// endsInNumber tells hosts that some resolvers take for IPv4 addresses in one of inet_aton's forms ("127.1",
-// "0x7f000001", "2130706433"). No top-level domain is a number, so they are nothing else.
+// endsInNumber reports whether some resolvers take a host for an IPv4 address in one of inet_aton's forms ("127.1",
+// "0x7f000001", "2130706433"). No top-level domain is a number, so such a host is nothing else.
 func endsInNumber(host string) bool {
 	last := host[strings.LastIndex(host, ".")+1:]
 	if hex, found := strings.CutPrefix(last, "0x"); found {

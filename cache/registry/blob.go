@@ -16,7 +16,7 @@ import (
 // blob reads one blob of a registry as if its connection never broke. When that breaks, or nothing comes any more, it
 // asks the registry anew, not where the registry had led to, as such URLs expire, and goes on where it was; if the
 // registry cannot do that it begins again and skips what it had. It ends after as many bytes as the descriptor says.
-// Whether they are the right ones, their digest tells whoever reads.
+// Their digest tells the reader whether they are the right ones.
 type blob struct {
 	ctx        context.Context //nolint:containedctx // a reader's calls have none
 	repository *Repository
@@ -62,7 +62,8 @@ func (b *blob) Read(p []byte) (int, error) {
 	}
 }
 
-// endedEarly tells a blob that is shorter than it should be from a connection that ended: the former ends there again.
+// endedEarly returns the error of a blob that is shorter than it should be, or of a connection that ended: the former
+// ends there again.
 func (b *blob) endedEarly() error {
 	if b.shortAt == b.read+1 {
 		return b.wrongSize()

@@ -40,7 +40,7 @@ func newForeignLayers(host v1.Platform, transport http.RoundTripper) *foreignLay
 	return f
 }
 
-// isMicrosofts tells the hosts that serve Microsoft's base layers, and where these lead to.
+// isMicrosofts reports whether a URL's host serves Microsoft's base layers, or is one to which such hosts lead.
 func isMicrosofts(u *url.URL) bool {
 	host := strings.ToLower(u.Hostname())
 	if u.Scheme != "https" || u.User != nil || u.Port() != "" {

@@ -1,8 +1,8 @@
 // Package space keeps the cache within its file system: it owns the room that all work under way shares.
 //
-// Whoever writes asks a Claim first, and for an image's layers its Budget, too. What does not fit an image's limits is its
-// author's failure, and what does not fit the file system the system's, after images that may go were evicted. Nothing is
-// written below the floor, however many write at a time. It never touches a file: the records evict, and the trash
+// A writer asks a Claim first, and for an image's layers its Budget, too. What does not fit an image's limits is its
+// author's failure, and what does not fit the file system the system's, after images that may go were evicted. Nothing
+// is written below the floor, however many write at a time. It never touches a file: the records evict, and the trash
 // deletes. Layers, disks and imports ask; the facade makes the Room.
 package space
 

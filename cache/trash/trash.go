@@ -105,7 +105,7 @@ func (t *Trash) Wait(ctx context.Context) (waited bool, err error) {
 	}
 }
 
-// DeleteLater deletes what Move returned, in the background; who needs its room can Wait for it.
+// DeleteLater deletes what Move returned, in the background; a caller that needs its room can Wait for it.
 func (t *Trash) DeleteLater(paths ...string) {
 	t.begin()
 	t.background.Go(func() {

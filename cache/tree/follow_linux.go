@@ -34,7 +34,7 @@ func (t *Tree) Locate(name string) (string, error) {
 // ErrThroughLink is why a path cannot be walked as it is.
 var ErrThroughLink = errors.New("it leads through a symbolic link")
 
-// Look tells what a directory of the tree holds under a name, and what that leads to if it is a symbolic link.
+// Look returns what a directory of the tree holds under a name, and what that leads to if it is a symbolic link.
 func (t *Tree) Look(dir, base string) (Kind, string, error) {
 	fd, err := t.Walk(dir, false)
 	if err != nil {

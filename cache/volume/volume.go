@@ -1,6 +1,6 @@
 // Package volume owns the directories in which jobs cache files, one for each scope.
 //
-// A scope is any text, and never leads out of the directory of volumes. Who may share one is the caller's decision. It
+// A scope is any text, and never leads out of the directory of volumes. The caller decides which jobs share one. It
 // never looks into a volume: what jobs put there is theirs. The facade is its caller.
 package volume
 
@@ -16,7 +16,7 @@ import (
 var notInDirNames = regexp.MustCompile(`[^A-Za-z0-9._-]+`)
 
 // Open returns the directory, below a directory of volumes alone, that keeps what the jobs of one scope cache between
-// them, made when missing. The scope is any text; who may share is the caller's decision. Its readable end in the
+// them, made when missing. The scope is any text; the caller decides which jobs share it. Its readable end in the
 // directory's name is for administrators, the hash before it tells scopes apart.
 func Open(volumes, scope string) (string, error) {
 	if scope == "" {

@@ -19,6 +19,6 @@ func importLayer(arguments []string) error {
 		return errors.New("want the layer's directory and those of the layers below it")
 	}
 	logrus.SetOutput(io.Discard)
-	// The answer goes to whoever started this process; go-plugin has no part in it.
+	// The answer goes to this process's parent; go-plugin has no part in it.
 	return cache.ImportLayer(context.Background(), arguments[0], arguments[1:], os.Stdin, os.Stdout) //nolint:forbidigo // see above
 }

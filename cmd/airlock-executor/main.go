@@ -36,7 +36,7 @@ const (
 
 func main() {
 	stderr := os.Stderr     //nolint:forbidigo // the one that the supervisor reads, before go-plugin puts its own in its place
-	err := inherited.Seal() // nothing that we start shall have what whoever started us left open
+	err := inherited.Seal() // nothing that we start shall have what our parent left open
 	switch {
 	case err != nil:
 	case len(os.Args) > 1 && os.Args[1] == "probe":

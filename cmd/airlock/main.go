@@ -2,7 +2,7 @@
 // this host can run.
 //
 // It owns the command line: arguments, tables, JSON, exit codes, the terminal. What a command means is done
-// elsewhere: by the service (through executor/client), by supervisor, doctor, config.
+// elsewhere: by the service (through package client), by supervisor, doctor, config.
 //
 // Exit codes: 0; 1 for a mistake of the administrator's or the image's, wrong usage included; 2 for a failure of
 // the system; `run` and `shell` end with their command's own status.

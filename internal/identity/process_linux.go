@@ -72,7 +72,7 @@ func Open(p Process) (*Handle, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening process %d: %w", p.PID, err)
 	}
-	// The pidfd holds whoever has the id now; only an equal start time shows that it is the one meant.
+	// The pidfd holds the process that has the id now; only an equal start time shows that it is the one meant.
 	now, err := Of(p.PID)
 	if err != nil || now != p || pollExited(fd, 0) {
 		_ = unix.Close(fd)

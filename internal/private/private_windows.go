@@ -65,8 +65,8 @@ func claim(dir, access string) error {
 	if err := CheckOwner(dir); err != nil {
 		return err
 	}
-	// Windows writes a list into all that is below, one by one, even if nothing changes: that is done once. Whoever has closed
-	// a directory even to readers knows why.
+	// Windows writes a list into all that is below, one by one, even if nothing changes: that is done once. An
+	// administrator who has closed a directory even to readers knows why.
 	if has(dir, access) || has(dir, secret) {
 		return nil
 	}

@@ -35,7 +35,7 @@ func TestMakeDir(t *testing.T) {
 	}
 }
 
-// TestDialPipe: whoever took the pipe's name first is asked who he is before he is told anything.
+// TestDialPipe: a stranger who took the pipe's name first is asked who he is before he is told anything.
 func TestDialPipe(t *testing.T) {
 	listen := func(name, owner string) {
 		t.Helper()

@@ -64,8 +64,8 @@ func (s *server) openStreams(req startRequest, a account) (streams *childStreams
 func pipe() (r, w *os.File, err error) { return os.Pipe() }
 
 // give lets the process open its streams by name: /dev/stdout is a link to the pipe, which is opened anew. A process that
-// root starts as another user (su, setpriv) can, too: who reaches the link at all has the pipe already. In gVisor a pipe has
-// no owner to change, and says EPERM.
+// root starts as another user (su, setpriv) can, too: a process that reaches the link at all has the pipe already. In
+// gVisor a pipe has no owner to change, and says EPERM.
 func give(stream *os.File, a account) error {
 	for _, err := range []error{stream.Chown(a.uid, a.gid), stream.Chmod(0o666)} {
 		if err != nil && !errors.Is(err, unix.EPERM) {
@@ -159,7 +159,7 @@ func (c *childStreams) endStdin() {
 }
 
 // drain makes the pumps return with what is in the pipes now: their writers are dead. Waiting for the end of file
-// instead would wait for whoever else was given the other end, an administrator's session for example.
+// instead would wait for everybody else who was given the other end, an administrator's session for example.
 func (c *childStreams) drain() {
 	for _, file := range []*os.File{c.stdout, c.stderr} {
 		if file != nil {

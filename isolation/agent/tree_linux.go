@@ -203,8 +203,8 @@ func (s *server) killOnce(c *child, spareNobody bool) ([]proc, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A group is killed at once, too: no fork in it escapes. Whoever has ended meanwhile is no error, and whoever has
-	// not is found by the next pass.
+	// A group is killed at once, too: no fork in it escapes. A process that has ended meanwhile is no
+	// error, and one that has not is found by the next pass.
 	for _, group := range wholeGroups(targets, rest) {
 		_ = unix.Kill(-group, unix.SIGKILL)
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/airlock-ci/airlock/isolation"
 )
 
-// Make makes the cgroup of a sandbox with limits; zero is no limit. Whoever uses an OCI runtime leaves this to it.
+// Make makes the cgroup of a sandbox with limits; zero is no limit. A caller with an OCI runtime leaves this to it.
 func (t Tree) Make(id string, limits isolation.Limits) error {
 	if t.Unified {
 		if err := t.delegate(); err != nil {

@@ -57,7 +57,7 @@ func HostVersion() Version {
 }
 
 // divertLogs takes what hcsshim tells the process-wide logger of logrus into ours: warnings and errors, as debug
-// events, because whoever called gets them as errors too.
+// events, because callers get them as errors too.
 func divertLogs(log zerolog.Logger) {
 	logrus.SetOutput(io.Discard)
 	logrus.SetLevel(logrus.WarnLevel)

@@ -77,7 +77,7 @@ func (h *Host) records() (map[string]isolation.Level, error) {
 	all := map[string]isolation.Level{}
 	for _, entry := range entries {
 		if id, isRecord := strings.CutSuffix(entry.Name(), ".json"); isRecord && isolation.ValidID(id) {
-			r, _, _ := h.recall(id) // whoever removes it is told
+			r, _, _ := h.recall(id) // its removal reports what is wrong
 			all[id] = r.Level
 		}
 	}

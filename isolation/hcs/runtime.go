@@ -44,7 +44,7 @@ func (r *Runtime) Needs() isolation.Needs {
 	}
 }
 
-// Fits says whether an image can run at this level on this host.
+// Fits reports whether an image can run at this level on this host.
 func (r *Runtime) Fits(image isolation.ImageConfig) (fits bool, reason string) {
 	return Fits(r.level, r.host.opts.Host, image.OSVersion)
 }

@@ -55,7 +55,7 @@ func newSandbox(r *Runtime, spec isolation.Spec, name string, container system) 
 		err := container.Wait()
 		close(s.done)
 		r.host.log.Debug().Str("sandbox", s.id).AnErr("how", err).Msg("the container has ended")
-		// Whoever ended it: the service keeps an ended system for as long as there is a handle of it.
+		// However it ended, the service keeps an ended system for as long as there is a handle of it.
 		r.host.attempt("closing "+s.name, container.Close)
 	}()
 	return s

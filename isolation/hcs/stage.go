@@ -160,8 +160,8 @@ func (c *copying) run(to io.Writer) {
 	}
 }
 
-// drain returns when all output was written. Who holds a stream open without writing to it, when the process and all
-// that is known of its descendants have ended, is not waited for.
+// drain returns when all output was written. Once the process and all that is known of its descendants have ended, it
+// does not wait for others that hold a stream open without writing to it.
 func (p *stage) drain(limit time.Duration) {
 	for _, c := range p.copies {
 		for waiting := true; waiting; {
@@ -244,7 +244,7 @@ func (p *stage) Signal(_ context.Context, signal int) error {
 func (p *stage) end() error {
 	s, h := p.sandbox, p.sandbox.runtime.host
 	if !p.alone() {
-		// Whose the other processes are cannot be told from outside.
+		// Nothing outside tells to which stage the other processes belong.
 		p.endTree()
 	}
 	err := h.do("ending a process", p.process.Kill)

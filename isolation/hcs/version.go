@@ -50,7 +50,7 @@ func (v Version) String() string {
 	return s
 }
 
-// Fits says whether an image can run at a level on a host, and if not, why; the reason reads after "because".
+// Fits reports whether an image can run at a level on a host, and if not, why; the reason reads after "because".
 //
 // Process level (osversion.CheckHostAndContainerCompat of hcsshim): before Windows Server 2022 the builds must be the
 // same; from then on a host runs images from the long-term release before its own up to its own build. Hypervisor

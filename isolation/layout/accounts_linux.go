@@ -46,8 +46,8 @@ func OpenAccounts(rootfs int, path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// danglingAccounts tells a link that leads nowhere from a file that is missing: where it leads later, once more is mounted,
-// nobody has checked.
+// danglingAccounts refuses a link that leads nowhere, and not a file that is missing: where the link leads later, once
+// more is mounted, nobody has checked.
 func danglingAccounts(rootfs int, path string) error {
 	fd, err := OpenIn(rootfs, path, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err != nil {

@@ -144,7 +144,7 @@ func (j *jail) run(dir, boots string, ready chan<- error) {
 		return
 	}
 	for request := range j.requests {
-		// os/exec passes on what it is told and whatever is open without close-on-exec: what came from whoever started us.
+		// os/exec passes on what it is told and whatever is open without close-on-exec: what our parent left open.
 		err := inherited.Seal()
 		if err == nil {
 			err = request.command.Start()
@@ -233,7 +233,7 @@ func provision(root, boots string, programs ...string) error {
 	return nil
 }
 
-// makeDevices makes the device nodes that QEMU opens. Who may use the host's /dev/kvm is not what counts: QEMU's users are
+// makeDevices makes the device nodes that QEMU opens. The modes of the host's /dev/kvm do not count: QEMU's users are
 // ours, and no one else is in the jail.
 func makeDevices(dir string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {

@@ -56,7 +56,7 @@ func (p *pool) lock() (unlock func()) {
 	return p.mutex.Unlock
 }
 
-// signal tells who waits for a change. The pool is locked.
+// signal wakes all that wait for a change. The pool is locked.
 func (p *pool) signal() {
 	close(p.changed)
 	p.changed = make(chan struct{})

@@ -159,8 +159,8 @@ func (b *bench) members(t *testing.T, id string) []int {
 	return pids
 }
 
-// TestPosture looks at living QEMUs from the host: one that was booted, one that was cloned, and one that waited. What whoever
-// started us left open, and what somebody opens meanwhile, reaches none of them.
+// TestPosture looks at living QEMUs from the host: one that was booted, one that was cloned, and one that waited. What
+// our parent left open, and what somebody opens meanwhile, reaches none of them.
 func TestPosture(t *testing.T) {
 	bench := newBench(t)
 	stray := func() {
@@ -437,8 +437,8 @@ func TestGuestsProcessor(t *testing.T) {
 	}
 }
 
-// TestTakenOverQEMU: whoever runs as QEMU, with its descriptors, gets no further on the host's disk than the scratch's size,
-// by writing, allocating or growing.
+// TestTakenOverQEMU: a program that runs as QEMU, with its descriptors, gets no further on the host's disk than the
+// scratch's size, by writing, allocating or growing.
 func TestTakenOverQEMU(t *testing.T) {
 	const size = 96 << 20
 	bench := newBench(t)

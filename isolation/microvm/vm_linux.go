@@ -109,7 +109,7 @@ func (v *vm) limit(writable int64) error {
 	}
 	for resource, most := range limits {
 		err := unix.Prlimit(v.command.Process.Pid, resource, &unix.Rlimit{Cur: most, Max: most}, nil)
-		if err != nil && v.runs() { // what has ended is explained by whoever speaks to it next
+		if err != nil && v.runs() { // what has ended is explained by the next call that speaks to it
 			return fault.Systemf("limiting QEMU: %w", err)
 		}
 	}

@@ -162,7 +162,7 @@ func sandboxCannotFillTheHostsConnections(t *testing.T, form isolation.NetworkFo
 	}
 }
 
-// Whoever is refused must not fill the table with that, nor use up what is for real connections.
+// A sandbox that is refused must not fill the table with that, nor use up what is for real connections.
 func TestWhatIsRefusedIsNoConnection(t *testing.T) { eachForm(t, whatIsRefusedIsNoConnection) }
 
 func whatIsRefusedIsNoConnection(t *testing.T, form isolation.NetworkForm) {

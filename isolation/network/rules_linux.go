@@ -181,9 +181,9 @@ func (m *Manager) reachRules(tx *nftables.Conn, servers []netip.Addr) error {
 // It must be no less than what the rate of openRules takes for that.
 const rateMemory = time.Minute
 
-// openRules are the chain in which a sandbox opens a connection, and where it is bounded how many of the host's table of
-// connections (nf_conntrack_max) it takes: whoever fills that takes the network from all others. Nothing else makes an
-// entry there: a packet that is refused or dropped leaves none, and neither do replies.
+// openRules are the chain in which a sandbox opens a connection, and where it is bounded how many of the host's table
+// of connections (nf_conntrack_max) it takes: a sandbox that fills that takes the network from all others. Nothing else
+// makes an entry there: a packet that is refused or dropped leaves none, and neither do replies.
 //
 // Two bounds, because the kernel's count (ct count) leaves out TCP connections that were closed, although their entries
 // stay for up to two minutes more (nf_conntrack_tcp_timeout_time_wait). So beside the connections that are open at a time,
@@ -207,7 +207,7 @@ func (m *Manager) openRules(tx *nftables.Conn) error {
 	return nil
 }
 
-// splitExceptions tells those within the link-local range from the others.
+// splitExceptions returns those within the link-local range, and the others.
 func splitExceptions(all []Exception) (local, other []Exception) {
 	for _, e := range all {
 		if linkLocal().Contains(e.Prefix.Addr()) && e.Prefix.Bits() >= linkLocal().Bits() {

@@ -63,7 +63,7 @@ type Reaper struct {
 	log          zerolog.Logger
 	deadline     time.Duration
 	stepDeadline time.Duration
-	turn         chan struct{} // holds one token: who put it in may pass
+	turn         chan struct{} // holds one token: the pass that put it in goes on
 
 	// Both are the current pass's alone: the pauses of sandboxes, and of listings.
 	backoff, complaints backoff

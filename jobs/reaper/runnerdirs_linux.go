@@ -150,7 +150,7 @@ func (d *RunnerDirs) Destroy(ctx context.Context, path string) error {
 	return nil
 }
 
-// claim is by whom a directory is known, and so which user may own it.
+// claim says how a directory is known, and so which user may own it.
 type claim struct {
 	uid       uint32
 	recorded  bool

@@ -21,8 +21,8 @@ const runnerPatience = 10 * time.Minute
 // RunnerDirs is the Resource for runners' temporary directories. They hold the job response with its token, and a runner
 // that is killed leaves them behind for ever.
 //
-// Only recorded ones are removed, and of those only a real directory of that name that nobody stands in. A recorded path of any other name is left alone: whoever may
-// drive jobs chooses it.
+// Only recorded ones are removed, and of those only a real directory of that name that nobody stands in. A recorded
+// path of any other name is left alone: it is chosen by a caller that may drive jobs.
 type RunnerDirs struct {
 	patience time.Duration
 	seen     sightings

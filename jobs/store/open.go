@@ -125,7 +125,7 @@ func moveAside(path string, now time.Time) (string, error) {
 	return aside, os.Rename(path, aside)
 }
 
-// isSystemError tells an error of the operating system from damage of the file's content.
+// isSystemError reports whether an error is the operating system's, and no damage of the file's content.
 func isSystemError(err error) bool {
 	var pathError *fs.PathError
 	var errno syscall.Errno

@@ -51,7 +51,7 @@ func Within(a, b []string) bool {
 	}
 }
 
-// split tells the patterns that allow from those that forbid.
+// split returns the patterns that allow, and those that forbid.
 func split(patterns []string) (allowed, forbidden []string) {
 	for _, pattern := range patterns {
 		if strings.HasPrefix(pattern, "!") {

@@ -34,7 +34,7 @@ type RuntimeEnv struct {
 	Quick bool
 	// BaseFingerprint changes when anything in the shared base changes: content, owners, modes, names.
 	BaseFingerprint func(t testing.TB) string
-	// ScratchHas says whether what a sandbox wrote to a path of its image is in its scratch (Linux).
+	// ScratchHas reports whether what a sandbox wrote to a path of its image is in its scratch (Linux).
 	ScratchHas func(t testing.TB, spec isolation.Spec, path string) bool
 	// Leftovers lists what the host still has of a sandbox, one line for each thing.
 	Leftovers func(t testing.TB, id string) []string

@@ -10,7 +10,7 @@ import (
 type system interface {
 	say(text string) isolation.ProcessSpec                 // prints text and ends the line
 	exit(code int) isolation.ProcessSpec                   // ends with code
-	live() isolation.ProcessSpec                           // prints the line "up", and lives on whoever asks it to end
+	live() isolation.ProcessSpec                           // prints the line "up", and lives on though asked to end
 	cat() isolation.ProcessSpec                            // copies stdin to stdout
 	show(args ...string) isolation.ProcessSpec             // prints its arguments, each in angle brackets
 	variables(names ...string) isolation.ProcessSpec       // prints their values on one line, between blanks

@@ -32,7 +32,7 @@ type stage struct {
 	undo []undo // in the order of the starts
 }
 
-// policy is the administrator's: who pushes to a protected branch is trusted, nobody else.
+// policy is the administrator's: people who push to a protected branch are trusted, nobody else is.
 const policy = `[policy]
 default = "hypervisor"
 

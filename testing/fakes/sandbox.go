@@ -138,7 +138,7 @@ type sandbox struct {
 func (s *sandbox) ID() string            { return s.spec.ID }
 func (s *sandbox) Done() <-chan struct{} { return s.done }
 
-// Stats tells the same of every living sandbox: nothing is measured.
+// Stats returns the same for every living sandbox: nothing is measured.
 func (s *sandbox) Stats(context.Context) (isolation.Stats, error) {
 	if s.alive.Err() != nil {
 		return isolation.Stats{}, isolation.ErrSandboxGone

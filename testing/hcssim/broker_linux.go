@@ -10,7 +10,7 @@ import (
 	"github.com/airlock-ci/airlock/testing/hcssim/service"
 )
 
-// broker listens on loopback for the forwarding DLLs and the guests. Who knows its secret may call.
+// broker listens on loopback for the forwarding DLLs and the guests. Callers must know its secret.
 type broker struct {
 	secret   string
 	listener net.Listener
@@ -20,7 +20,7 @@ type broker struct {
 	service  *service.Service
 	clients  map[uint64]*client
 	attended int                          // connections whose end is a client's
-	guests   map[string]chan *net.TCPConn // by token: who waits for a guest
+	guests   map[string]chan *net.TCPConn // by token: the service waits there for a guest
 
 	// opened guards open and nothing else: the service, which is locked then, drops connections, and under mu the service is
 	// called.

@@ -6,8 +6,8 @@
 // damage as much as a new one is a leak. Processes and namespaces come and go on every machine; only new ones
 // count, of the processes that Options.Process chooses.
 //
-// The whole host is looked at, and other programs change it, too. So whoever keeps a leak check says by Options.Marks
-// what is his: names and directories that everything carries which he starts. All else is shown and not judged.
+// The whole host is looked at, and other programs change it, too. So a test says by Options.Marks what is its
+// own: names and directories that everything it starts carries. All else is shown and not judged.
 //
 // Linux only.
 package leakcheck

@@ -30,7 +30,7 @@ type ProcessInfo struct {
 	Own bool
 }
 
-// detail is what the marks of whoever started a process are looked for in.
+// detail is the text in which marks are looked for: they show which test started a process.
 func (p ProcessInfo) detail() string { return p.Command + ", cgroup " + p.Cgroups }
 
 // Suspects chooses the processes that Airlock, its runtimes and GitLab Runner start: by their program's name,

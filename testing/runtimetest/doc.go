@@ -2,5 +2,5 @@
 // the host belongs to one package's tests, so that they see a leak of their own while other packages' tests run.
 // (testing/leakcheck looks at the whole host, and wants it for itself.)
 //
-// Its callers are isolation/oci and isolation/microvm, and whoever needs a static program. Linux only.
+// Its callers are isolation/oci and isolation/microvm, and all tests that need a static program. Linux only.
 package runtimetest

@@ -104,8 +104,8 @@ func (e *executor) Metrics() ([]byte, error) {
 
 func (e *executor) Events(ctx context.Context, _ func([]byte) error) error { <-ctx.Done(); return nil }
 
-// Serve serves one connection. Whoever may open the socket may drive jobs, and this executor knows no other calls: it need
-// not ask who calls.
+// Serve serves one connection. A caller that may open the socket may drive jobs, and this executor knows no other
+// calls: it need not ask who calls.
 func (e *executor) Serve(conn net.Conn, _ *control.Listener) {
 	api.ServeConn(conn, e.server.Greet, func(ctx context.Context, call *api.Call) (int, error) {
 		if call.Op == api.OpCleanup { // it is done although its caller goes
@@ -210,7 +210,7 @@ func (j *job) run(ctx context.Context, script []byte, streams api.Streams) (int,
 		}
 	}()
 	err := cmd.Wait()
-	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // whom it left in the background
+	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what it left in the background
 	var exit *exec.ExitError
 	switch {
 	case ctx.Err() != nil:

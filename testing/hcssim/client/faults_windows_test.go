@@ -148,7 +148,7 @@ func TestFaultTemplate(t *testing.T) {
 	require.NoError(t, hcsshim.DestroyLayer(di, "base"))
 }
 
-// TestFaultServiceStops: whoever waits hears that the service is gone. TestFaultServiceBack cleans up later.
+// TestFaultServiceStops: a program that waits hears that the service is gone. TestFaultServiceBack cleans up later.
 func TestFaultServiceStops(t *testing.T) {
 	chain := image(t)
 	require.NoError(t, hcsshim.CreateScratchLayer(hcsshim.DriverInfo{HomeDir: home, Flavour: 1}, "orphan", "", chain))

@@ -193,7 +193,7 @@ func (s *Service) processInfo(c *call) ([]any, error) {
 	return []any{uint32(h.process.pid), uint64(0), uint64(0), uint64(0)}, nil
 }
 
-// processProperties tells an exit code. Source: hcsshim internal/hcs/schema2/process_status.go.
+// processProperties returns an exit code. Source: hcsshim internal/hcs/schema2/process_status.go.
 func (s *Service) processProperties(c *call) ([]any, error) {
 	h, err := handle[*processHandle](c, 0)
 	if err != nil {

@@ -159,7 +159,7 @@ func (s *Service) boot(sys *system) HRESULT {
 		s.end(sys, exit{status: UnexpectedExit, silent: true})
 		return UnexpectedExit
 	}
-	if sys.ending { // it was terminated meanwhile; whoever ends it waits for the guest
+	if sys.ending { // it was terminated meanwhile; the call that ends it waits for the guest
 		return InvalidState
 	}
 	sys.state, sys.began = running, time.Now()
