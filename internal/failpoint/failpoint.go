@@ -53,10 +53,15 @@ func Hit(name string) error {
 	return nil
 }
 
-// kill ends the process as a crash would: nothing deferred runs.
+// kill ends the process as a crash would: nothing deferred runs. It asks again, from a thread of its own each time: Wine
+// has been seen to leave a process that ended itself hanging in the middle.
 func kill() {
-	if self, err := os.FindProcess(os.Getpid()); err == nil {
-		_ = self.Kill()
+	for {
+		go func() {
+			if self, err := os.FindProcess(os.Getpid()); err == nil {
+				_ = self.Kill()
+			}
+		}()
+		time.Sleep(100 * time.Millisecond) // the signal is on its way
 	}
-	select {} // the signal is on its way
 }
