@@ -206,6 +206,7 @@ func muchOutput(t *testing.T, level string, size int) {
 	require.EqualValues(t, size, out.n, "byte-exact")
 	require.EqualValues(t, 1, stderr.n)
 	for name, kib := range peak() {
+		t.Logf("%s took %d MiB at most", name, kib>>10)
 		require.Less(t, kib, int64(160<<10), "%s held back what it could not pass on", name)
 	}
 }
