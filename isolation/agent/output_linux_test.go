@@ -183,9 +183,8 @@ func TestTerminal(t *testing.T) {
 			require.NoError(t, p.Resize(soon(t), 50, 100))
 			keys("stty size; echo to stderr >&2\n")
 			shows("50 100\r\nto stderr\r\n")
-			keys("sleep 1000\n")
-			shows("sleep 1000\r\n")
-			time.Sleep(50 * time.Millisecond)
+			keys("sh -c 'echo be''gun; exec sleep 1000'\n") // written so that the echo of the keys is not taken for it
+			shows("begun\r\n")
 			keys("\x03")
 			keys("echo interrupted $?; : </dev/tty && echo control$((40+2))\n")
 			shows("interrupted 130\r\n")
